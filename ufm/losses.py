@@ -1,0 +1,332 @@
+"""Losses, one class each: value, gradient in the logits, convex conjugate, curvature bound.
+
+Logits are rows ``z_i``; the label of the row selects the loss ``loss_{y_i}``. As in `ufm.softmax` the methods
+take NumPy or JAX arrays and stay in the namespace they were given. To add a loss, subclass `Loss`: the solver,
+the certificate and the test matrix use nothing but the methods below.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from ufm import softmax as sm
+from ufm.validation import InputError, finite_vector, nonnegative_float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Loss(ABC):
+    """A loss of the logits, given the label. Fields are its parameters: floats, or vectors with one entry per class."""
+
+    #: Whether ``loss_y`` is convex in the logits: only then does a duality gap certify anything.
+    convex: ClassVar[bool] = True
+
+    @abstractmethod
+    def value(self, logits: Float[Any, "rows K"], labels: Int[Any, " rows"]) -> Float[Any, " rows"]:
+        """Return ``loss_{y_i}(z_i)`` for every row."""
+
+    @abstractmethod
+    def gradient(self, logits: Float[Any, "rows K"], labels: Int[Any, " rows"]) -> Float[Any, "rows K"]:
+        """Return the gradient of ``loss_{y_i}`` at ``z_i`` for every row."""
+
+    @abstractmethod
+    def curvature(self, labels: Int[Any, " rows"], num_classes: int) -> Float[Any, " rows"]:
+        """Return, for every row, a bound on the largest eigenvalue of the Hessian in the logits."""
+
+    @abstractmethod
+    def conjugate(
+        self, dual: Float[np.ndarray, "rows K"], labels: Int[np.ndarray, " rows"]
+    ) -> Float[np.ndarray, " rows"]:
+        """Return ``loss*_y(Q) = sup_z <Q, z> - loss_y(z)`` for rows Q in the domain (see `into_domain`)."""
+
+    def into_domain(
+        self, dual: Float[np.ndarray, "rows K"], labels: Int[np.ndarray, " rows"]
+    ) -> Float[np.ndarray, "rows K"]:
+        """Return rows inside the domain of the conjugate, equal to ``dual`` up to rounding where it was inside."""
+        return dual
+
+    def check_classes(self, num_classes: int) -> None:
+        """Raise `InputError` if a per-class parameter does not have ``num_classes`` entries."""
+        for name, value in self._parameters():
+            if isinstance(value, np.ndarray) and len(value) != num_classes:
+                raise InputError(
+                    f"{name} of {type(self).__name__} must have one entry per class ({num_classes}), got {len(value)}"
+                )
+
+    def _parameters(self) -> list[tuple[str, Any]]:
+        return [(field.name, getattr(self, field.name)) for field in dataclasses.fields(self)]
+
+    def _key(self) -> tuple[Any, ...]:
+        values = (value for _, value in self._parameters())
+        return (type(self), *(v.tobytes() if isinstance(v, np.ndarray) else v for v in values))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Loss) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+
+class SoftmaxLoss(Loss):
+    """The softmax family: ``c_y [ -sum_k t_k log softmax(a * z + o)_k ]`` with target ``t = (1-e) onehot_y + e/K``.
+
+    Subclasses set what they need of class weights ``c``, logit scales ``a``, logit offsets ``o`` and smoothing
+    ``e``; everything else (value, gradient, conjugate, bounds) is shared.
+    Conjugate: with ``R = Q / (c a)`` and ``r = R + t`` a distribution, ``loss*(Q) = -c H(r) - <Q, o/a>``.
+    """
+
+    @property
+    def weights(self) -> Any:
+        """Class weights ``c_k``, a scalar or one per class."""
+        return 1.0
+
+    @property
+    def scales(self) -> Any:
+        """Logit scales ``a_k``, a scalar or one per class."""
+        return 1.0
+
+    @property
+    def offsets(self) -> Any:
+        """Logit offsets ``o_k``, a scalar or one per class."""
+        return 0.0
+
+    @property
+    def label_smoothing(self) -> Any:
+        """Smoothing ``e`` in [0, 1)."""
+        return 0.0
+
+    def _row_weights(self, labels: Any) -> Any:
+        return self.weights[labels] if np.ndim(self.weights) else self.weights
+
+    def value(self, logits: Float[Any, "rows K"], labels: Int[Any, " rows"]) -> Float[Any, " rows"]:
+        """Return the loss of every row, in nats."""
+        xp = logits.__array_namespace__()
+        scores = self.scales * logits + self.offsets
+        hard = sm.cross_entropy_from_logits(scores, labels)
+        target = xp.sum(xp.where(sm.label_mask(labels, scores.shape[-1]), scores, 0.0), axis=-1)
+        smooth = self.label_smoothing * (target - xp.mean(scores, axis=-1))
+        return self._row_weights(labels) * (hard + smooth)
+
+    def gradient(self, logits: Float[Any, "rows K"], labels: Int[Any, " rows"]) -> Float[Any, "rows K"]:
+        """Return ``c_y a (p - t)`` for every row."""
+        xp = logits.__array_namespace__()
+        num_classes = logits.shape[-1]
+        residual = sm.softmax_residual(self.scales * logits + self.offsets, labels)
+        uniform = xp.where(sm.label_mask(labels, num_classes), 1.0 - 1.0 / num_classes, -1.0 / num_classes)
+        residual = residual + self.label_smoothing * uniform
+        return _column(self._row_weights(labels)) * self.scales * residual
+
+    def curvature(self, labels: Int[Any, " rows"], num_classes: int) -> Float[Any, " rows"]:
+        """Return ``c_y max_k a_k^2 / 2``."""
+        xp = labels.__array_namespace__()
+        largest = xp.max(xp.asarray(self.scales) ** 2)
+        return self._row_weights(labels) * largest * sm.HESSIAN_BOUNDS[1] * xp.ones(len(labels))
+
+    def _off_target(self, dual: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Entries of ``r = Q / (c a) + t`` off the target, zero on it: the conjugate depends on nothing else."""
+        num_classes = dual.shape[-1]
+        residual = dual / (_column(self._row_weights(labels)) * self.scales)
+        return np.where(sm.label_mask(labels, num_classes), 0.0, residual + self.label_smoothing / num_classes)
+
+    def conjugate(
+        self, dual: Float[np.ndarray, "rows K"], labels: Int[np.ndarray, " rows"]
+    ) -> Float[np.ndarray, " rows"]:
+        """Return ``-c H(r) - <Q, o / a>``, accurate relative to the entropy."""
+        negative_entropy = -sm.entropy_of_rest(self._off_target(dual, labels))
+        linear = np.sum(dual * np.broadcast_to(self.offsets / self.scales, dual.shape), axis=-1)
+        return self._row_weights(labels) * negative_entropy - linear
+
+    def into_domain(
+        self, dual: Float[np.ndarray, "rows K"], labels: Int[np.ndarray, " rows"]
+    ) -> Float[np.ndarray, "rows K"]:
+        """Return rows for which ``r`` is exactly a distribution: clipped at zero, mass at most one."""
+        num_classes = dual.shape[-1]
+        mask = sm.label_mask(labels, num_classes)
+        rest = np.clip(self._off_target(dual, labels), 0.0, None)
+        rest = rest / np.maximum(np.sum(rest, axis=-1, keepdims=True), 1.0)
+        others = np.where(mask, 0.0, rest - self.label_smoothing / num_classes)
+        residual = np.where(mask, -np.sum(others, axis=-1, keepdims=True), others)
+        return _column(self._row_weights(labels)) * self.scales * residual
+
+
+def _column(values: Any) -> Any:
+    return values[:, None] if np.ndim(values) else values
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CrossEntropy(SoftmaxLoss):
+    """Softmax cross-entropy ``-log softmax(z)_y``, the loss of the main theorem (Dang et al., ICML 2024)."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LabelSmoothing(SoftmaxLoss):
+    """Cross-entropy against the target ``(1 - e) onehot + e/K`` (Szegedy et al., CVPR 2016).
+
+    Args:
+        smoothing: ``e`` in [0, 1).
+    """
+
+    smoothing: float = 0.1
+
+    def __post_init__(self) -> None:
+        smoothing = nonnegative_float("smoothing", self.smoothing)
+        if smoothing >= 1:
+            raise InputError(f"smoothing must be in [0, 1), got {smoothing}")
+        object.__setattr__(self, "smoothing", smoothing)
+
+    @property
+    def label_smoothing(self) -> Any:
+        """Smoothing ``e``."""
+        return self.smoothing
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class WeightedCrossEntropy(SoftmaxLoss):
+    """Cross-entropy with class weights, ``c_y (-log softmax(z)_y)``.
+
+    Args:
+        class_weights: ``c_k > 0`` for every class; not renormalised.
+    """
+
+    class_weights: Float[Any, " K"]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(
+            self, "class_weights", finite_vector("class_weights", self.class_weights, positive=True)
+        )
+
+    @property
+    def weights(self) -> Any:
+        """Class weights ``c``."""
+        return self.class_weights
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LogitAdjustment(SoftmaxLoss):
+    """Cross-entropy of logits plus offsets, ``-log softmax(z + o)_y`` (Menon et al., ICLR 2021; Cao et al., 2019).
+
+    Args:
+        adjustments: ``o_k``, usually ``tau log(n_k / N)``.
+    """
+
+    adjustments: Float[Any, " K"]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "adjustments", finite_vector("adjustments", self.adjustments))
+
+    @property
+    def offsets(self) -> Any:
+        """Logit offsets ``o``."""
+        return self.adjustments
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class VectorScaling(SoftmaxLoss):
+    """Vector-scaling loss, ``-log softmax(a * z + o)_y`` (Kini et al., NeurIPS 2021).
+
+    With ``o = 0`` it is the class-dependent temperature (CDT) loss of Ye et al. (2020).
+
+    Args:
+        multipliers: ``a_k > 0``, the factor of logit k.
+        adjustments: ``o_k``; zero if omitted.
+    """
+
+    multipliers: Float[Any, " K"]
+    adjustments: Float[Any, " K"] | None = None
+
+    def __post_init__(self) -> None:
+        multipliers = finite_vector("multipliers", self.multipliers, positive=True)
+        given = np.zeros(len(multipliers)) if self.adjustments is None else self.adjustments
+        object.__setattr__(self, "multipliers", multipliers)
+        object.__setattr__(self, "adjustments", finite_vector("adjustments", given))
+
+    @property
+    def scales(self) -> Any:
+        """Logit scales ``a``."""
+        return self.multipliers
+
+    @property
+    def offsets(self) -> Any:
+        """Logit offsets ``o``."""
+        return self.adjustments
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MSE(Loss):
+    """Squared error ``|z - onehot_y|^2 / 2`` (Dang et al., ICML 2023, arXiv:2301.00437)."""
+
+    def _residual(self, logits: Any, labels: Any) -> Any:
+        return logits - sm.label_mask(labels, logits.shape[-1]).astype(logits.dtype)
+
+    def value(self, logits: Float[Any, "rows K"], labels: Int[Any, " rows"]) -> Float[Any, " rows"]:
+        """Return ``|z - onehot|^2 / 2``."""
+        xp = logits.__array_namespace__()
+        return xp.sum(self._residual(logits, labels) ** 2, axis=-1) / 2
+
+    def gradient(self, logits: Float[Any, "rows K"], labels: Int[Any, " rows"]) -> Float[Any, "rows K"]:
+        """Return ``z - onehot``."""
+        return self._residual(logits, labels)
+
+    def curvature(self, labels: Int[Any, " rows"], num_classes: int) -> Float[Any, " rows"]:
+        """Return 1: the Hessian is the identity."""
+        return labels.__array_namespace__().ones(len(labels))
+
+    def conjugate(
+        self, dual: Float[np.ndarray, "rows K"], labels: Int[np.ndarray, " rows"]
+    ) -> Float[np.ndarray, " rows"]:
+        """Return ``|Q|^2 / 2 + Q_y``; every Q is in the domain."""
+        return np.sum(dual**2, axis=-1) / 2 + dual[np.arange(len(labels)), labels]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Focal(Loss):
+    """Focal loss ``-(1 - p_y)^gamma log p_y`` (Lin et al., ICCV 2017). Not convex: solved, never certified.
+
+    Args:
+        gamma: focusing parameter, 0 (cross-entropy) or at least 1.
+    """
+
+    convex: ClassVar[bool] = False
+    gamma: float = 2.0
+
+    def __post_init__(self) -> None:
+        gamma = nonnegative_float("gamma", self.gamma)
+        if 0 < gamma < 1:
+            raise InputError(f"gamma must be 0 or at least 1 (below 1 the curvature is unbounded), got {gamma}")
+        object.__setattr__(self, "gamma", gamma)
+
+    def value(self, logits: Float[Any, "rows K"], labels: Int[Any, " rows"]) -> Float[Any, " rows"]:
+        """Return ``(1 - p_y)^gamma * ce`` with ``ce = -log p_y``."""
+        xp = logits.__array_namespace__()
+        ce = sm.cross_entropy_from_logits(logits, labels)
+        return (-xp.expm1(-ce)) ** self.gamma * ce
+
+    def gradient(self, logits: Float[Any, "rows K"], labels: Int[Any, " rows"]) -> Float[Any, "rows K"]:
+        """Return ``phi'(ce) (p - onehot)`` where ``phi(ce) = (1 - e^-ce)^gamma ce``."""
+        ce = sm.cross_entropy_from_logits(logits, labels)
+        return self._slope(ce)[:, None] * sm.softmax_residual(logits, labels)
+
+    def _slope(self, ce: Any) -> Any:
+        xp = ce.__array_namespace__()
+        miss = -xp.expm1(-ce)
+        return miss**self.gamma + self.gamma * miss ** (self.gamma - 1) * xp.exp(-ce) * ce
+
+    def curvature(self, labels: Int[Any, " rows"], num_classes: int) -> Float[Any, " rows"]:
+        """Return a bound on ``phi' (diag(p) - p p') + phi'' (p - onehot)(p - onehot)'``, from a fine grid of ce."""
+        xp = labels.__array_namespace__()
+        ce = xp.linspace(1e-4, 40.0, 20_000)
+        hit, miss = xp.exp(-ce), -xp.expm1(-ce)
+        gamma = self.gamma
+        # phi'' |p - onehot|^2 with |p - onehot|^2 <= 2 miss^2, the power of miss merged to stay finite at ce = 0
+        bend = 2 * gamma * miss**gamma * hit * xp.abs(2 * miss + (gamma - 1) * hit * ce - miss * ce)
+        return xp.max(sm.HESSIAN_BOUNDS[1] * self._slope(ce) + bend) * xp.ones(len(labels))
+
+    def conjugate(
+        self, dual: Float[np.ndarray, "rows K"], labels: Int[np.ndarray, " rows"]
+    ) -> Float[np.ndarray, " rows"]:
+        """Return ``+inf``: a loss that is not convex has no useful conjugate, so its bound certifies nothing."""
+        return np.full(len(labels), np.inf)

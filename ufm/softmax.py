@@ -1,0 +1,169 @@
+"""Softmax, entropy, Kullback-Leibler divergence and cross-entropy, with their derivatives and convexity.
+
+Every function takes NumPy or JAX arrays and stays in the namespace it was given, so that the solver (JAX, any
+precision) and the certificate (NumPy, float64) share one definition. Nothing here subtracts large numbers:
+losses come from ``log1p`` and residuals from the small probabilities, because at weak regularisation the loss
+is ~1e-10 and its relative error still has to mean something.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Shaped
+
+#: Bounds on the eigenvalues of the Hessian of cross-entropy in the logits, ``diag(p) - p p'``.
+HESSIAN_BOUNDS = (0.0, 0.5)
+
+
+def label_mask(labels: Int[Any, " rows"], num_classes: int) -> Bool[Any, "rows K"]:
+    """Return the one-hot encoding of ``labels`` as booleans."""
+    xp = labels.__array_namespace__()
+    return xp.arange(num_classes) == labels[:, None]
+
+
+def softmax(logits: Float[Any, "*rows K"]) -> Float[Any, "*rows K"]:
+    """Return ``p_k = exp(z_k) / sum_j exp(z_j)`` along the last axis.
+
+    Example:
+        >>> softmax(np.array([0.0, np.log(3.0)])).round(4).tolist()
+        [0.25, 0.75]
+    """
+    xp = logits.__array_namespace__()
+    weights = xp.exp(logits - xp.max(logits, axis=-1, keepdims=True))
+    return weights / xp.sum(weights, axis=-1, keepdims=True)
+
+
+def log_softmax(logits: Float[Any, "*rows K"]) -> Float[Any, "*rows K"]:
+    """Return ``log p`` along the last axis, finite wherever the logits are."""
+    xp = logits.__array_namespace__()
+    shifted = logits - xp.max(logits, axis=-1, keepdims=True)
+    return shifted - xp.log(xp.sum(xp.exp(shifted), axis=-1, keepdims=True))
+
+
+def _times_log(p: Any, q: Any) -> Any:
+    """``p log q`` with ``0 log 0 = 0`` and ``p log 0 = -inf`` for p > 0, without warnings."""
+    xp = p.__array_namespace__()
+    log_q = xp.where(q > 0, xp.log(xp.where(q > 0, q, 1.0)), -xp.inf)
+    return xp.where(p == 0, 0.0, xp.where(p == 0, 1.0, p) * log_q)
+
+
+def entropy(p: Float[Any, "*rows K"]) -> Float[Any, "*rows"]:
+    """Return ``H(P) = -sum_k p_k log p_k`` in nats, with ``0 log 0 = 0``."""
+    xp = p.__array_namespace__()
+    return -xp.sum(_times_log(p, p), axis=-1)
+
+
+def entropy_of_rest(rest: Float[Any, "*rows K"], axis: int = -1) -> Float[Any, "*rows"]:
+    """Return the entropy of the distribution whose one missing entry is ``1 - sum(rest)``.
+
+    Exact to rounding *relative to the entropy* when ``rest`` is tiny, where forming ``1 - sum(rest)`` first and
+    taking its logarithm would lose every digit.
+    """
+    xp = rest.__array_namespace__()
+    mass = xp.sum(rest, axis=axis)
+    inside = xp.where(mass < 1.0, mass, 0.0)
+    target = xp.where(mass < 1.0, (1.0 - inside) * xp.log1p(-inside), 0.0)
+    return -xp.sum(_times_log(rest, rest), axis=axis) - target
+
+
+def kl_divergence(p: Float[Any, "*rows K"], q: Float[Any, "*rows K"]) -> Float[Any, "*rows"]:
+    """Return ``KL(P|Q) = sum_k p_k log(p_k / q_k) >= 0`` in nats; infinite where q = 0 < p."""
+    xp = p.__array_namespace__()
+    return xp.sum(_times_log(p, p) - _times_log(p, q), axis=-1)
+
+
+def cross_entropy(p: Float[Any, "*rows K"], q: Float[Any, "*rows K"]) -> Float[Any, "*rows"]:
+    """Return ``H(P, Q) = -sum_k p_k log q_k = H(P) + KL(P|Q)`` in nats; infinite where q = 0 < p."""
+    xp = p.__array_namespace__()
+    return -xp.sum(_times_log(p, q), axis=-1)
+
+
+def cross_entropy_from_logits(logits: Float[Any, "rows K"], labels: Int[Any, " rows"]) -> Float[Any, " rows"]:
+    """Return ``-log p_y = log1p(sum_{j != y} exp(z_j - z_y))``, accurate for losses of 1e-300 and of 1e4 alike."""
+    xp = logits.__array_namespace__()
+    mask = label_mask(labels, logits.shape[-1])
+    target = xp.sum(xp.where(mask, logits, 0.0), axis=-1, keepdims=True)
+    margins = xp.where(mask, -xp.inf, logits - target)
+    largest = xp.max(margins, axis=-1, keepdims=True)
+    log_odds = largest[:, 0] + xp.log(xp.sum(xp.exp(margins - largest), axis=-1))
+    return xp.logaddexp(xp.zeros_like(log_odds), log_odds)
+
+
+def softmax_residual(logits: Float[Any, "rows K"], labels: Int[Any, " rows"]) -> Float[Any, "rows K"]:
+    """Return ``p - onehot(y)``, the gradient of cross-entropy in the logits.
+
+    The entry of the label is minus the sum of the others, hence small and exact when the row is well fitted.
+    """
+    xp = logits.__array_namespace__()
+    mask = label_mask(labels, logits.shape[-1])
+    others = xp.where(mask, 0.0, softmax(logits))
+    return xp.where(mask, -xp.sum(others, axis=-1, keepdims=True), others)
+
+
+def softmax_jacobian(p: Float[Any, "*rows K"]) -> Float[Any, "*rows K K"]:
+    """Return ``dp/dz = diag(p) - p p'``, which is also the Hessian of cross-entropy in the logits.
+
+    It is symmetric with eigenvalues in `HESSIAN_BOUNDS` (Gershgorin: ``2 p_k (1 - p_k) <= 1/2``) and null vector
+    ``1``, so cross-entropy is convex in the logits.
+    """
+    xp = p.__array_namespace__()
+    return p[..., :, None] * (xp.eye(p.shape[-1], dtype=p.dtype) - p[..., None, :])
+
+
+def hessian_vector_product(p: Float[Any, "*rows K"], v: Float[Any, "*rows K"]) -> Float[Any, "*rows K"]:
+    """Return ``(diag(p) - p p') v`` without forming the matrix."""
+    xp = p.__array_namespace__()
+    return p * (v - xp.sum(p * v, axis=-1, keepdims=True))
+
+
+def weight_gradient(
+    residual: Float[Any, "rows K"], features: Float[Any, "rows d"], weight: Float[Any, "K d"], decay: Any
+) -> Float[Any, "K d"]:
+    """Return ``sum_i (p_mi - target_mi) x_ni + lambda W_mn``: the gradient of the loss in the classifier.
+
+    ``residual`` holds one row of ``weighting_i (p_i - target_i)`` per feature row. For fixed features the loss is
+    convex in W, being a convex function of a linear map.
+    """
+    return residual.mT @ features + decay * weight
+
+
+def feature_gradient(
+    residual: Float[Any, "rows K"],
+    weight: Float[Any, "K d"],
+    features: Float[Any, "rows d"],
+    decay: Shaped[Any, "..."],
+) -> Float[Any, "rows d"]:
+    """Return ``sum_m (p_mi - target_mi) w_mn + lambda_i x_ni``: the gradient of the loss in the features."""
+    return residual @ weight + decay * features
+
+
+class JointConvexityWitness(NamedTuple):
+    """Two points and the value of ``P`` at them and at their midpoint; ``midpoint > (first + second) / 2``."""
+
+    points: tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+    first: float
+    second: float
+    midpoint: float
+
+
+def joint_convexity_witness(decay: float = 1e-2, scale: float = 4.0) -> JointConvexityWitness:
+    """Return a witness that ``P(W, H)`` is convex in W and in H but *not* jointly, even for non-negative features.
+
+    Two classes, two coordinates: the second point is the first with its coordinates swapped, so both values
+    agree, while at the midpoint both classes have the same feature and the data term rises to ``log 2``.
+    """
+    labels = np.arange(2)
+    swap = np.eye(2)[::-1]
+    weight, features = scale * (np.eye(2) - swap), scale * np.eye(2)
+
+    def value(w: np.ndarray, h: np.ndarray) -> float:
+        loss = cross_entropy_from_logits(h @ w.T, labels).mean()
+        return float(loss + decay / 2 * (np.sum(w**2) + np.sum(h**2)))
+
+    other = (weight @ swap, features @ swap)
+    middle = ((weight + other[0]) / 2, (features + other[1]) / 2)
+    return JointConvexityWitness(
+        ((weight, features), other), value(weight, features), value(*other), value(*middle)
+    )

@@ -1,0 +1,80 @@
+"""What a closed form says about the global optimum: one record for every theorem family."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from ufm.problem import Problem
+
+
+class ClosedFormError(ValueError):
+    """No theorem covers this problem; the message says which assumption fails."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Prediction:
+    """The geometry of the global optimum in closed form.
+
+    Vectors have one entry per class. The K x K matrices are formed only when asked for, so a prediction for a
+    million classes costs a few vectors.
+
+    Attributes:
+        problem: the problem that the prediction is for.
+        theorem: source of the closed form, for people.
+        norms: ``|h_k|``, norm of the feature of class k (class mean at sample level).
+        weight_norms: ``|w_k|``, norm of the classifier row of class k.
+        margins: ``M_k = z_kk - max_{j != k} z_kj`` of the logits of class k; 0 when it is collapsed.
+        collapsed: classes whose feature is zero and whose classifier row is shared ("minority collapse").
+        objective: the optimal value P*.
+        bias: the optimal bias, or None for a problem without one.
+    """
+
+    problem: Problem
+    theorem: str
+    norms: Float[np.ndarray, " K"]
+    weight_norms: Float[np.ndarray, " K"]
+    margins: Float[np.ndarray, " K"]
+    collapsed: Bool[np.ndarray, " K"]
+    objective: float
+    _gram_features: Callable[[], np.ndarray]
+    _gram_weights: Callable[[], np.ndarray]
+    _logits: Callable[[], np.ndarray]
+    bias: Float[np.ndarray, " K"] | None = None
+
+    @property
+    def gram_features(self) -> Float[np.ndarray, "K K"]:
+        """``<h_k, h_l>``, the Gram matrix of class means."""
+        return self._gram_features()
+
+    @property
+    def gram_weights(self) -> Float[np.ndarray, "K K"]:
+        """``<w_k, w_l>``, the Gram matrix of classifier rows."""
+        return self._gram_weights()
+
+    @property
+    def logits(self) -> Float[np.ndarray, "K K"]:
+        """Logits ``W h_k (+ b)`` of class k in *row* k."""
+        return self._logits()
+
+    @property
+    def num_collapsed(self) -> int:
+        """Number of collapsed classes."""
+        return int(self.collapsed.sum())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the per-class vectors and the optimal value as plain Python objects, ready for JSON."""
+        return {
+            "theorem": self.theorem,
+            "objective": self.objective,
+            "num_collapsed": self.num_collapsed,
+            "collapsed": self.collapsed.tolist(),
+            "norms": self.norms.tolist(),
+            "weight_norms": self.weight_norms.tolist(),
+            "margins": self.margins.tolist(),
+            "bias": None if self.bias is None else self.bias.tolist(),
+        }
