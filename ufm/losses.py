@@ -1,8 +1,8 @@
 """Losses, one class each: value, gradient in the logits, convex conjugate, curvature bound.
 
 Logits are rows ``z_i``; the label of the row selects the loss ``loss_{y_i}``. As in `ufm.softmax` the methods
-take NumPy or JAX arrays and stay in the namespace they were given. To add a loss, subclass `Loss`: the solver,
-the certificate and the test matrix use nothing but the methods below.
+take NumPy or JAX arrays and stay in the namespace (and floating-point type) they were given. To add a loss,
+subclass `Loss`: the solver, the certificate and the test matrix use nothing but the methods below.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ufm.validation import InputError, finite_vector, nonnegative_float
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Loss(ABC):
-    """A loss of the logits, given the label. Fields are its parameters: floats, or vectors with one entry per class."""
+    """A loss of the logits, given the label. Fields are its parameters: floats, or vectors over classes."""
 
     #: Whether ``loss_y`` is convex in the logits: only then does a duality gap certify anything.
     convex: ClassVar[bool] = True
@@ -46,7 +46,7 @@ class Loss(ABC):
     def into_domain(
         self, dual: Float[np.ndarray, "rows K"], labels: Int[np.ndarray, " rows"]
     ) -> Float[np.ndarray, "rows K"]:
-        """Return rows inside the domain of the conjugate, equal to ``dual`` up to rounding where it was inside."""
+        """Return rows in the domain of the conjugate; those inside already change by rounding at most."""
         return dual
 
     def check_classes(self, num_classes: int) -> None:
@@ -54,7 +54,8 @@ class Loss(ABC):
         for name, value in self._parameters():
             if isinstance(value, np.ndarray) and len(value) != num_classes:
                 raise InputError(
-                    f"{name} of {type(self).__name__} must have one entry per class ({num_classes}), got {len(value)}"
+                    f"{name} of {type(self).__name__} must have one entry per class ({num_classes}), "
+                    f"got {len(value)}"
                 )
 
     def _parameters(self) -> list[tuple[str, Any]]:
@@ -72,10 +73,10 @@ class Loss(ABC):
 
 
 class SoftmaxLoss(Loss):
-    """The softmax family: ``c_y [ -sum_k t_k log softmax(a * z + o)_k ]`` with target ``t = (1-e) onehot_y + e/K``.
+    """The softmax family: ``c_y [ -sum_k t_k log softmax(a z + o)_k ]``, target ``t = (1-e) onehot_y + e/K``.
 
-    Subclasses set what they need of class weights ``c``, logit scales ``a``, logit offsets ``o`` and smoothing
-    ``e``; everything else (value, gradient, conjugate, bounds) is shared.
+    Subclasses set what they need of class weights ``c``, logit scales ``a``, logit offsets ``o`` and
+    smoothing ``e``; everything else (value, gradient, conjugate, bounds) is shared.
     Conjugate: with ``R = Q / (c a)`` and ``r = R + t`` a distribution, ``loss*(Q) = -c H(r) - <Q, o/a>``.
     """
 
@@ -99,38 +100,42 @@ class SoftmaxLoss(Loss):
         """Smoothing ``e`` in [0, 1)."""
         return 0.0
 
-    def _row_weights(self, labels: Any) -> Any:
-        return self.weights[labels] if np.ndim(self.weights) else self.weights
+    def _row_weights(self, labels: Any, dtype: Any = None) -> Any:
+        xp = labels.__array_namespace__()
+        weights = xp.asarray(self.weights, dtype=dtype)
+        return weights[labels] if weights.ndim else xp.broadcast_to(weights, labels.shape)
+
+    def _scores(self, logits: Any) -> Any:
+        return _like(logits, self.scales) * logits + _like(logits, self.offsets)
 
     def value(self, logits: Float[Any, "rows K"], labels: Int[Any, " rows"]) -> Float[Any, " rows"]:
         """Return the loss of every row, in nats."""
         xp = logits.__array_namespace__()
-        scores = self.scales * logits + self.offsets
+        scores = self._scores(logits)
         hard = sm.cross_entropy_from_logits(scores, labels)
         target = xp.sum(xp.where(sm.label_mask(labels, scores.shape[-1]), scores, 0.0), axis=-1)
         smooth = self.label_smoothing * (target - xp.mean(scores, axis=-1))
-        return self._row_weights(labels) * (hard + smooth)
+        return self._row_weights(labels, logits.dtype) * (hard + smooth)
 
     def gradient(self, logits: Float[Any, "rows K"], labels: Int[Any, " rows"]) -> Float[Any, "rows K"]:
         """Return ``c_y a (p - t)`` for every row."""
         xp = logits.__array_namespace__()
         num_classes = logits.shape[-1]
-        residual = sm.softmax_residual(self.scales * logits + self.offsets, labels)
+        residual = sm.softmax_residual(self._scores(logits), labels)
         uniform = xp.where(sm.label_mask(labels, num_classes), 1.0 - 1.0 / num_classes, -1.0 / num_classes)
-        residual = residual + self.label_smoothing * uniform
-        return _column(self._row_weights(labels)) * self.scales * residual
+        residual = residual + _like(logits, self.label_smoothing * uniform)
+        return self._row_weights(labels, logits.dtype)[:, None] * _like(logits, self.scales) * residual
 
     def curvature(self, labels: Int[Any, " rows"], num_classes: int) -> Float[Any, " rows"]:
         """Return ``c_y max_k a_k^2 / 2``."""
-        xp = labels.__array_namespace__()
-        largest = xp.max(xp.asarray(self.scales) ** 2)
-        return self._row_weights(labels) * largest * sm.HESSIAN_BOUNDS[1] * xp.ones(len(labels))
+        return self._row_weights(labels) * (float(np.max(self.scales)) ** 2 * sm.HESSIAN_BOUNDS[1])
 
     def _off_target(self, dual: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Entries of ``r = Q / (c a) + t`` off the target, zero on it: the conjugate depends on nothing else."""
+        """Entries of ``r = Q / (c a) + t`` off the target, zero on it: all that the conjugate depends on."""
         num_classes = dual.shape[-1]
-        residual = dual / (_column(self._row_weights(labels)) * self.scales)
-        return np.where(sm.label_mask(labels, num_classes), 0.0, residual + self.label_smoothing / num_classes)
+        residual = dual / (self._row_weights(labels)[:, None] * self.scales)
+        rest = residual + self.label_smoothing / num_classes
+        return np.where(sm.label_mask(labels, num_classes), 0.0, rest)
 
     def conjugate(
         self, dual: Float[np.ndarray, "rows K"], labels: Int[np.ndarray, " rows"]
@@ -144,17 +149,17 @@ class SoftmaxLoss(Loss):
         self, dual: Float[np.ndarray, "rows K"], labels: Int[np.ndarray, " rows"]
     ) -> Float[np.ndarray, "rows K"]:
         """Return rows for which ``r`` is exactly a distribution: clipped at zero, mass at most one."""
-        num_classes = dual.shape[-1]
-        mask = sm.label_mask(labels, num_classes)
+        mask = sm.label_mask(labels, dual.shape[-1])
         rest = np.clip(self._off_target(dual, labels), 0.0, None)
         rest = rest / np.maximum(np.sum(rest, axis=-1, keepdims=True), 1.0)
-        others = np.where(mask, 0.0, rest - self.label_smoothing / num_classes)
+        others = np.where(mask, 0.0, rest - self.label_smoothing / dual.shape[-1])
         residual = np.where(mask, -np.sum(others, axis=-1, keepdims=True), others)
-        return _column(self._row_weights(labels)) * self.scales * residual
+        return self._row_weights(labels)[:, None] * self.scales * residual
 
 
-def _column(values: Any) -> Any:
-    return values[:, None] if np.ndim(values) else values
+def _like(logits: Any, values: Any) -> Any:
+    """``values`` in the namespace and the floating-point type of ``logits``."""
+    return logits.__array_namespace__().asarray(values, dtype=logits.dtype)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -207,7 +212,7 @@ class WeightedCrossEntropy(SoftmaxLoss):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LogitAdjustment(SoftmaxLoss):
-    """Cross-entropy of logits plus offsets, ``-log softmax(z + o)_y`` (Menon et al., ICLR 2021; Cao et al., 2019).
+    """Cross-entropy of logits plus offsets, ``-log softmax(z + o)_y`` (Menon et al., ICLR 2021).
 
     Args:
         adjustments: ``o_k``, usually ``tau log(n_k / N)``.
@@ -243,6 +248,7 @@ class VectorScaling(SoftmaxLoss):
         given = np.zeros(len(multipliers)) if self.adjustments is None else self.adjustments
         object.__setattr__(self, "multipliers", multipliers)
         object.__setattr__(self, "adjustments", finite_vector("adjustments", given))
+        self.check_classes(len(multipliers))
 
     @property
     def scales(self) -> Any:
@@ -296,7 +302,7 @@ class Focal(Loss):
     def __post_init__(self) -> None:
         gamma = nonnegative_float("gamma", self.gamma)
         if 0 < gamma < 1:
-            raise InputError(f"gamma must be 0 or at least 1 (below 1 the curvature is unbounded), got {gamma}")
+            raise InputError(f"gamma must be 0 or at least 1 (between, curvature is unbounded), got {gamma}")
         object.__setattr__(self, "gamma", gamma)
 
     def value(self, logits: Float[Any, "rows K"], labels: Int[Any, " rows"]) -> Float[Any, " rows"]:
@@ -313,20 +319,21 @@ class Focal(Loss):
     def _slope(self, ce: Any) -> Any:
         xp = ce.__array_namespace__()
         miss = -xp.expm1(-ce)
-        return miss**self.gamma + self.gamma * miss ** (self.gamma - 1) * xp.exp(-ce) * ce
+        exponent = max(self.gamma - 1, 0.0)  # gamma = 0 has no second term, and miss may be 0
+        return miss**self.gamma + self.gamma * miss**exponent * xp.exp(-ce) * ce
 
     def curvature(self, labels: Int[Any, " rows"], num_classes: int) -> Float[Any, " rows"]:
-        """Return a bound on ``phi' (diag(p) - p p') + phi'' (p - onehot)(p - onehot)'``, from a fine grid of ce."""
+        """Return a bound on ``phi' (diag(p) - p p') + phi'' (p - onehot)(p - onehot)'`` from a grid of ce."""
         xp = labels.__array_namespace__()
         ce = xp.linspace(1e-4, 40.0, 20_000)
         hit, miss = xp.exp(-ce), -xp.expm1(-ce)
         gamma = self.gamma
-        # phi'' |p - onehot|^2 with |p - onehot|^2 <= 2 miss^2, the power of miss merged to stay finite at ce = 0
+        # phi'' |p - onehot|^2 with |p - onehot|^2 <= 2 miss^2; powers of miss merged to stay finite at ce = 0
         bend = 2 * gamma * miss**gamma * hit * xp.abs(2 * miss + (gamma - 1) * hit * ce - miss * ce)
         return xp.max(sm.HESSIAN_BOUNDS[1] * self._slope(ce) + bend) * xp.ones(len(labels))
 
     def conjugate(
         self, dual: Float[np.ndarray, "rows K"], labels: Int[np.ndarray, " rows"]
     ) -> Float[np.ndarray, " rows"]:
-        """Return ``+inf``: a loss that is not convex has no useful conjugate, so its bound certifies nothing."""
+        """Return ``+inf``: the conjugate of a non-convex loss gives no useful bound, so none is claimed."""
         return np.full(len(labels), np.inf)

@@ -10,7 +10,14 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ufm.losses import CrossEntropy, Loss
-from ufm.validation import InputError, class_counts, nonnegative_float, one_of, positive_float, positive_integer
+from ufm.validation import (
+    InputError,
+    class_counts,
+    nonnegative_float,
+    one_of,
+    positive_float,
+    positive_integer,
+)
 
 FeatureSet = Literal["nonnegative", "free"]
 Level = Literal["class", "sample"]
@@ -59,7 +66,7 @@ class Problem:
         """Normalise and check every field."""
         counts = class_counts(self.counts)
         if not isinstance(self.loss, Loss):
-            raise InputError(f"loss must be an instance of a ufm loss such as CrossEntropy(), got {self.loss!r}")
+            raise InputError(f"loss must be a ufm loss such as CrossEntropy(), got {self.loss!r}")
         self.loss.check_classes(len(counts))
         fields = {
             "counts": counts,
@@ -100,7 +107,8 @@ class Problem:
     @property
     def strength(self) -> float:
         """``c = N^2 lambda_W lambda_H``, the only combination of N and the decays that decides collapse."""
-        return (self.num_samples * self.nuclear_weight) ** 2
+        root = self.num_samples * self.nuclear_weight
+        return root * root  # a power would raise OverflowError instead of returning inf
 
     def replace(self, **changes: Any) -> Problem:
         """Return a copy with the given fields changed (and checked again)."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int
 
 #: Bounds on the eigenvalues of the Hessian of cross-entropy in the logits, ``diag(p) - p p'``.
 HESSIAN_BOUNDS = (0.0, 0.5)
@@ -58,8 +58,8 @@ def entropy(p: Float[Any, "*rows K"]) -> Float[Any, "*rows"]:
 def entropy_of_rest(rest: Float[Any, "*rows K"], axis: int = -1) -> Float[Any, "*rows"]:
     """Return the entropy of the distribution whose one missing entry is ``1 - sum(rest)``.
 
-    Exact to rounding *relative to the entropy* when ``rest`` is tiny, where forming ``1 - sum(rest)`` first and
-    taking its logarithm would lose every digit.
+    Exact to rounding *relative to the entropy* when ``rest`` is tiny, where forming ``1 - sum(rest)`` first
+    and taking its logarithm would lose every digit.
     """
     xp = rest.__array_namespace__()
     mass = xp.sum(rest, axis=axis)
@@ -81,7 +81,7 @@ def cross_entropy(p: Float[Any, "*rows K"], q: Float[Any, "*rows K"]) -> Float[A
 
 
 def cross_entropy_from_logits(logits: Float[Any, "rows K"], labels: Int[Any, " rows"]) -> Float[Any, " rows"]:
-    """Return ``-log p_y = log1p(sum_{j != y} exp(z_j - z_y))``, accurate for losses of 1e-300 and of 1e4 alike."""
+    """Return ``-log p_y = log1p(sum_{j != y} exp(z_j - z_y))``, accurate from 1e-300 to 1e4 and beyond."""
     xp = logits.__array_namespace__()
     mask = label_mask(labels, logits.shape[-1])
     target = xp.sum(xp.where(mask, logits, 0.0), axis=-1, keepdims=True)
@@ -105,8 +105,8 @@ def softmax_residual(logits: Float[Any, "rows K"], labels: Int[Any, " rows"]) ->
 def softmax_jacobian(p: Float[Any, "*rows K"]) -> Float[Any, "*rows K K"]:
     """Return ``dp/dz = diag(p) - p p'``, which is also the Hessian of cross-entropy in the logits.
 
-    It is symmetric with eigenvalues in `HESSIAN_BOUNDS` (Gershgorin: ``2 p_k (1 - p_k) <= 1/2``) and null vector
-    ``1``, so cross-entropy is convex in the logits.
+    It is symmetric with eigenvalues in `HESSIAN_BOUNDS` (Gershgorin: ``2 p_k (1 - p_k) <= 1/2``) and null
+    vector ``1``, so cross-entropy is convex in the logits.
     """
     xp = p.__array_namespace__()
     return p[..., :, None] * (xp.eye(p.shape[-1], dtype=p.dtype) - p[..., None, :])
@@ -123,8 +123,8 @@ def weight_gradient(
 ) -> Float[Any, "K d"]:
     """Return ``sum_i (p_mi - target_mi) x_ni + lambda W_mn``: the gradient of the loss in the classifier.
 
-    ``residual`` holds one row of ``weighting_i (p_i - target_i)`` per feature row. For fixed features the loss is
-    convex in W, being a convex function of a linear map.
+    ``residual`` holds one row of ``weighting_i (p_i - target_i)`` per feature row. For fixed features the
+    loss is convex in W, being a convex function of a linear map.
     """
     return residual.mT @ features + decay * weight
 
@@ -133,14 +133,14 @@ def feature_gradient(
     residual: Float[Any, "rows K"],
     weight: Float[Any, "K d"],
     features: Float[Any, "rows d"],
-    decay: Shaped[Any, "..."],
+    decay: Any,
 ) -> Float[Any, "rows d"]:
     """Return ``sum_m (p_mi - target_mi) w_mn + lambda_i x_ni``: the gradient of the loss in the features."""
     return residual @ weight + decay * features
 
 
 class JointConvexityWitness(NamedTuple):
-    """Two points and the value of ``P`` at them and at their midpoint; ``midpoint > (first + second) / 2``."""
+    """Two points, and ``P`` at them and at their midpoint, with ``midpoint > (first + second) / 2``."""
 
     points: tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
     first: float
@@ -149,7 +149,7 @@ class JointConvexityWitness(NamedTuple):
 
 
 def joint_convexity_witness(decay: float = 1e-2, scale: float = 4.0) -> JointConvexityWitness:
-    """Return a witness that ``P(W, H)`` is convex in W and in H but *not* jointly, even for non-negative features.
+    """Return a witness that ``P(W, H)``, convex in W and in H, is *not* jointly convex, even for ``H >= 0``.
 
     Two classes, two coordinates: the second point is the first with its coordinates swapped, so both values
     agree, while at the midpoint both classes have the same feature and the data term rises to ``log 2``.

@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 import numbers
 import operator
+import reprlib
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
+
+#: Totals stay exactly representable as float64.
+MAX_SAMPLES = 2**53
 
 
 class InputError(ValueError):
@@ -50,59 +54,75 @@ def _as_float(name: str, value: Any, requirement: str) -> float:
         isinstance(value, numbers.Real) or (hasattr(value, "__float__") and np.ndim(value) == 0)
     ):
         raise InputError(f"{name} must be {requirement}, got {value!r}")
-    return float(value)
+    try:
+        return float(value)
+    except (OverflowError, TypeError, ValueError):
+        raise InputError(f"{name} must be {requirement}, got {reprlib.repr(value)}") from None
 
 
 def class_counts(counts: Any) -> Int[np.ndarray, " K"]:
-    """Return class counts as a read-only int64 vector of at least two positive entries, or raise `InputError`."""
-    if isinstance(counts, str) or not isinstance(counts, Iterable):
+    """Return counts as a read-only int64 vector of at least two positive entries, or raise `InputError`."""
+    if isinstance(counts, str | bytes) or not isinstance(counts, Iterable):
         raise InputError(f"counts must be a sequence of positive integers, got {counts!r}")
-    array = np.asarray(counts if hasattr(counts, "__array__") else list(counts))
+    entries: Any = counts if hasattr(counts, "__array__") else list(counts)
+    try:
+        array = np.asarray(entries)
+    except ValueError:
+        raise InputError(f"counts must be a flat sequence of integers, got {reprlib.repr(entries)}") from None
     if array.ndim != 1:
         raise InputError(f"counts must be a flat sequence of integers, got an array of shape {array.shape}")
     if array.size == 0:
         raise InputError("counts must name at least two classes, got an empty sequence")
-    if array.dtype.kind not in "iu":
-        if array.dtype.kind != "f" or not np.all(np.isfinite(array)) or np.any(array != np.floor(array)):
-            bad = next((c for c in array.tolist() if not _is_integer(c)), array.tolist()[0])
-            raise InputError(f"counts must be positive integers, got {bad!r}")
-        if np.any(np.abs(array) >= 2**53):
-            raise InputError(f"counts must be below 2^53, got {array.max()!r}")
-    if np.any(array > np.iinfo(np.int64).max // 2):
-        raise InputError(f"counts must be below 2^62, got {array.max()!r}")
-    array = array.astype(np.int64)
+    if not _is_whole(array):
+        values = array.tolist() if entries is counts or array.dtype.kind == "f" else entries
+        bad = [value for value in values if not _is_integer(value)] or [max(values, key=abs)]
+        raise InputError(f"counts must be positive integers below 2^53, got {bad[0]!r}")
     smallest = int(np.argmin(array))
     if array[smallest] < 1:
-        raise InputError(f"counts must be positive integers, got counts[{smallest}] = {array[smallest]}")
+        raise InputError(f"counts must be positive integers, got counts[{smallest}] = {array[smallest]:g}")
     if array.size < 2:
-        raise InputError(f"counts must name at least two classes, got one class of {array[0]} samples")
+        raise InputError(f"counts must name at least two classes, got one class of {array[0]:.15g} samples")
+    total = float(array.sum(dtype=np.float64))
+    if total >= MAX_SAMPLES:
+        raise InputError(f"counts must add up to less than 2^53 = {MAX_SAMPLES}, got a total of {total:.6g}")
+    array = array.astype(np.int64)
     array.flags.writeable = False
     return array
 
 
+def _is_whole(array: np.ndarray) -> bool:
+    if array.dtype.kind == "f":
+        return bool(np.all(np.isfinite(array)) and np.all(array == np.floor(array)))
+    return array.dtype.kind in "iu"
+
+
 def _is_integer(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and float(value).is_integer()
+    if isinstance(value, bool | np.bool_):
+        return False
+    return isinstance(value, numbers.Integral) or (isinstance(value, float) and value.is_integer())
 
 
 def finite_vector(name: str, values: Any, *, positive: bool = False) -> Float[np.ndarray, " K"]:
     """Return ``values`` as a read-only float64 vector of finite (and, if asked, positive) entries."""
     try:
         array = np.array(values, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise InputError(f"{name} must be a vector of numbers, got {values!r}") from None
+    except (OverflowError, TypeError, ValueError):
+        raise InputError(f"{name} must be a vector of numbers, got {reprlib.repr(values)}") from None
     if array.ndim != 1 or array.size == 0:
         raise InputError(f"{name} must be a vector with one entry per class, got shape {array.shape}")
     good = np.isfinite(array) & (array > 0) if positive else np.isfinite(array)
     if not np.all(good):
         where = int(np.argmin(good))
         requirement = "finite and above 0" if positive else "finite"
-        raise InputError(f"{name} must be {requirement} for every class, got {name}[{where}] = {array[where]}")
+        raise InputError(
+            f"{name} must be {requirement} for all classes, got {name}[{where}] = {array[where]}"
+        )
     array.flags.writeable = False
     return array
 
 
 def one_of(name: str, value: Any, allowed: tuple[str, ...]) -> str:
     """Return ``value`` if it is one of ``allowed``, or raise `InputError`."""
-    if value not in allowed:
+    if not isinstance(value, str) or value not in allowed:
         raise InputError(f"{name} must be one of {', '.join(allowed)}; got {value!r}")
     return value
