@@ -10,10 +10,30 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from ufm.problem import Problem
+from ufm.validation import InputError
+
+#: Largest K for which a K x K matrix is formed (3.2 GB in float64).
+MAX_MATRIX_CLASSES = 20_000
 
 
 class ClosedFormError(ValueError):
     """No theorem covers this problem; the message says which assumption fails."""
+
+
+def not_covered(reason: str) -> ClosedFormError:
+    """Return the error that says which assumption fails and what to do instead."""
+    return ClosedFormError(
+        f"no closed form: {reason}; the certified solver, ufm.solve, is then the prediction"
+    )
+
+
+def require_matrix_size(name: str, num_classes: int) -> None:
+    """Raise `InputError` if a K x K matrix called ``name`` would be too large to form."""
+    if num_classes > MAX_MATRIX_CLASSES:
+        raise InputError(
+            f"{name} would have {num_classes:,} x {num_classes:,} entries ({8e-9 * num_classes**2:,.0f} GB); "
+            f"K x K matrices are formed for at most {MAX_MATRIX_CLASSES:,} classes"
+        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -21,7 +41,7 @@ class Prediction:
     """The geometry of the global optimum in closed form.
 
     Vectors have one entry per class. The K x K matrices are formed only when asked for, so a prediction for a
-    million classes costs a few vectors.
+    million classes costs a few vectors; above `MAX_MATRIX_CLASSES` asking for one raises `InputError`.
 
     Attributes:
         problem: the problem that the prediction is for.
@@ -49,16 +69,19 @@ class Prediction:
     @property
     def gram_features(self) -> Float[np.ndarray, "K K"]:
         """``<h_k, h_l>``, the Gram matrix of class means."""
+        require_matrix_size("gram_features", len(self.norms))
         return self._gram_features()
 
     @property
     def gram_weights(self) -> Float[np.ndarray, "K K"]:
         """``<w_k, w_l>``, the Gram matrix of classifier rows."""
+        require_matrix_size("gram_weights", len(self.norms))
         return self._gram_weights()
 
     @property
     def logits(self) -> Float[np.ndarray, "K K"]:
         """Logits ``W h_k (+ b)`` of class k in *row* k."""
+        require_matrix_size("logits", len(self.norms))
         return self._logits()
 
     @property

@@ -1,0 +1,66 @@
+"""The limit of vanishing regularisation with free features: simplex-encoded-labels interpolation (SELI)."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from ufm.theory.prediction import require_matrix_size
+from ufm.validation import class_counts
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SELI:
+    """The directions that the optimum approaches; every matrix has Frobenius norm 1.
+
+    Attributes:
+        gram_features: ``<h_k, h_l>`` of class means, up to scale.
+        gram_weights: ``<w_k, w_l>`` of classifier rows, up to scale.
+        logits: ``W h_k`` in row k, up to scale.
+        singular_values: of the simplex-encoded label matrix, in descending order; the last one is 0.
+    """
+
+    gram_features: Float[np.ndarray, "K K"]
+    gram_weights: Float[np.ndarray, "K K"]
+    logits: Float[np.ndarray, "K K"]
+    singular_values: Float[np.ndarray, " K"]
+
+
+def seli(counts: Any) -> SELI:
+    r"""Return the SELI geometry of cross-entropy with free features and no bias as the decays go to zero.
+
+    With ``C = I - 11'/K`` and the singular value decomposition ``C diag(sqrt(n)) = U S V'``:
+
+        ``W W'`` tends to ``U S U'``,   ``H H'`` to ``D V S V' D`` with ``D = diag(n^{-1/2})``,   logits to
+        ``C``,
+
+    each up to scale. ``C diag(sqrt(n))`` is the simplex-encoded label matrix with the equal columns of
+    every class merged into one. The feature dimension must be at least K - 1.
+
+    Args:
+        counts: samples per class.
+
+    Raises:
+        InputError: if the counts are invalid, or too many for K x K matrices.
+
+    Source: Thrampoulidis, Kini, Vakilian, Behnia, NeurIPS 2022 (arXiv:2208.05512), Definition 2 and Theorem
+    1.
+
+    Example:
+        >>> seli([10, 10, 10]).gram_weights.round(3).tolist()[0]
+        [0.471, -0.236, -0.236]
+    """
+    counts = class_counts(counts)
+    require_matrix_size("the SELI geometry", len(counts))
+    centring = np.eye(len(counts)) - 1 / len(counts)
+    roots = np.sqrt(counts)
+    left, values, right = np.linalg.svd(centring * roots)
+    features = (right.T * values) @ right / np.outer(roots, roots)
+    return SELI(_unit(features), _unit((left * values) @ left.T), _unit(centring), values)
+
+
+def _unit(matrix: Float[np.ndarray, "K K"]) -> Float[np.ndarray, "K K"]:
+    return matrix / np.linalg.norm(matrix)
