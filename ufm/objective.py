@@ -1,0 +1,204 @@
+"""The objective over free features and classifier, with closed-form gradients, in a choice of coordinates.
+
+The solver never works on ``(W, H, b)`` directly but on a scaled point ``(V, G, B)``. In *balanced* coordinates,
+``V = sqrt(lambda_W) W`` and ``G_i = sqrt(lambda_H m_i) h_i``, the regulariser is ``(|V|^2 + |G|^2)/2``, both
+blocks have equal norm at every critical point, and the curvature at the optimum is of order one whatever counts
+and decays are: ~100 accelerated steps reach a relative gap of 1e-10 where block-wise gradients in ``(W, H)`` need
+over 20,000. *Natural* coordinates are ``(W, H, b)`` themselves, where the field runs SGD and Adam.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from ufm.losses import Loss
+from ufm.problem import Level, Problem, bias_curvature, row_labels, row_multiplicities
+from ufm.softmax import feature_gradient, weight_gradient
+
+Coordinates = Literal["balanced", "natural"]
+
+
+class Point(NamedTuple):
+    """Classifier, features and (if the problem has one) bias, in the coordinates of an `Objective`."""
+
+    weight: Float[Array, "K d"]
+    features: Float[Array, "rows d"]
+    bias: Float[Array, " K"] | None = None
+
+
+class Variables(NamedTuple):
+    """Classifier ``W``, features ``H`` and bias ``b`` as users know them, in float64 NumPy."""
+
+    weight: Float[np.ndarray, "K d"]
+    features: Float[np.ndarray, "rows d"]
+    bias: Float[np.ndarray, " K"] | None = None
+
+
+class Scaling(NamedTuple):
+    """Factors that take ``(W, H, b)`` to the coordinates: ``V = weight W``, ``G_i = rows_i h_i``, ``B = bias b``."""
+
+    weight: float
+    rows: Float[np.ndarray, " rows"]
+    bias: float
+
+
+def scaling(problem: Problem, level: Level, coordinates: Coordinates) -> Scaling:
+    """Return the factors that take ``(W, H, b)`` to the given coordinates (design equation V, G above).
+
+    The bias has no partner to balance with; it is scaled to unit curvature (`bias_curvature`).
+    """
+    rows = row_multiplicities(problem, level).astype(np.float64)
+    if coordinates == "natural":
+        return Scaling(1.0, np.ones_like(rows), 1.0)
+    return Scaling(
+        math.sqrt(problem.weight_decay), np.sqrt(problem.feature_decay * rows), math.sqrt(bias_curvature(problem))
+    )
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """``sum_i a_i loss_{y_i}(c_i V G_i + s B) + (rho_V |V|^2 + sum_i rho_i |G_i|^2 + rho_B |B|^2)/2``.
+
+    Attributes:
+        labels: class ``y_i`` of every row.
+        loss: the loss; a pytree, so that its parameters may vary under `jax.vmap`.
+        loss_weights: ``a_i = m_i / N``.
+        logit_scales: ``c_i``; ``1/(sqrt(lambda_W lambda_H m_i))`` in balanced coordinates.
+        weight_decay: ``rho_V``; 1 in balanced coordinates.
+        row_decays: ``rho_i``; 1 in balanced coordinates.
+        bias_scale: ``s``.
+        bias_decay: ``rho_B``.
+        nonnegative: whether features are constrained to be non-negative.
+    """
+
+    labels: Int[Array, " rows"]
+    loss: Loss
+    loss_weights: Float[Array, " rows"]
+    logit_scales: Float[Array, " rows"]
+    weight_decay: Float[Array, ""]
+    row_decays: Float[Array, " rows"]
+    bias_scale: Float[Array, ""]
+    bias_decay: Float[Array, ""]
+    nonnegative: bool = dataclasses.field(metadata={"static": True})
+
+    def logits(self, point: Point) -> Float[Array, "rows K"]:
+        """Return the logits ``W h_i + b`` of every row."""
+        logits = (point.features @ point.weight.T) * self.logit_scales[:, None]
+        return logits if point.bias is None else logits + self.bias_scale * point.bias
+
+    def regulariser(self, point: Point) -> Float[Array, ""]:
+        """Return the regularisation term."""
+        squares = self.weight_decay * jnp.vdot(point.weight, point.weight)
+        squares += jnp.vdot(self.row_decays, jnp.sum(point.features**2, axis=1))
+        if point.bias is not None:
+            squares += self.bias_decay * jnp.vdot(point.bias, point.bias)
+        return squares / 2
+
+    def value(self, point: Point) -> Float[Array, ""]:
+        """Return the objective."""
+        data = jnp.vdot(self.loss_weights, self.loss.value(self.logits(point), self.labels))
+        return data + self.regulariser(point)
+
+    def residual(self, point: Point) -> Float[Array, "rows K"]:
+        """Return ``a_i`` times the gradient of the loss in the logits: all that the gradients depend on."""
+        return self.loss_weights[:, None] * self.loss.gradient(self.logits(point), self.labels)
+
+    def gradient(self, point: Point) -> Point:
+        """Return the gradient of the objective, the regulariser included."""
+        residual = self.residual(point)
+        scaled = residual * self.logit_scales[:, None]
+        return Point(
+            weight_gradient(scaled, point.features, point.weight, self.weight_decay),
+            feature_gradient(scaled, point.weight, point.features, self.row_decays[:, None]),
+            None
+            if point.bias is None
+            else self.bias_scale * residual.sum(axis=0) + self.bias_decay * point.bias,
+        )
+
+    def project(self, point: Point) -> Point:
+        """Return the nearest feasible point: features clipped at zero where they must be non-negative."""
+        if not self.nonnegative:
+            return point
+        return point._replace(features=jnp.maximum(point.features, 0))
+
+    def curvature_bound(self, point: Point) -> Float[Array, ""]:
+        """Return a bound on the norm of the Hessian at the point (in balanced coordinates).
+
+        The Hessian of the loss in the logits is bounded by `Loss.curvature` (1/2 for cross-entropy); the blocks
+        of the bilinear map ``(V, G) -> c_i V G_i`` by Frobenius norms; the cross term by the residual's.
+        """
+        curvature = self.loss.curvature(self.labels, len(point.weight)) * self.loss_weights
+        squares = jnp.vdot(point.weight, point.weight) + jnp.sum(point.features**2, axis=1)
+        bilinear = jnp.max(curvature * self.logit_scales**2 * squares)
+        if point.bias is not None:
+            bilinear += self.bias_scale**2 * jnp.sum(curvature)
+        return 1 + bilinear + jnp.linalg.norm(self.residual(point) * self.logit_scales[:, None])
+
+
+def build_objective(problem: Problem, level: Level, coordinates: Coordinates, dtype: str) -> Objective:
+    """Return the objective of ``problem`` at ``level`` in ``coordinates``, its arrays in ``dtype``."""
+    _register(type(problem.loss))
+    multiplicities = row_multiplicities(problem, level).astype(np.float64)
+    scales = scaling(problem, level, coordinates)
+    leaves, structure = jax.tree.flatten(problem.loss)
+    return Objective(
+        labels=jnp.asarray(row_labels(problem, level), dtype=jnp.int32),
+        loss=jax.tree.unflatten(structure, [jnp.asarray(leaf, dtype) for leaf in leaves]),
+        loss_weights=jnp.asarray(multiplicities / problem.num_samples, dtype),
+        logit_scales=jnp.asarray(1 / (scales.weight * scales.rows), dtype),
+        weight_decay=jnp.asarray(problem.weight_decay / scales.weight**2, dtype),
+        row_decays=jnp.asarray(problem.feature_decay * multiplicities / scales.rows**2, dtype),
+        bias_scale=jnp.asarray(1 / scales.bias, dtype),
+        bias_decay=jnp.asarray((problem.bias or 0.0) / scales.bias**2, dtype),
+        nonnegative=problem.features == "nonnegative",
+    )
+
+
+_REGISTERED: set[type[Loss]] = set()
+
+
+def _register(loss: type[Loss]) -> None:
+    """Make a loss class a pytree without running its validation on tracers."""
+    if loss in _REGISTERED:
+        return
+    names = [field.name for field in dataclasses.fields(loss)]
+
+    def flatten(instance: Loss) -> tuple[list[object], None]:
+        return [getattr(instance, name) for name in names], None
+
+    def unflatten(_: None, children: list[object]) -> Loss:
+        instance = object.__new__(loss)
+        for name, child in zip(names, children, strict=True):
+            object.__setattr__(instance, name, child)
+        return instance
+
+    jax.tree_util.register_pytree_node(loss, flatten, unflatten)
+    _REGISTERED.add(loss)
+
+
+def to_point(variables: Variables, scales: Scaling, dtype: str) -> Point:
+    """Return ``(W, H, b)`` in the coordinates of ``scales``, on the default device."""
+    bias = None if variables.bias is None else jnp.asarray(variables.bias * scales.bias, dtype)
+    return Point(
+        jnp.asarray(variables.weight * scales.weight, dtype),
+        jnp.asarray(variables.features * scales.rows[:, None], dtype),
+        bias,
+    )
+
+
+def to_variables(point: Point, scales: Scaling) -> Variables:
+    """Return the point as ``(W, H, b)`` in float64 NumPy."""
+    bias = None if point.bias is None else np.asarray(point.bias, np.float64) / scales.bias
+    return Variables(
+        np.asarray(point.weight, np.float64) / scales.weight,
+        np.asarray(point.features, np.float64) / scales.rows[:, None],
+        bias,
+    )

@@ -1,0 +1,202 @@
+"""Escape moves: from a point where no gradient step helps to one of lower objective.
+
+With non-negative features and few dimensions gradient methods get stuck at points where a class has no coordinate
+of its own and stays at zero. The certificate sees it: ``polar(A) > 1``. A move
+
+1. *frees* coordinates: dead ones, and those whose columns of H and of W are parallel to another's, which are
+   rotated into one (norms add in quadrature, the objective stays);
+2. *adds atoms*: unit directions ``u`` in class space with ``|A' u| > 1`` (projected power iteration from every
+   violating class for non-negative features, singular vectors for free ones), with ``w = -A' u / |A' u|``. An atom
+   of strength theta adds ``theta w u'`` to the balanced logits and theta to the regulariser, so the best strengths
+   solve a convex problem; its slope at zero is ``1 - |A' u| < 0``.
+
+One round frees as many coordinates and adds as many atoms as there are. A move is made only if it lowers the
+objective; it knows nothing of closed forms.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from ufm.certificate import class_means, objective_value
+from ufm.dual import dual_scales
+from ufm.objective import Variables, scaling
+from ufm.problem import Level, Problem, row_labels, row_multiplicities
+
+#: Columns count as parallel above this cosine, atoms as violating above 1 plus this margin.
+PARALLEL = 0.999
+MARGIN = 1e-9
+#: A coordinate is dead when it carries less than this share of the regulariser.
+DEAD = 1e-14
+POWER_STEPS = 40
+STRENGTH_STEPS = 40
+
+
+@dataclasses.dataclass(frozen=True)
+class Move:
+    """A better point and what was done to get there."""
+
+    variables: Variables
+    atoms: int
+    merged: int
+    decrease: float
+
+    @property
+    def sentence(self) -> str:
+        """The move in words, for the history."""
+        return f"merged {self.merged} coordinates, added {self.atoms} atoms, objective down {self.decrease:.2e}"
+
+
+def escape(problem: Problem, level: Level, variables: Variables) -> Move | None:
+    """Return a move that lowers the objective, or None if there is none to be found.
+
+    Args:
+        problem: the problem.
+        level: level of the feature rows.
+        variables: the point ``(W, H, b)``.
+    """
+    labels = row_labels(problem, level)
+    scales = scaling(problem, level, "balanced")
+    logits = variables.features @ variables.weight.T
+    logits = logits if variables.bias is None else logits + variables.bias
+    slopes = class_means(problem.loss.gradient(logits, labels), labels, problem.num_classes)
+    atoms = _atoms(dual_scales(problem)[:, None] * slopes, problem.features == "nonnegative")
+    if not len(atoms.u):
+        return None
+    weight, features = variables.weight * scales.weight, variables.features * scales.rows[:, None]
+    free, weight, features, merged = _free_coordinates(weight, features, len(atoms.u))
+    atoms = Atoms(atoms.u[: len(free)], atoms.w[: len(free)])
+    if not len(free):
+        return None
+    before = objective_value(problem, variables.weight, variables.features, labels, variables.bias)
+    strengths = _strengths(problem, class_means(logits, labels, problem.num_classes), atoms)
+    share = np.sqrt(row_multiplicities(problem, level) / problem.counts[labels])
+    for _ in range(STRENGTH_STEPS):
+        sizes = np.sqrt(strengths)
+        weight[:, free] = (sizes[:, None] * atoms.w).T
+        features[:, free] = (sizes[:, None] * atoms.u).T[labels] * share[:, None]
+        moved = Variables(weight / scales.weight, features / scales.rows[:, None], variables.bias)
+        decrease = before - objective_value(problem, moved.weight, moved.features, labels, moved.bias)
+        if decrease > 0:
+            return Move(moved, len(free), merged, decrease)
+        strengths = strengths / 4
+    return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Atoms:
+    """Unit directions in class space and the classifier columns that go with them, strongest first."""
+
+    u: Float[np.ndarray, "atoms K"]
+    w: Float[np.ndarray, "atoms K"]
+
+
+def _atoms(dual: Float[np.ndarray, "K K"], nonnegative: bool) -> Atoms:
+    """Return all directions found with ``|A' u| > 1``."""
+    if nonnegative:
+        directions = _cone_directions(dual)
+    else:
+        directions = np.linalg.svd(dual)[0].T
+    images = directions @ dual
+    sizes = np.linalg.norm(images, axis=1)
+    order = np.argsort(-sizes)
+    order = order[sizes[order] > 1 + MARGIN]
+    return Atoms(directions[order], -images[order] / sizes[order][:, None])
+
+
+def _cone_directions(dual: Float[np.ndarray, "K K"]) -> Float[np.ndarray, "atoms K"]:
+    """Maximise ``|A' u|`` over non-negative unit vectors by projected power iteration from every violating class."""
+    gram = dual @ dual.T
+    starts = np.flatnonzero(np.diagonal(gram) > 1)
+    if not len(starts):  # a mixture may still violate: start from the Perron direction of the positive part
+        u = np.ones((1, len(dual)))
+    else:
+        u = np.eye(len(dual))[starts]
+    off_diagonal = gram - np.diag(np.diagonal(gram))
+    if len(starts) and not np.any(off_diagonal > 0):
+        return u
+    for _ in range(POWER_STEPS):
+        u = np.maximum(u @ gram, 0)
+        u /= np.maximum(np.linalg.norm(u, axis=1, keepdims=True), np.finfo(float).tiny)
+    kept: list[int] = []
+    for candidate in range(len(u)):
+        if not kept or np.max(u[kept] @ u[candidate]) < PARALLEL:
+            kept.append(candidate)
+    return u[kept]
+
+
+def _free_coordinates(
+    weight: Float[np.ndarray, "K d"], features: Float[np.ndarray, "rows d"], wanted: int
+) -> tuple[Int[np.ndarray, " free"], np.ndarray, np.ndarray, int]:
+    """Return up to ``wanted`` coordinates that are free, after merging, with copies of the balanced point."""
+    weight, features = weight.copy(), features.copy()
+    weight_norms, feature_norms = np.linalg.norm(weight, axis=0), np.linalg.norm(features, axis=0)
+    carried = weight_norms * feature_norms
+    dead = carried <= DEAD * max(carried.sum(), np.finfo(float).tiny)
+    weight[:, dead] = 0.0
+    features[:, dead] = 0.0
+    free = list(np.flatnonzero(dead)[:wanted])
+    if len(free) == wanted:
+        return np.array(free), weight, features, 0
+    alive = np.flatnonzero(~dead)
+    alive = alive[np.argsort(-carried[alive])]
+    merged = _merge(weight, features, alive, wanted - len(free))
+    return np.array(free + merged, dtype=np.int64), weight, features, len(merged)
+
+
+def _merge(weight: np.ndarray, features: np.ndarray, alive: np.ndarray, wanted: int) -> list[int]:
+    """Rotate parallel coordinates together, in place, until ``wanted`` are free; return the freed ones."""
+    unit_w = weight[:, alive] / np.linalg.norm(weight[:, alive], axis=0)
+    unit_h = features[:, alive] / np.linalg.norm(features[:, alive], axis=0)
+    parallel: Bool[np.ndarray, "d d"] = (unit_w.T @ unit_w > PARALLEL) & (unit_h.T @ unit_h > PARALLEL)
+    freed: list[int] = []
+    taken = np.zeros(len(alive), dtype=bool)
+    for leader in range(len(alive)):
+        if taken[leader] or len(freed) >= wanted:
+            continue
+        group = np.flatnonzero(parallel[leader] & ~taken)
+        group = group[group > leader][: wanted - len(freed)]
+        if not len(group):
+            continue
+        taken[group] = True
+        columns = alive[np.concatenate([[leader], group])]
+        for block in (weight, features):
+            size = np.sqrt(np.sum(block[:, columns] ** 2))
+            direction = np.sum(block[:, columns], axis=1)
+            block[:, columns] = 0.0
+            block[:, alive[leader]] = direction * (size / np.linalg.norm(direction))
+        freed.extend(alive[group].tolist())
+    return freed
+
+
+def _strengths(
+    problem: Problem, mean_logits: Float[np.ndarray, "K K"], atoms: Atoms
+) -> Float[np.ndarray, " atoms"]:
+    """Return near-optimal strengths: the slope of the objective in each, on class-mean logits, brought to zero.
+
+    The class-mean logits move by ``sum_a theta_a u_a w_a / (sqrt(n) sqrt(lambda_W lambda_H))``.
+    """
+    classes = np.arange(problem.num_classes)
+    reach = 1 / (np.sqrt(problem.counts) * problem.nuclear_weight)
+
+    def slope(theta: np.ndarray) -> np.ndarray:
+        moved = mean_logits + reach[:, None] * ((theta[:, None] * atoms.u).T @ atoms.w)
+        gradient = problem.loss.gradient(moved, classes) * (problem.priors * reach)[:, None]
+        return 1 + np.einsum("ak,kj,aj->a", atoms.u, gradient, atoms.w, optimize=True)
+
+    # Bracket, then bisect every strength at once: exact when atoms touch disjoint classes, as they mostly do.
+    low = np.zeros(len(atoms.u))
+    high = np.full(len(atoms.u), problem.nuclear_weight * np.sqrt(problem.counts).min())
+    for _ in range(STRENGTH_STEPS):
+        open_ended = slope(high) < 0
+        if not np.any(open_ended):
+            break
+        high = np.where(open_ended, 2 * high, high)
+    for _ in range(STRENGTH_STEPS):
+        middle = (low + high) / 2
+        below = slope(middle) < 0
+        low, high = np.where(below, middle, low), np.where(below, high, middle)
+    return (low + high) / 2

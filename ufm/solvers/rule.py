@@ -1,0 +1,26 @@
+"""What the loop asks of a step rule: four pure functions. Rules propose; the certificate decides."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from jaxtyping import Array, Float
+
+from ufm.objective import Coordinates, Objective, Point
+
+
+class StepRule(Protocol):
+    """A first-order method. Instances are frozen and hashable: they are static arguments of the compiled loop."""
+
+    @property
+    def coordinates(self) -> Coordinates:
+        """Coordinates that the rule works in."""
+
+    def init(self, objective: Objective, point: Point, caution: Float[Array, ""]) -> Any:
+        """Return the state for a start at ``point``; ``caution`` >= 1 asks for shorter steps after a failure."""
+
+    def step(self, objective: Objective, state: Any) -> Any:
+        """Return the state after one step."""
+
+    def point(self, state: Any) -> Point:
+        """Return the feasible point that the state stands for."""
