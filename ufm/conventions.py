@@ -1,0 +1,177 @@
+"""Other people's regularisation strengths in this package's convention, and back.
+
+Everywhere else in the package ``weight_decay`` (lambda_W) and ``feature_decay`` (lambda_H) multiply
+
+    mean over samples of the loss  +  lambda_W/2 |W|^2  +  lambda_H/2 sum over all samples of |h_i|^2,
+
+with the features' squared norms *summed* over samples. Both are in units of the loss (nats) per squared
+weight or squared feature. The theorems of Dang et al. (ICML 2023; ICML 2024, equation (3)) use this very
+convention; their training code does not.
+
+Example:
+    >>> decays = from_icml2024_code(1e-4, 1e-5, num_samples=30_000, batch_size=256)
+    >>> [f"{decay:.4g}" for decay in decays]
+    ['0.0002', '1.707e-07']
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from ufm.validation import InputError, one_of, positive_float, positive_integer
+
+#: How a training step adds up the squared norms of the features of its batch.
+Reduction = Literal["sum", "mean"]
+REDUCTIONS: tuple[Reduction, ...] = ("sum", "mean")
+
+
+@dataclasses.dataclass(frozen=True)
+class Decays:
+    """The two strengths of a `ufm.Problem`; unpacks, as in ``Problem(counts, dim, *decays)``.
+
+    Args:
+        weight_decay: ``lambda_W > 0``.
+        feature_decay: ``lambda_H > 0``.
+    """
+
+    weight_decay: float
+    feature_decay: float
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, positive_float(field.name, getattr(self, field.name)))
+
+    def __iter__(self) -> Iterator[float]:
+        return iter((self.weight_decay, self.feature_decay))
+
+
+def from_training(
+    weight_penalty: float | int,
+    feature_penalty: float | int,
+    *,
+    num_samples: int,
+    batch_size: int | None = None,
+    reduction: Reduction = "sum",
+    loss_scale: float | int = 1.0,
+) -> Decays:
+    """Convert what a training step minimises: ``s mean_B loss + a/2 |W|^2 + b/2 reduce_B |h|^2``.
+
+    ``lambda_W = a / s``. A batch holds a random B of the N samples, hence ``lambda_H = b B / (s N)`` if the
+    penalty is summed over the batch and ``b / (s N)`` if it is averaged. The two objectives agree on average
+    over an epoch, exactly if B divides N.
+
+    Args:
+        weight_penalty: a. ``weight_decay`` of ``torch.optim.SGD`` or ``Adam`` is just this, adding ``a W`` to
+            the gradient. ``AdamW`` decouples the decay from the loss: no penalty corresponds to it.
+        feature_penalty: b. Double a penalty that is coded without the factor 1/2.
+        num_samples: N, the size of the training set.
+        batch_size: B; None for full batches, B = N. Features that are free parameters under ``weight_decay``
+            are decayed whole in every step: that is ``"sum"`` with full batches.
+        reduction: ``"sum"`` or ``"mean"`` over the samples of the batch.
+        loss_scale: s, the factor of the mean loss.
+    """
+    feature_scale = _feature_scale(num_samples, batch_size, reduction)
+    scale = positive_float("loss_scale", loss_scale)
+    weight_penalty = positive_float("weight_penalty", weight_penalty)
+    feature_penalty = positive_float("feature_penalty", feature_penalty)
+    return Decays(weight_penalty / scale, feature_penalty * feature_scale / scale)
+
+
+def to_training(
+    decays: Decays,
+    *,
+    num_samples: int,
+    batch_size: int | None = None,
+    reduction: Reduction = "sum",
+    loss_scale: float | int = 1.0,
+) -> tuple[float, float]:
+    """Return the penalties ``(a, b)`` with which training minimises this problem: see `from_training`."""
+    feature_scale = _feature_scale(num_samples, batch_size, reduction)
+    scale = positive_float("loss_scale", loss_scale)
+    return decays.weight_decay * scale, decays.feature_decay * scale / feature_scale
+
+
+def _feature_scale(num_samples: int, batch_size: int | None, reduction: str) -> float:
+    """Return lambda_H / b for unit loss scale: the share of one sample's norm that a step is charged for."""
+    num_samples = positive_integer("num_samples", num_samples)
+    batch_size = num_samples if batch_size is None else positive_integer("batch_size", batch_size)
+    if batch_size > num_samples:
+        raise InputError(f"batch_size must be at most num_samples = {num_samples}, got {batch_size}")
+    one_of("reduction", reduction, REDUCTIONS)
+    return batch_size / num_samples if reduction == "sum" else 1 / num_samples
+
+
+def from_icml2024_code(
+    weight_penalty: float | int, feature_penalty: float | int, num_samples: int, batch_size: int = 256
+) -> Decays:
+    """Convert the settings of the training code of Dang et al. (ICML 2024).
+
+    It minimises ``CE/2 + a/2 |W|^2 + b/2 sum_batch |h|^2``: ``lambda_W = 2 a``, ``lambda_H = 2 b B / N``.
+    """
+    settings: Any = {"num_samples": num_samples, "batch_size": batch_size, "loss_scale": 0.5}
+    return from_training(weight_penalty, feature_penalty, **settings)
+
+
+def to_icml2024_code(decays: Decays, num_samples: int, batch_size: int = 256) -> tuple[float, float]:
+    """Return the settings ``(a, b)`` of the ICML 2024 code: ``a = lambda_W/2``, ``b = lambda_H N/(2 B)``."""
+    return to_training(decays, num_samples=num_samples, batch_size=batch_size, loss_scale=0.5)
+
+
+def from_nuclear(weight: float | int, ratio: float | int = 1.0) -> Decays:
+    """Split the weight of a nuclear norm: ``lambda_W = l sqrt(ratio)`` and ``lambda_H = l / sqrt(ratio)``.
+
+    The least penalty of free features and a classifier with ``Z = W [sqrt(n_1) h_1, ...]`` is ``l |Z|_*``,
+    ``l = sqrt(lambda_W lambda_H)``. Logits, margins and collapse depend on l alone, for non-negative features
+    too; the ratio ``lambda_W / lambda_H`` only sets the scale of H against W.
+
+    Source: Srebro, Rennie, Jaakkola, NIPS 2004; Hong and Ling, 2023 (arXiv:2309.09725).
+    """
+    weight, root = positive_float("weight", weight), math.sqrt(positive_float("ratio", ratio))
+    return Decays(weight * root, weight / root)
+
+
+def to_nuclear(decays: Decays) -> tuple[float, float]:
+    """Return the nuclear-norm weight ``sqrt(lambda_W lambda_H)`` and the ratio ``lambda_W / lambda_H``."""
+    weight = math.sqrt(decays.weight_decay) * math.sqrt(decays.feature_decay)
+    return weight, decays.weight_decay / decays.feature_decay
+
+
+@dataclasses.dataclass(frozen=True)
+class TraceCaps:
+    """The caps of the Layer-Peeled Model that a point meets with equality.
+
+    Attributes:
+        weight: ``E_W = (1/K) sum_k |w_k|^2``.
+        features: ``E_H = (1/K) sum_k |h_k|^2`` over class means.
+    """
+
+    weight: float
+    features: float
+
+
+def trace_caps(
+    weight: Float[np.ndarray, "K d"], features: Float[np.ndarray, "rows d"], labels: Int[np.ndarray, " rows"]
+) -> TraceCaps:
+    """Return the caps of the Layer-Peeled Model that this classifier and these features attain.
+
+    With equal counts a global optimum of `ufm.Problem` is also one of the Layer-Peeled Model with these caps,
+    since a penalty may be replaced by a constraint at the level that it attains. With unequal counts the two
+    models differ: that one charges every *class* alike, this package every sample, and the caps then only
+    compare scales. Fang et al. average squared norms within a class: the same, once NC1 holds.
+
+    Source: Fang, He, Long, Su, PNAS 2021.
+    """
+    num_classes = len(weight)
+    sizes = np.bincount(labels, minlength=num_classes) if np.min(labels, initial=0) >= 0 else np.zeros(1)
+    if len(sizes) != num_classes or np.any(sizes == 0):
+        raise InputError(f"labels must name every class from 0 to {num_classes - 1}, got {np.unique(labels)}")
+    means = np.zeros((num_classes, features.shape[1]))
+    np.add.at(means, labels, features)
+    means /= sizes[:, None]
+    return TraceCaps(float(np.sum(weight**2)) / num_classes, float(np.sum(means**2)) / num_classes)
