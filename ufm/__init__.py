@@ -7,19 +7,27 @@ import importlib
 from typing import Any
 
 _HOME = {
-    "Problem": "problem",
-    "InputError": "validation",
-    "CrossEntropy": "losses",
-    "LabelSmoothing": "losses",
-    "WeightedCrossEntropy": "losses",
-    "LogitAdjustment": "losses",
-    "VectorScaling": "losses",
-    "MSE": "losses",
-    "Focal": "losses",
-    "Loss": "losses",
-    "Prediction": "theory.prediction",
+    "Accelerated": "solvers.accelerated",
+    "Certificate": "certificate",
     "ClosedFormError": "theory.prediction",
+    "CrossEntropy": "losses",
+    "Focal": "losses",
+    "InputError": "validation",
+    "LabelSmoothing": "losses",
+    "LogitAdjustment": "losses",
+    "Loss": "losses",
+    "MSE": "losses",
+    "Prediction": "theory.prediction",
+    "Problem": "problem",
+    "ProjectedGradient": "solvers.projected_gradient",
+    "Solution": "solution",
+    "Status": "solvers.status",
+    "VectorScaling": "losses",
+    "WeightedCrossEntropy": "losses",
+    "advise": "advice",
+    "certify": "certificate",
     "predict": "theory",
+    "solve": "solvers",
 }
 
 __all__ = sorted(_HOME)

@@ -186,12 +186,9 @@ def _register(loss: type[Loss]) -> None:
 
 def to_point(variables: Variables, scales: Scaling, dtype: str) -> Point:
     """Return ``(W, H, b)`` in the coordinates of ``scales``, on the default device."""
-    bias = None if variables.bias is None else jnp.asarray(variables.bias * scales.bias, dtype)
-    return Point(
-        jnp.asarray(variables.weight * scales.weight, dtype),
-        jnp.asarray(variables.features * scales.rows[:, None], dtype),
-        bias,
-    )
+    parts = (variables.weight * scales.weight, variables.features * scales.rows[:, None])
+    bias = None if variables.bias is None else jax.device_put((variables.bias * scales.bias).astype(dtype))
+    return Point(*(jax.device_put(part.astype(dtype)) for part in parts), bias)
 
 
 def to_variables(point: Point, scales: Scaling) -> Variables:

@@ -3,8 +3,9 @@
 With non-negative features and few dimensions gradient methods get stuck at points where a class has no coordinate
 of its own and stays at zero. The certificate sees it: ``polar(A) > 1``. A move
 
-1. *frees* coordinates: dead ones, and those whose columns of H and of W are parallel to another's, which are
-   rotated into one (norms add in quadrature, the objective stays);
+1. *frees* coordinates: dead ones; those whose columns of H are parallel to another's, which are merged into one
+   (the logits stay, and the regulariser can only fall: a merged atom has strength ``|sum_j |g_j| v_j|``, at most
+   the sum of theirs); and, where those are too few, the weakest ones, given up;
 2. *adds atoms*: unit directions ``u`` in class space with ``|A' u| > 1`` (projected power iteration from every
    violating class for non-negative features, singular vectors for free ones), with ``w = -A' u / |A' u|``. An atom
    of strength theta adds ``theta w u'`` to the balanced logits and theta to the regulariser, so the best strengths
@@ -33,6 +34,8 @@ MARGIN = 1e-9
 DEAD = 1e-14
 POWER_STEPS = 40
 STRENGTH_STEPS = 40
+#: Times the added atoms are halved before a move is given up.
+SHRINKS = 6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,22 +70,24 @@ def escape(problem: Problem, level: Level, variables: Variables) -> Move | None:
     if not len(atoms.u):
         return None
     weight, features = variables.weight * scales.weight, variables.features * scales.rows[:, None]
-    free, weight, features, merged = _free_coordinates(weight, features, len(atoms.u))
-    atoms = Atoms(atoms.u[: len(free)], atoms.w[: len(free)])
-    if not len(free):
-        return None
-    before = objective_value(problem, variables.weight, variables.features, labels, variables.bias)
-    strengths = _strengths(problem, class_means(logits, labels, problem.num_classes), atoms)
+    balanced = (variables.weight * scales.weight, variables.features * scales.rows[:, None])
     share = np.sqrt(row_multiplicities(problem, level) / problem.counts[labels])
-    for _ in range(STRENGTH_STEPS):
-        sizes = np.sqrt(strengths)
-        weight[:, free] = (sizes[:, None] * atoms.w).T
-        features[:, free] = (sizes[:, None] * atoms.u).T[labels] * share[:, None]
-        moved = Variables(weight / scales.weight, features / scales.rows[:, None], variables.bias)
-        decrease = before - objective_value(problem, moved.weight, moved.features, labels, moved.bias)
-        if decrease > 0:
-            return Move(moved, len(free), merged, decrease)
-        strengths = strengths / 4
+    mean_logits = class_means(logits, labels, problem.num_classes)
+    before = objective_value(problem, variables.weight, variables.features, labels, variables.bias)
+    count = min(len(atoms.u), problem.dim)
+    while count:
+        weight, features, free, merged = _free_coordinates(*balanced, count)
+        chosen = Atoms(atoms.u[: len(free)], atoms.w[: len(free)])
+        sizes = np.sqrt(_strengths(problem, mean_logits, chosen))
+        for _ in range(SHRINKS):
+            weight[:, free] = (sizes[:, None] * chosen.w).T
+            features[:, free] = (sizes[:, None] * chosen.u).T[labels] * share[:, None]
+            moved = Variables(weight / scales.weight, features / scales.rows[:, None], variables.bias)
+            decrease = before - objective_value(problem, moved.weight, moved.features, labels, moved.bias)
+            if decrease > 0:
+                return Move(moved, len(free), merged, decrease)
+            sizes = sizes / 2
+        count //= 2
     return None
 
 
@@ -130,45 +135,45 @@ def _cone_directions(dual: Float[np.ndarray, "K K"]) -> Float[np.ndarray, "atoms
 
 def _free_coordinates(
     weight: Float[np.ndarray, "K d"], features: Float[np.ndarray, "rows d"], wanted: int
-) -> tuple[Int[np.ndarray, " free"], np.ndarray, np.ndarray, int]:
-    """Return up to ``wanted`` coordinates that are free, after merging, with copies of the balanced point."""
+) -> tuple[Float[np.ndarray, "K d"], Float[np.ndarray, "rows d"], Int[np.ndarray, " free"], int]:
+    """Return the balanced point with ``wanted`` coordinates zero, which ones, and how many came from merging."""
     weight, features = weight.copy(), features.copy()
-    weight_norms, feature_norms = np.linalg.norm(weight, axis=0), np.linalg.norm(features, axis=0)
-    carried = weight_norms * feature_norms
-    dead = carried <= DEAD * max(carried.sum(), np.finfo(float).tiny)
-    weight[:, dead] = 0.0
-    features[:, dead] = 0.0
-    free = list(np.flatnonzero(dead)[:wanted])
-    if len(free) == wanted:
-        return np.array(free), weight, features, 0
-    alive = np.flatnonzero(~dead)
-    alive = alive[np.argsort(-carried[alive])]
-    merged = _merge(weight, features, alive, wanted - len(free))
-    return np.array(free + merged, dtype=np.int64), weight, features, len(merged)
+    carried = np.linalg.norm(weight, axis=0) * np.linalg.norm(features, axis=0)
+    order = np.argsort(carried)
+    dead = carried[order] <= DEAD * carried.sum()
+    free = order[dead][:wanted].tolist()
+    merged = _merge(weight, features, order[~dead][::-1], wanted - len(free)) if len(free) < wanted else []
+    free += merged
+    if len(free) < wanted:
+        taken = np.isin(order, free)
+        free += order[~taken][: wanted - len(free)].tolist()
+    weight[:, free] = 0.0
+    features[:, free] = 0.0
+    return weight, features, np.array(free, dtype=np.int64), len(merged)
 
 
 def _merge(weight: np.ndarray, features: np.ndarray, alive: np.ndarray, wanted: int) -> list[int]:
-    """Rotate parallel coordinates together, in place, until ``wanted`` are free; return the freed ones."""
-    unit_w = weight[:, alive] / np.linalg.norm(weight[:, alive], axis=0)
-    unit_h = features[:, alive] / np.linalg.norm(features[:, alive], axis=0)
-    parallel: Bool[np.ndarray, "d d"] = (unit_w.T @ unit_w > PARALLEL) & (unit_h.T @ unit_h > PARALLEL)
+    """Merge coordinates with parallel features, in place, until ``wanted`` are free; return the freed ones."""
+    sizes = np.linalg.norm(features[:, alive], axis=0)
+    directions = features[:, alive] / sizes
+    parallel: Bool[np.ndarray, "d d"] = directions.T @ directions > PARALLEL
     freed: list[int] = []
-    taken = np.zeros(len(alive), dtype=bool)
-    for leader in range(len(alive)):
-        if taken[leader] or len(freed) >= wanted:
-            continue
-        group = np.flatnonzero(parallel[leader] & ~taken)
+    for leader, column in enumerate(alive):
+        group = np.flatnonzero(parallel[leader])
         group = group[group > leader][: wanted - len(freed)]
-        if not len(group):
+        if not len(group) or column in freed:
             continue
-        taken[group] = True
-        columns = alive[np.concatenate([[leader], group])]
-        for block in (weight, features):
-            size = np.sqrt(np.sum(block[:, columns] ** 2))
-            direction = np.sum(block[:, columns], axis=1)
-            block[:, columns] = 0.0
-            block[:, alive[leader]] = direction * (size / np.linalg.norm(direction))
+        members = np.concatenate([[leader], group])
+        parallel[:, members] = False
+        atom = weight[:, alive[members]] @ sizes[members]
+        shared = features[:, alive[members]].sum(axis=1)
+        strength = np.linalg.norm(atom)
+        root = np.sqrt(strength)
+        weight[:, column] = atom / root if strength > 0 else 0.0
+        features[:, column] = shared * (root / np.linalg.norm(shared))
         freed.extend(alive[group].tolist())
+        if len(freed) >= wanted:
+            break
     return freed
 
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ufm.certificate import Certificate, certify
-from ufm.objective import Objective, Scaling, Variables, build_objective, scaling, to_point, to_variables
+from ufm.objective import Objective, Point, Scaling, Variables, build_objective, scaling, to_point, to_variables
 from ufm.problem import Level, Problem, row_labels
 from ufm.solvers.escape import escape
 from ufm.solvers.rule import StepRule
@@ -41,6 +41,12 @@ RETREATS = 12
 def advance(rule: StepRule, objective: Objective, state: Any, steps: jax.Array) -> Any:
     """Take ``steps`` steps of ``rule``; compiled once per rule and shapes, whatever the number of steps."""
     return jax.lax.fori_loop(0, steps, lambda _, inner: rule.step(objective, inner), state)
+
+
+@functools.partial(jax.jit, static_argnames="rule")
+def begin(rule: StepRule, objective: Objective, point: Point, caution: jax.Array) -> Any:
+    """Return the state of ``rule`` at ``point``, compiled."""
+    return rule.init(objective, point, caution)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +106,7 @@ class Run:
     def restart(self, variables: Variables) -> None:
         """Begin again at a point, momentum forgotten."""
         point = to_point(variables, self.scales, self.dtype)
-        self.state = self.rule.init(self.objective, point, jnp.asarray(self.caution, self.dtype))
+        self.state = begin(self.rule, self.objective, point, jnp.asarray(self.caution, self.dtype))
         self.variables = to_variables(self.rule.point(self.state), self.scales)
 
     def look(self) -> None:
@@ -126,9 +132,7 @@ class Run:
         """Take a chunk of steps; on overflow go back to its start with more caution. False if that is exhausted."""
         state = advance(self.rule, self.objective, self.state, jnp.asarray(steps, jnp.int32))
         variables = to_variables(self.rule.point(state), self.scales)
-        value = np.asarray(self.objective.value(self.rule.point(state)))
-        worse = not value <= 10 * max(self.certificate.objective, self.history[0]["objective"])
-        if worse or not np.all(np.isfinite(variables.weight)) or not np.all(np.isfinite(variables.features)):
+        if not all(np.all(np.isfinite(part)) for part in variables if part is not None):
             self.retreats += 1
             self.caution *= 4
             self.event = f"overflow: steps now {self.caution:g} times shorter"
@@ -159,7 +163,7 @@ class Run:
 
 def drive(run: Run, limits: Limits, escapes: bool, record_every: int | None) -> Outcome:
     """Run chunks until the certificate is satisfied or nothing helps any more."""
-    best, idle, refused_at = math.inf, 0, math.inf
+    best, idle, refused = math.inf, 0, (math.inf, 0)
     while True:
         certificate = run.certificate
         if certificate.certifies(limits.tol) and certificate.residual <= limits.residual:
@@ -167,11 +171,11 @@ def drive(run: Run, limits: Limits, escapes: bool, record_every: int | None) -> 
         if certificate.residual <= limits.residual and not run.problem.loss.convex:
             return run.outcome(Status.NO_CERTIFICATE, limits.tol)
         stuck = certificate.relative_gap > max(limits.tol, STUCK_RATIO * certificate.residual**2)
-        if escapes and stuck and certificate.residual <= refused_at / 10:
+        if escapes and stuck and (certificate.residual <= refused[0] / 10 or run.steps >= 2 * refused[1]):
             if run.try_escape():
-                best, idle, refused_at = math.inf, 0, math.inf
+                best, idle, refused = math.inf, 0, (math.inf, 0)
                 continue
-            refused_at = certificate.residual
+            refused = (certificate.residual, run.steps)
         merit = certificate.residual if stuck else min(certificate.residual, abs(certificate.relative_gap))
         best, idle = (merit, 0) if merit < 0.9 * best else (best, idle + 1)
         if idle >= PATIENCE or certificate.residual <= limits.stationary:
