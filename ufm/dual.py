@@ -13,15 +13,9 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float
 
+from ufm.face import onto_cone_face, onto_spectral_face
 from ufm.polar import ROUNDING, polar_bound
 from ufm.problem import Problem
-
-#: Alternations between scaling onto the boundary and restoring ``sum_k n_k Q_k = 0`` (unregularised bias).
-SWEEPS = 30
-#: Singular values this close to 1 are tried as lying on the boundary exactly.
-NEAR_ONE = (0.0, 1e-10, 1e-7, 1e-4, 1e-2)
-#: Above this number of classes the singular value decomposition of a candidate is not worth its time.
-DECOMPOSITION_LIMIT = 2000
 
 
 def dual_scales(problem: Problem) -> Float[np.ndarray, " K"]:
@@ -30,7 +24,10 @@ def dual_scales(problem: Problem) -> Float[np.ndarray, " K"]:
 
 
 def dual_value(problem: Problem, dual: Float[np.ndarray, "K K"]) -> float:
-    """Return ``D(Q) = -sum_k (n_k/N) loss_k*(Q_k)``, less the conjugate of a regularised bias."""
+    """Return ``D(Q) = -sum_k (n_k/N) loss_k*(Q_k)``, less the conjugate of a regularised bias.
+
+    A lower bound on the optimal value if ``polar(A) <= 1`` and, with an unregularised bias, ``sum_k n_k Q_k = 0``.
+    """
     conjugate = problem.loss.conjugate(dual, np.arange(problem.num_classes))
     value = -float(problem.priors @ conjugate)
     if problem.bias:
@@ -38,52 +35,53 @@ def dual_value(problem: Problem, dual: Float[np.ndarray, "K K"]) -> float:
     return value
 
 
-def best_lower_bound(problem: Problem, raw: Float[np.ndarray, "K K"]) -> tuple[float, float]:
+def best_lower_bound(
+    problem: Problem, raw: Float[np.ndarray, "K K"], gram: Float[np.ndarray, "K K"]
+) -> tuple[float, float]:
     """Return the best lower bound on the optimal value found from ``raw``, and a bound on its polar.
 
     Args:
         problem: a problem with a convex loss.
         raw: class means of the gradient of the loss in the logits, at any point.
+        gram: ``lambda_H sqrt(n_k n_l) <h_k, h_l>`` of the class means of that point. It only suggests which
+            constraints are active; the bound is valid whatever it is.
     """
-    scales = dual_scales(problem)[:, None]
-    polar = polar_bound(scales * raw, problem.features)
+    polar = polar_bound(dual_scales(problem)[:, None] * raw, problem.features)
     if not math.isfinite(polar):
         return -math.inf, math.nan
-    bounds = [_feasible_value(problem, candidate) for candidate in _candidates(problem, raw)]
+    bounds = [feasible_value(problem, candidate) for candidate in _candidates(problem, raw, gram)]
     return max(bound for bound in (-math.inf, *bounds) if not math.isnan(bound)), polar
 
 
-def _feasible_value(problem: Problem, dual: np.ndarray) -> float:
+def feasible_value(problem: Problem, dual: Float[np.ndarray, "K K"]) -> float:
     """Scale a candidate into the feasible set and return its value; minus infinity where that fails."""
-    labels = np.arange(problem.num_classes)
-    dual = problem.loss.into_domain(dual, labels)
-    if problem.bias == 0:
-        dual = problem.loss.centre(dual, labels, problem.priors)
-        mass = problem.priors @ np.abs(dual)
-        if not np.all(np.abs(problem.priors @ dual) <= ROUNDING * problem.num_classes * mass):
-            return -math.inf
+    dual = _feasible_for_bias(problem, dual)
+    mass = problem.priors @ np.abs(dual)
+    if problem.bias == 0 and not np.all(np.abs(problem.priors @ dual) <= ROUNDING * problem.num_classes * mass):
+        return -math.inf
     polar = polar_bound(dual_scales(problem)[:, None] * dual, problem.features)
     return dual_value(problem, dual / max(1.0, polar))
 
 
-def _candidates(problem: Problem, raw: np.ndarray) -> Iterator[np.ndarray]:
+def _feasible_for_bias(problem: Problem, dual: np.ndarray) -> np.ndarray:
+    """Move into the domain of the conjugate and, for an unregularised bias, to ``sum_k n_k Q_k = 0``."""
+    labels = np.arange(problem.num_classes)
+    dual = problem.loss.into_domain(dual, labels)
+    return problem.loss.centre(dual, labels, problem.priors) if problem.bias == 0 else dual
+
+
+def _candidates(problem: Problem, raw: np.ndarray, gram: np.ndarray) -> Iterator[np.ndarray]:
     """Yield dual points: the raw one, and others moved onto the boundary of the feasible set piece by piece."""
     yield raw
     scales = dual_scales(problem)[:, None]
-    moves = [_rows_onto_boundary] if problem.features == "nonnegative" else []
-    matrix = scales * raw
-    crossed = matrix @ matrix.T
-    np.fill_diagonal(crossed, 0.0)
-    if problem.num_classes <= DECOMPOSITION_LIMIT and (problem.features == "free" or np.any(crossed > 0)):
-        moves += [_SingularValues(cutoff) for cutoff in NEAR_ONE]
-    for move in moves:
-        dual = move(problem, raw)
-        for _ in range(SWEEPS if problem.bias == 0 else 0):
-            moved = problem.loss.centre(dual, np.arange(problem.num_classes), problem.priors)
-            previous, dual = dual, move(problem, moved)
-            if np.allclose(dual, previous, rtol=1e-15, atol=0):
-                break
-        yield dual
+    dual = _feasible_for_bias(problem, raw)
+    if not np.all(np.isfinite(dual)):
+        return
+    if problem.features == "free":
+        yield onto_spectral_face(problem, scales * dual, gram) / scales
+        return
+    yield _rows_onto_boundary(problem, dual)
+    yield onto_cone_face(problem, scales * dual, gram) / scales
 
 
 def _rows_onto_boundary(problem: Problem, dual: np.ndarray) -> np.ndarray:
@@ -95,15 +93,3 @@ def _rows_onto_boundary(problem: Problem, dual: np.ndarray) -> np.ndarray:
     stretched = problem.loss.into_domain(factors[:, None] * dual, labels)
     gain = problem.loss.conjugate(shrunk, labels) - problem.loss.conjugate(stretched, labels)
     return np.where((gain > 0)[:, None], stretched, shrunk)
-
-
-class _SingularValues:
-    """Clip the singular values of A at 1 and lift those within ``cutoff`` below it: the spectral ball's boundary."""
-
-    def __init__(self, cutoff: float) -> None:
-        self.cutoff = cutoff
-
-    def __call__(self, problem: Problem, dual: np.ndarray) -> np.ndarray:
-        scales = dual_scales(problem)[:, None]
-        left, values, right = np.linalg.svd(scales * dual)
-        return (left * np.where(values >= 1 - self.cutoff, 1.0, values)) @ right / scales

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ufm import softmax as sm
+from ufm.tilt import tilted_residual
 from ufm.validation import InputError, finite_vector, nonnegative_float
 
 
@@ -48,6 +49,15 @@ class Loss(ABC):
     ) -> Float[np.ndarray, "rows K"]:
         """Return rows in the domain of the conjugate; those inside already change by rounding at most."""
         return dual
+
+    @abstractmethod
+    def centre(
+        self,
+        dual: Float[np.ndarray, "rows K"],
+        labels: Int[np.ndarray, " rows"],
+        priors: Float[np.ndarray, " rows"],
+    ) -> Float[np.ndarray, "rows K"]:
+        """Return rows near ``dual``, inside the domain, with ``sum_i priors_i Q_i = 0``: feasible for a free bias."""
 
     def check_classes(self, num_classes: int) -> None:
         """Raise `InputError` if a per-class parameter does not have ``num_classes`` entries."""
@@ -128,7 +138,8 @@ class SoftmaxLoss(Loss):
 
     def curvature(self, labels: Int[Any, " rows"], num_classes: int) -> Float[Any, " rows"]:
         """Return ``c_y max_k a_k^2 / 2``."""
-        return self._row_weights(labels) * (float(np.max(self.scales)) ** 2 * sm.HESSIAN_BOUNDS[1])
+        xp = labels.__array_namespace__()
+        return self._row_weights(labels) * (xp.max(xp.asarray(self.scales)) ** 2 * sm.HESSIAN_BOUNDS[1])
 
     def _off_target(self, dual: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Entries of ``r = Q / (c a) + t`` off the target, zero on it: all that the conjugate depends on."""
@@ -155,6 +166,18 @@ class SoftmaxLoss(Loss):
         others = np.where(mask, 0.0, rest - self.label_smoothing / dual.shape[-1])
         residual = np.where(mask, -np.sum(others, axis=-1, keepdims=True), others)
         return self._row_weights(labels)[:, None] * self.scales * residual
+
+    def centre(
+        self,
+        dual: Float[np.ndarray, "rows K"],
+        labels: Int[np.ndarray, " rows"],
+        priors: Float[np.ndarray, " rows"],
+    ) -> Float[np.ndarray, "rows K"]:
+        """Tilt the distributions ``r`` by one common bias until the mean is zero (see `ufm.tilt`)."""
+        row_weights = self._row_weights(labels)
+        rest = self._off_target(self.into_domain(dual, labels), labels)
+        residual = tilted_residual(rest, labels, priors * row_weights, self.label_smoothing)
+        return row_weights[:, None] * self.scales * residual
 
 
 def _like(logits: Any, values: Any) -> Any:
@@ -287,6 +310,15 @@ class MSE(Loss):
         """Return ``|Q|^2 / 2 + Q_y``; every Q is in the domain."""
         return np.sum(dual**2, axis=-1) / 2 + dual[np.arange(len(labels)), labels]
 
+    def centre(
+        self,
+        dual: Float[np.ndarray, "rows K"],
+        labels: Int[np.ndarray, " rows"],
+        priors: Float[np.ndarray, " rows"],
+    ) -> Float[np.ndarray, "rows K"]:
+        """Subtract the mean."""
+        return dual - priors @ dual / np.sum(priors)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Focal(Loss):
@@ -337,3 +369,12 @@ class Focal(Loss):
     ) -> Float[np.ndarray, " rows"]:
         """Return ``+inf``: the conjugate of a non-convex loss gives no useful bound, so none is claimed."""
         return np.full(len(labels), np.inf)
+
+    def centre(
+        self,
+        dual: Float[np.ndarray, "rows K"],
+        labels: Int[np.ndarray, " rows"],
+        priors: Float[np.ndarray, " rows"],
+    ) -> Float[np.ndarray, "rows K"]:
+        """Return the rows as they are: there is no dual problem to be feasible for."""
+        return dual

@@ -137,3 +137,14 @@ def row_multiplicities(problem: Problem, level: Level) -> Int[np.ndarray, " rows
     """Return ``m_i``, the number of samples that every feature row stands for."""
     one_of("level", level, LEVELS)
     return problem.counts if level == "class" else np.ones(problem.num_samples, dtype=np.int64)
+
+
+def bias_curvature(problem: Problem) -> float:
+    """Return the typical curvature of the objective in the bias near the optimum.
+
+    ``lambda_b + sqrt(lambda_W lambda_H) mean_k sqrt(n_k)``, at most 1: at the optimum of cross-entropy the
+    probabilities off the target are of order ``N sqrt(lambda_W lambda_H) / (K sqrt(n_k))``. It only sets the
+    units in which the solver moves the bias and in which the residual is measured.
+    """
+    spread = problem.nuclear_weight * float(np.sqrt(problem.counts).mean())
+    return (problem.bias or 0.0) + min(spread, 1.0)
