@@ -22,10 +22,14 @@ from ufm.softmax import feature_gradient, weight_gradient
 
 
 class Observed(NamedTuple):
-    """What the last step saw, kept to measure the curvature: small arrays and the logit residual only."""
+    """What the last step saw, kept to measure the curvature.
+
+    The feature slope ``R V`` is kept where rows are few; where they are many (``rows >= 4 K``) the smaller logit
+    residual ``R`` takes its place.
+    """
 
     weight: Float[Array, "K d"]
-    residual: Float[Array, "rows K"]
+    rows: Float[Array, "rows any"]
     weight_slope: Float[Array, "K d"]
     bias_slope: Float[Array, " K"] | None
     distance: Float[Array, ""]
@@ -59,10 +63,11 @@ class Accelerated:
         """Start at rest; the first step is as long as the worst-case curvature bound allows."""
         point = objective.project(point)
         dtype = point.weight.dtype
-        rows = point.features.shape[0]
+        many = _many_rows(point)
+        rows = jnp.zeros((len(point.features), len(point.weight)), dtype) if many else point.features
         none_yet = Observed(
             jnp.zeros_like(point.weight),
-            jnp.zeros((rows, len(point.weight)), dtype),
+            jnp.zeros_like(rows),
             jnp.zeros_like(point.weight),
             None if point.bias is None else jnp.zeros_like(point.bias),
             jnp.zeros((), dtype),
@@ -88,8 +93,9 @@ class Accelerated:
         feature_slope = feature_gradient(scaled, ahead.weight, ahead.features, jnp.zeros(()))
         bias_slope = None if ahead.bias is None else objective.bias_scale * residual.sum(axis=0)
 
-        now = Observed(ahead.weight, scaled, weight_slope, bias_slope, state.observed.distance)
-        curvature = _observed_curvature(state.observed, now)
+        rows = scaled if _many_rows(ahead) else feature_slope
+        now = Observed(ahead.weight, rows, weight_slope, bias_slope, state.observed.distance)
+        curvature = _observed_curvature(state.observed, now, _many_rows(ahead))
         latest = jnp.where(state.count > 1, curvature, state.curvatures[0])
         curvatures = state.curvatures.at[(state.count - 1) % self.window].set(latest)
         step = 1 / (state.caution * jnp.max(curvatures))
@@ -132,16 +138,23 @@ def _proximal_step(objective: Objective, point: Point, slope: Point, step: Float
     )
 
 
-def _observed_curvature(old: Observed, new: Observed) -> Float[Array, ""]:
+def _many_rows(point: Point) -> bool:
+    return len(point.features) >= 4 * len(point.weight)
+
+
+def _observed_curvature(old: Observed, new: Observed, many_rows: bool) -> Float[Array, ""]:
     """Return ``|difference of gradients| / |difference of points|`` of the loss between two evaluations.
 
-    The feature gradients ``R V`` are not stored: with ``dR = R - R_old`` and ``dV = V - V_old`` their difference is
-    ``dR V + R_old dV``, whose norm needs K x K products only and, unlike ``|R V|^2 - ...``, does not cancel.
+    Where feature gradients ``R V`` are not stored, with ``dR = R - R_old`` and ``dV = V - V_old`` their difference
+    is ``dR V + R_old dV``, whose norm needs K x K products only and, unlike ``|R V|^2 - ...``, does not cancel.
     """
-    d_residual, d_weight = new.residual - old.residual, new.weight - old.weight
-    square = jnp.vdot(d_residual.T @ d_residual, new.weight @ new.weight.T)
-    square += 2 * jnp.vdot(d_residual.T @ old.residual, new.weight @ d_weight.T)
-    square += jnp.vdot(old.residual.T @ old.residual, d_weight @ d_weight.T)
+    d_rows, d_weight = new.rows - old.rows, new.weight - old.weight
+    if many_rows:
+        square = jnp.vdot(d_rows.T @ d_rows, new.weight @ new.weight.T)
+        square += 2 * jnp.vdot(d_rows.T @ old.rows, new.weight @ d_weight.T)
+        square += jnp.vdot(old.rows.T @ old.rows, d_weight @ d_weight.T)
+    else:
+        square = jnp.vdot(d_rows, d_rows)
     d_slope = new.weight_slope - old.weight_slope
     square = jnp.maximum(square, 0) + jnp.vdot(d_slope, d_slope)
     if new.bias_slope is not None and old.bias_slope is not None:
