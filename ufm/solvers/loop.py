@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -21,18 +20,13 @@ from ufm.certificate import Certificate, certify
 from ufm.objective import Objective, Point, Scaling, Variables, build_objective, scaling, to_point, to_variables
 from ufm.problem import Level, Problem, row_labels
 from ufm.solvers.escape import escape
+from ufm.solvers.judge import Judge, Limits
 from ufm.solvers.rule import StepRule
 from ufm.solvers.status import Status
 
 Record = dict[str, Any]
 Observer = Callable[[Variables, np.ndarray], dict[str, float]]
 
-#: Steps between two looks at the point: few at first, then a tenth of the steps so far.
-FIRST_CHUNK = 20
-#: A point is suspected to be stuck when the gap is this much larger than the squared residual explains.
-STUCK_RATIO = 1e3
-#: Looks without progress after which the run has stalled.
-PATIENCE = 40
 #: Times a run that overflowed is taken back, each time with a fourfold more cautious step.
 RETREATS = 12
 
@@ -47,24 +41,6 @@ def advance(rule: StepRule, objective: Objective, state: Any, steps: jax.Array) 
 def begin(rule: StepRule, objective: Objective, point: Point, caution: jax.Array) -> Any:
     """Return the state of ``rule`` at ``point``, compiled."""
     return rule.init(objective, point, caution)
-
-
-@dataclasses.dataclass(frozen=True)
-class Limits:
-    """When to stop.
-
-    Attributes:
-        tol: relative duality gap to reach.
-        residual: relative norm of the projected gradient to reach as well, because the geometry is only as exact
-            as the square root of the gap.
-        stationary: residual below which no further progress is possible in this precision.
-        max_steps: step limit.
-    """
-
-    tol: float
-    residual: float
-    stationary: float
-    max_steps: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,37 +128,26 @@ class Run:
         self.look()
         return True
 
-    def outcome(self, status: Status, tol: float) -> Outcome:
-        """Return where the run stands; the certificate has the last word on the status."""
-        if self.certificate.certifies(tol):
-            status = Status.CERTIFIED
-        elif status is not Status.NONFINITE and not self.problem.loss.convex:
-            status = Status.NO_CERTIFICATE
-        return Outcome(self.variables, self.certificate, status, self.steps, tuple(self.history))
-
 
 def drive(run: Run, limits: Limits, escapes: bool, record_every: int | None) -> Outcome:
     """Run chunks until the certificate is satisfied or nothing helps any more."""
-    best, idle, refused = math.inf, 0, (math.inf, 0)
+    judge = Judge(limits, escapes, run.problem.loss.convex)
     while True:
-        certificate = run.certificate
-        if certificate.certifies(limits.tol) and certificate.residual <= limits.residual:
-            return run.outcome(Status.CERTIFIED, limits.tol)
-        if certificate.residual <= limits.residual and not run.problem.loss.convex:
-            return run.outcome(Status.NO_CERTIFICATE, limits.tol)
-        stuck = certificate.relative_gap > max(limits.tol, STUCK_RATIO * certificate.residual**2)
-        if escapes and stuck and (certificate.residual <= refused[0] / 10 or run.steps >= 2 * refused[1]):
+        gap, residual = run.certificate.relative_gap, run.certificate.residual
+        status = judge.finished(run.certificate)
+        if status is None and judge.wants_escape(gap, residual, run.steps):
             if run.try_escape():
-                best, idle, refused = math.inf, 0, (math.inf, 0)
+                judge.escaped()
                 continue
-            refused = (certificate.residual, run.steps)
-        merit = certificate.residual if stuck else min(certificate.residual, abs(certificate.relative_gap))
-        best, idle = (merit, 0) if merit < 0.9 * best else (best, idle + 1)
-        if idle >= PATIENCE or certificate.residual <= limits.stationary:
-            return run.outcome(Status.STALLED, limits.tol)
-        if run.steps >= limits.max_steps:
-            return run.outcome(Status.MAX_STEPS, limits.tol)
-        chunk = record_every or max(FIRST_CHUNK, run.steps // 10)
-        if not run.advance(min(chunk, limits.max_steps - run.steps)):
-            return run.outcome(Status.NONFINITE, limits.tol)
+            judge.refused(residual, run.steps)
+        status = status or judge.gives_up(gap, residual, run.steps)
+        if status is None and not run.advance(_chunk(limits, run.steps, record_every)):
+            status = Status.NONFINITE
+        if status is not None:
+            status = judge.verdict(run.certificate, status)
+            return Outcome(run.variables, run.certificate, status, run.steps, tuple(run.history))
         run.look()
+
+
+def _chunk(limits: Limits, steps: int, record_every: int | None) -> int:
+    return limits.chunk(steps) if record_every is None else min(record_every, limits.max_steps - steps)
