@@ -19,6 +19,7 @@ from ufm.theory import (
     largest_decay_product,
     predict,
 )
+from ufm.validation import class_counts
 
 _WIDTH = 80
 _LISTED = 8
@@ -77,7 +78,7 @@ class Advice:
 
     def lines(self) -> list[str]:
         """Return the advice as lines of at most 80 columns."""
-        paragraphs = [self._collapse(), self._danger(), self._decay(), self._weights(), *self._samples()]
+        paragraphs = [self._collapse(), *self._danger(), self._decay(), self._weights(), *self._samples()]
         return [line for text in paragraphs for line in textwrap.wrap(text, _WIDTH, subsequent_indent="  ")]
 
     def __str__(self) -> str:
@@ -91,10 +92,12 @@ class Advice:
         who = "All" if len(self.collapsed) == K else f"{len(self.collapsed)} of"
         return f"{who} {K} classes collapse ({_classes(self.collapsed)}): {limit} do."
 
-    def _danger(self) -> str:
+    def _danger(self) -> list[str]:
+        if np.all(self.prediction.collapsed):
+            return []
         if len(self.endangered) == 0:
-            return "No other class is within a factor of two of that."
-        return f"Living, but within a factor of two of that: {_classes(self.endangered)}."
+            return ["No living class is within a factor of two of that."]
+        return [f"Living, but within a factor of two of that: {_classes(self.endangered)}."]
 
     def _decay(self) -> str:
         text = f"All classes live if weight_decay * feature_decay is below {self.largest_product:.4g}"
@@ -119,7 +122,7 @@ class Advice:
         for index, extra in self.extra_samples.items():
             needs.setdefault(extra, []).append(index)
         listed = sorted(needs, key=lambda extra: (extra is None, extra or 0))
-        lines = ["More samples for one collapsed class alone, all other classes unchanged:"]
+        lines = ["More samples for one collapsed class alone (as N grows, others may collapse):"]
         for extra in listed[:_LISTED]:
             need = "no number is enough, the limit grows with N" if extra is None else f"{extra} more to live"
             lines.append(f"- {_classes(np.array(needs[extra]))}: {need}")
@@ -147,15 +150,15 @@ def advise(counts: Any, weight_decay: float, feature_decay: float) -> Advice:
     Example:
         >>> print(advise([500] * 5 + [50] * 5, weight_decay=5e-3, feature_decay=2e-3))
         5 of 10 classes collapse (5-9): those of at most 84.03 samples do.
-        No other class is within a factor of two of that.
+        No living class is within a factor of two of that.
         All classes live if weight_decay * feature_decay is below 5.95e-06: divide it by
           more than 1.681.
         Class weights proportional to n_k^(-1/2), here 0.8357 to 2.643, rescue every
           class and give every class the same margin, 2.432.
-        More samples for one collapsed class alone, all other classes unchanged:
+        More samples for one collapsed class alone (as N grows, others may collapse):
         - 5-9: 37 more to live
     """
-    counts = Problem(counts, 1, weight_decay, feature_decay).counts
+    counts = class_counts(counts)
     problem = Problem(counts, len(counts), weight_decay, feature_decay)
     prediction = predict(problem)
     limit = float(collapse_counts(problem)[0])

@@ -165,7 +165,7 @@ def critical_imbalance_ratio(
     feature_decay: float,
     *,
     fixed: Fixed,
-    size: float,
+    size: float | int,
     loss: Loss | None = None,
 ) -> float:
     r"""Return ``R_0``: the minority of a step profile is collapsed for every imbalance ratio ``R >= R_0``.
