@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -145,21 +145,28 @@ class Objective:
 
 def build_objective(problem: Problem, level: Level, coordinates: Coordinates, dtype: str) -> Objective:
     """Return the objective of ``problem`` at ``level`` in ``coordinates``, its arrays in ``dtype``."""
+    arrays = jax.device_put(objective_arrays(problem, level, coordinates, dtype))
+    return Objective(**arrays, nonnegative=problem.features == "nonnegative")
+
+
+def objective_arrays(
+    problem: Problem, level: Level, coordinates: Coordinates, dtype: str
+) -> dict[str, Any]:
+    """Return the fields of the objective of ``problem`` in NumPy, ready to be stacked or moved to a device."""
     _register(type(problem.loss))
     multiplicities = row_multiplicities(problem, level).astype(np.float64)
     scales = scaling(problem, level, coordinates)
     leaves, structure = jax.tree.flatten(problem.loss)
-    return Objective(
-        labels=jnp.asarray(row_labels(problem, level), dtype=jnp.int32),
-        loss=jax.tree.unflatten(structure, [jnp.asarray(leaf, dtype) for leaf in leaves]),
-        loss_weights=jnp.asarray(multiplicities / problem.num_samples, dtype),
-        logit_scales=jnp.asarray(1 / (scales.weight * scales.rows), dtype),
-        weight_decay=jnp.asarray(problem.weight_decay / scales.weight**2, dtype),
-        row_decays=jnp.asarray(problem.feature_decay * multiplicities / scales.rows**2, dtype),
-        bias_scale=jnp.asarray(1 / scales.bias, dtype),
-        bias_decay=jnp.asarray((problem.bias or 0.0) / scales.bias**2, dtype),
-        nonnegative=problem.features == "nonnegative",
-    )
+    return {
+        "labels": row_labels(problem, level).astype(np.int32),
+        "loss": jax.tree.unflatten(structure, [np.asarray(leaf, dtype) for leaf in leaves]),
+        "loss_weights": (multiplicities / problem.num_samples).astype(dtype),
+        "logit_scales": (1 / (scales.weight * scales.rows)).astype(dtype),
+        "weight_decay": np.asarray(problem.weight_decay / scales.weight**2, dtype),
+        "row_decays": (problem.feature_decay * multiplicities / scales.rows**2).astype(dtype),
+        "bias_scale": np.asarray(1 / scales.bias, dtype),
+        "bias_decay": np.asarray((problem.bias or 0.0) / scales.bias**2, dtype),
+    }
 
 
 _REGISTERED: set[type[Loss]] = set()
