@@ -1,0 +1,209 @@
+"""Rows that compare measured with predicted geometry, or describe it where nothing is predicted."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from ufm import metrics
+from ufm.report import Row, Verdict
+from ufm.theory.prediction import Prediction
+from ufm.verification.checks import WIDEST, info_row, listed, scalar_row, worst_row
+from ufm.verification.measured import Measured
+from ufm.verification.resolution import FLOOR
+from ufm.verification.tolerances import Tolerances, dual_matrix
+
+
+def collapse_row(prediction: Prediction, measured: Measured, tolerances: Tolerances) -> Row:
+    """Compare which classes have a margin that cannot be told from zero."""
+    predicted = prediction.collapsed
+    seen = metrics.collapsed(measured.margins, tolerances.zero_margins)
+    differ = (seen != predicted) & tolerances.resolved
+    open_classes = np.flatnonzero(~tolerances.resolved)
+    verdict: Verdict = "fail" if np.any(differ) else "pass" if np.any(tolerances.resolved) else "unresolved"
+    note = f"too close to the threshold to decide: {listed(open_classes)}" if len(open_classes) else ""
+    place = f"{listed(np.flatnonzero(differ))}" if np.any(differ) else ""
+    meaning = (
+        "number of classes that cannot be told from others: margin zero, feature zero, classifier row shared"
+    )
+    counts = (int(predicted.sum()), int(seen.sum()), int(differ.sum()))
+    return Row("collapsed classes", meaning, *counts, 0, verdict, place, note)
+
+
+def residual_rows(prediction: Prediction, measured: Measured, tolerances: Tolerances) -> list[Row]:
+    """Residuals of directions of the ICML 2024 paper: predicted 0, insensitive to scale."""
+    directions = dual_matrix(prediction)
+    lengths = np.linalg.norm(directions, axis=1, keepdims=True)
+    directions = directions / np.where(lengths > 0, lengths, 1.0)
+    counts = np.asarray(prediction.problem.counts, dtype=np.float64)
+    wanted = metrics.classifier_from_means(measured.means, counts, directions)
+    residual = metrics.direction_residual
+    return [
+        scalar_row(
+            "NC2_H",
+            "Gram matrix of class means against the predicted one, both of norm 1",
+            0.0,
+            residual(measured.gram_features, prediction.gram_features),
+            tolerances.nc2_h,
+        ),
+        scalar_row(
+            "NC2_W",
+            "classifier against the combination of class means that stationarity calls for, both of norm 1",
+            0.0,
+            residual(measured.weight, wanted),
+            tolerances.nc2_w,
+        ),
+        scalar_row(
+            "NC2_WWT",
+            "Gram matrix of classifier rows against the predicted one, both of norm 1",
+            0.0,
+            residual(measured.gram_weights, prediction.gram_weights),
+            tolerances.nc2_wwt,
+        ),
+        scalar_row(
+            "NC3_WH",
+            "logits of class means against the predicted ones, both of norm 1",
+            0.0,
+            residual(measured.logits, prediction.logits),
+            tolerances.nc3_wh,
+        ),
+    ]
+
+
+def scale_rows(prediction: Prediction, measured: Measured, tolerances: Tolerances) -> list[Row]:
+    """Norms and margins, class by class: scale is not normalised away."""
+    return [
+        worst_row(
+            "feature norms", "norm of the class mean", prediction.norms, measured.norms, tolerances.norms
+        ),
+        worst_row(
+            "classifier norms",
+            "norm of the classifier row",
+            prediction.weight_norms,
+            measured.weight_norms,
+            tolerances.weight_norms,
+        ),
+        _margin_row(prediction, measured, tolerances),
+    ]
+
+
+def _margin_row(prediction: Prediction, measured: Measured, tolerances: Tolerances) -> Row:
+    above = measured.margins >= prediction.margins
+    upper, lower = tolerances.margins_high - prediction.margins, prediction.margins - tolerances.margins_low
+    tolerance = np.where(above, upper, lower) + FLOOR * np.maximum(prediction.margins, 1.0)
+    meaning = "logit margin of the class, as log-odds against the average other class"
+    return worst_row("margins", meaning, prediction.margins, measured.margins, tolerance)
+
+
+def ratio_rows(prediction: Prediction, measured: Measured, tolerances: Tolerances) -> list[Row]:
+    """Norms as fractions of the largest one: what remains of them when the overall scale is unknown."""
+    rows = []
+    for name, predicted, seen, tolerance in (
+        ("feature norm ratios", prediction.norms, measured.norms, tolerances.norms),
+        ("classifier norm ratios", prediction.weight_norms, measured.weight_norms, tolerances.weight_norms),
+    ):
+        ratios = metrics.norm_ratios(predicted)
+        top = int(np.argmax(predicted))
+        room = predicted[top] - np.max(tolerance)
+        allowed = np.full(len(ratios), math.inf)
+        if room > 0:
+            allowed = (tolerance + np.maximum(ratios, 1.0) * np.max(tolerance)) / room
+        if tolerances.flat is not None and predicted[top] > 0:
+            allowed = np.full(len(ratios), tolerances.flat)
+        meaning = "norm as a fraction of the largest one"
+        rows.append(worst_row(name, meaning, ratios, metrics.norm_ratios(seen), allowed, WIDEST))
+    return rows
+
+
+def angle_rows(prediction: Prediction, measured: Measured, tolerances: Tolerances) -> list[Row]:
+    """Angles between class means, between classifier rows, and between the two."""
+    K = len(prediction.norms)
+    apart = ~np.eye(K, dtype=bool)
+    frame = _cosines(prediction.gram_features)
+    logits = np.diagonal(prediction.logits)
+    lengths = prediction.norms * prediction.weight_norms
+    aligned = np.divide(logits, lengths, out=np.zeros(K), where=lengths > 0)
+    orthogonal = not np.any(np.abs(frame[apart]) > FLOOR)
+    return [
+        worst_row(
+            "orthogonality" if orthogonal else "feature angles",
+            "cosine between the means of two living classes"
+            + (": a general orthogonal frame has 0" if orthogonal else ""),
+            frame,
+            metrics.cosines(measured.means),
+            np.where(apart, tolerances.feature_cosines, math.inf),
+            WIDEST,
+        ),
+        worst_row(
+            "classifier angles",
+            "cosine between two classifier rows",
+            _cosines(prediction.gram_weights),
+            metrics.cosines(measured.weight),
+            np.where(apart, tolerances.weight_cosines, math.inf),
+            WIDEST,
+        ),
+        worst_row(
+            "alignment",
+            "cosine between the mean and the classifier row of a living class",
+            aligned,
+            metrics.paired_cosines(measured.weight, measured.means),
+            tolerances.alignment,
+            WIDEST,
+        ),
+    ]
+
+
+def _cosines(gram: Float[np.ndarray, "K K"]) -> Float[np.ndarray, "K K"]:
+    lengths = np.sqrt(np.maximum(np.diagonal(gram), 0.0))
+    products = np.outer(lengths, lengths)
+    return np.divide(gram, products, out=np.zeros_like(gram), where=products > 0)
+
+
+def open_rows(measured: Measured, zero_margins: Any) -> list[Row]:
+    """What can be said of the geometry without a prediction; nothing is judged."""
+    present = measured.statistics.present
+    apart = np.outer(present, present) & ~np.eye(len(present), dtype=bool)
+    ratio = metrics.norm_ratios(measured.norms)[present]
+    rows = [_collapse_info(measured, present, zero_margins)]
+    for name, meaning, value in (
+        (
+            "largest feature cosine",
+            "largest |cosine| between two class means",
+            _extreme(measured.means, apart),
+        ),
+        (
+            "feature norm ratio",
+            "smallest norm of a class mean over the largest",
+            float(ratio.min(initial=1.0)),
+        ),
+        (
+            "classifier norm ratio",
+            "smallest norm of a classifier row over the largest",
+            float(metrics.norm_ratios(measured.weight_norms).min()),
+        ),
+        (
+            "smallest alignment",
+            "smallest cosine between a class mean and its classifier row",
+            float(metrics.paired_cosines(measured.weight, measured.means)[present].min(initial=1.0)),
+        ),
+        (
+            "smallest margin",
+            "smallest margin of a class, in nats",
+            float(measured.margins[present].min(initial=0.0)),
+        ),
+    ):
+        rows.append(info_row(name, meaning, value))
+    return rows
+
+
+def _collapse_info(measured: Measured, present: Bool[np.ndarray, " K"], zero_margins: Any) -> Row:
+    seen = np.flatnonzero(metrics.collapsed(measured.margins, zero_margins) & present)
+    meaning = "number of classes whose margin cannot be told from zero"
+    return info_row("collapsed classes", meaning, len(seen), listed(seen) if len(seen) else "")
+
+
+def _extreme(rows: np.ndarray, mask: np.ndarray) -> float:
+    return float(np.abs(metrics.cosines(rows)[mask]).max(initial=0.0))

@@ -1,0 +1,88 @@
+"""Rows about optimality itself: duality gap, objective, KKT residual, all recomputed from the arrays."""
+
+from __future__ import annotations
+
+import math
+
+from ufm.certificate import Certificate, certify
+from ufm.problem import Problem
+from ufm.report import Row, Verdict
+from ufm.theory.prediction import Prediction
+from ufm.verification.checks import info_row, judged, scalar_row
+from ufm.verification.resolution import FLOOR
+from ufm.verification.stationarity import block_step_residual
+from ufm.verification.subject import Subject
+
+#: Largest relative error of the objective that a solution reports.
+REPORTED = 1e-9
+#: Largest number of logits for which the certificate is evaluated (some GB of memory).
+LARGEST_LOGITS = 2**28
+
+
+def certificate_of(subject: Subject, problem: Problem) -> Certificate | None:
+    """Recompute the certificate; None without the features, or if their logits would fill the memory."""
+    if subject.rows is None or len(subject.rows.features) * problem.num_classes > LARGEST_LOGITS:
+        return None
+    weight, bias = subject.statistics.classifier
+    return certify(problem, weight, subject.rows.features, subject.rows.labels, bias)
+
+
+def optimality_rows(
+    subject: Subject,
+    problem: Problem,
+    certificate: Certificate | None,
+    prediction: Prediction | None,
+    tol: float,
+    eps: float | None,
+) -> list[Row]:
+    """Gap, objective, KKT residual: judged if ``eps`` is given, otherwise for information.
+
+    The gap of a point that claims to be optimal is judged whenever there can be one.
+    """
+    if certificate is None:
+        return []
+    rows = [_gap_row(certificate, tol, eps is not None or (subject.claims_optimum and problem.loss.convex))]
+    if prediction is not None:
+        rows.append(_objective_row(certificate, prediction, eps))
+    if subject.reported is not None:
+        rows.append(_reported_row(certificate, subject.reported))
+    meaning = "what a projected gradient step on one block could still gain over the objective, square root"
+    residual = _residual(subject, problem, certificate.objective)
+    if eps is None:
+        return [*rows, info_row("KKT residual", meaning, residual)]
+    return [*rows, scalar_row("KKT residual", meaning, 0.0, residual, math.sqrt(eps / certificate.objective))]
+
+
+def _gap_row(certificate: Certificate, tol: float, judge: bool) -> Row:
+    meaning = "objective minus a lower bound that holds for every point, over the objective"
+    gap = certificate.relative_gap if math.isfinite(certificate.lower_bound) else None
+    note = "no certificate: the loss is not convex, or the point not feasible" if gap is None else ""
+    if not judge:
+        return info_row("duality gap", meaning, gap, note)
+    verdict: Verdict = "pass" if certificate.certifies(tol) else "fail"
+    return Row("duality gap", meaning, 0.0, gap, None if gap is None else abs(gap), tol, verdict, "", note)
+
+
+def _objective_row(certificate: Certificate, prediction: Prediction, eps: float | None) -> Row:
+    meaning = "the regularised objective against the predicted optimal value, error relative to it"
+    excess = 1 - prediction.objective / certificate.objective
+    values = (prediction.objective, certificate.objective)
+    if eps is None:
+        return Row("objective", meaning, *values, abs(excess), None, "info")
+    # no point can be below the optimum
+    limit = FLOOR if excess < 0 else max(eps / certificate.objective, FLOOR)
+    return Row("objective", meaning, *values, abs(excess), limit, judged(abs(excess), limit))
+
+
+def _reported_row(certificate: Certificate, reported: float) -> Row:
+    meaning = "the objective that was reported against the one recomputed in float64, relative error"
+    error = abs(reported / certificate.objective - 1)
+    values = (reported, certificate.objective)
+    return Row("reported objective", meaning, *values, error, REPORTED, judged(error, REPORTED))
+
+
+def _residual(subject: Subject, problem: Problem, objective: float) -> float:
+    assert subject.rows is not None
+    weight, bias = subject.statistics.classifier
+    features, labels, multiplicities = subject.rows
+    return block_step_residual(problem, weight, features, labels, bias, multiplicities, objective)

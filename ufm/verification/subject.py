@@ -1,0 +1,168 @@
+"""What is to be verified, in one form: a solution, somebody's arrays, or streamed statistics."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from ufm.accumulator import FeatureStatistics
+from ufm.arrays import classifier, float_array, label_array
+from ufm.problem import Problem
+from ufm.validation import InputError
+
+
+class Rows(NamedTuple):
+    """Feature rows, the class of each, and the number of samples that it stands for."""
+
+    features: Float[np.ndarray, "rows d"]
+    labels: Int[np.ndarray, " rows"]
+    multiplicities: Float[np.ndarray, " rows"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Subject:
+    """A last layer.
+
+    Attributes:
+        title: what it is, in a sentence.
+        problem: what it is held against, if known.
+        statistics: of its features, made with its classifier.
+        rows: the features themselves, or None if they were streamed.
+        claims_optimum: whether it says of itself that it is optimal, so that its gap is judged.
+        reported: the objective that it reports, to be checked against the recomputed one.
+        history: records of the solver.
+    """
+
+    title: str
+    problem: Problem | None
+    statistics: FeatureStatistics
+    rows: Rows | None = None
+    claims_optimum: bool = False
+    reported: float | None = None
+    history: tuple[dict[str, Any], ...] = ()
+
+
+def subject_of_solution(solution: Any) -> Subject:
+    """Return a solver's answer as a subject; nothing that it says about itself is believed.
+
+    Raises:
+        InputError: if it is not a solution, or its arrays are not what they should be.
+    """
+    try:
+        problem, status, history = solution.problem, solution.status, tuple(solution.history)
+        arrays = (solution.features, solution.labels, solution.weight, solution.bias)
+        reported = float(solution.objective)
+    except AttributeError as error:
+        raise InputError(
+            f"solution must be what ufm.solve returns, got {type(solution).__name__} ({error})"
+        ) from None
+    subject = subject_of_arrays(*arrays, problem)
+    status = getattr(status, "value", status)
+    return dataclasses.replace(
+        subject,
+        title=f"Solution at {solution.level} level, status {status}: {_described(problem)}.",
+        claims_optimum=True,
+        reported=reported,
+        history=history,
+    )
+
+
+def subject_of_arrays(features: Any, labels: Any, weight: Any, bias: Any, problem: Problem | None) -> Subject:
+    """Return arrays as a subject.
+
+    Raises:
+        InputError: naming the argument, its value and what is required.
+    """
+    for name, value in (("features", features), ("labels", labels), ("weight", weight)):
+        if value is None:
+            raise InputError(f"{name} must be given together with the other arrays, got None")
+    matrix, vector = classifier(weight, bias)
+    nonnegative = problem is not None and problem.features == "nonnegative"
+    table = float_array("features", features, 2, nonnegative=nonnegative)
+    if table.shape[1] != matrix.shape[1]:
+        raise InputError(
+            f"features must have as many columns as weight ({matrix.shape[1]}), got shape {table.shape}"
+        )
+    if len(table) == 0:
+        raise InputError("features must have at least one row, got none")
+    kept = label_array(labels, len(matrix), len(table))
+    multiplicities = np.ones(len(table))
+    if problem is not None:
+        _check_problem(problem, matrix.shape, vector)
+        multiplicities = _multiplicities(problem, kept)
+    statistics = FeatureStatistics(weight=matrix, bias=vector)
+    statistics.update(table, kept, multiplicities)
+    title = _title(statistics, problem)
+    return Subject(title, problem, statistics, Rows(table, kept, multiplicities))
+
+
+def subject_of_statistics(statistics: FeatureStatistics, problem: Problem | None) -> Subject:
+    """Return streamed statistics as a subject; what needs the features themselves is not measured.
+
+    Raises:
+        InputError: if they do not fit the problem.
+    """
+    if not isinstance(statistics, FeatureStatistics):
+        raise InputError(f"statistics must be a FeatureStatistics, got {type(statistics).__name__}")
+    weight, bias = statistics.classifier
+    if statistics.rows == 0:
+        raise InputError("statistics must hold at least one batch, got none")
+    if problem is not None:
+        _check_problem(problem, weight.shape, bias)
+        if not np.array_equal(statistics.counts, problem.counts):
+            raise _wrong_counts(problem, statistics.counts)
+    return Subject(_title(statistics, problem), problem, statistics)
+
+
+def _check_problem(problem: Problem, shape: tuple[int, ...], bias: np.ndarray | None) -> None:
+    if not isinstance(problem, Problem):
+        raise InputError(f"problem must be a ufm.Problem, got {type(problem).__name__}")
+    if shape != (problem.num_classes, problem.dim):
+        raise InputError(
+            f"weight must have the problem's shape {(problem.num_classes, problem.dim)}, got {shape}"
+        )
+    if (bias is None) != (problem.bias is None):
+        has, needs = ("none", "needs one") if bias is None else ("one", "has none")
+        raise InputError(
+            f"bias must be given if and only if the problem has a bias, got {has} and the problem {needs}"
+        )
+
+
+def _multiplicities(problem: Problem, labels: np.ndarray) -> np.ndarray:
+    """One row per sample stands for itself; one row per class stands for all of its samples."""
+    counts = np.bincount(labels, minlength=problem.num_classes)
+    if np.array_equal(counts, problem.counts):
+        return np.ones(len(labels))
+    if np.all(counts == 1):
+        return problem.counts[labels].astype(np.float64)
+    raise _wrong_counts(problem, counts)
+
+
+def _wrong_counts(problem: Problem, counts: np.ndarray) -> InputError:
+    k = int(np.argmax(np.asarray(counts) != problem.counts))
+    return InputError(
+        "labels must have the problem's counts, or one row per class; "
+        f"got {counts[k]:g} of class {k}, which has {problem.counts[k]} samples"
+    )
+
+
+def _title(statistics: FeatureStatistics, problem: Problem | None) -> str:
+    if problem is not None:
+        return f"Last layer with {statistics.rows} rows of features: {_described(problem)}."
+    missing = int(np.sum(~statistics.present))
+    absent = f" ({missing} of them without samples)" if missing else ""
+    return (
+        f"Last layer with {statistics.rows} rows of features, {statistics.num_classes} classes{absent}, "
+        f"dimension {statistics.dim}, decays unknown."
+    )
+
+
+def _described(problem: Problem) -> str:
+    return (
+        f"{problem.num_classes} classes of {problem.counts.min()} to {problem.counts.max()} samples, "
+        f"dimension {problem.dim}, {type(problem.loss).__name__}, {problem.features} features, "
+        f"lambda_W {problem.weight_decay:.4g}, lambda_H {problem.feature_decay:.4g}"
+    )

@@ -1,0 +1,101 @@
+"""How far a measured quantity may be from the predicted one, whatever that is derived from."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from ufm.dual import dual_scales
+from ufm.theory.prediction import Prediction
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Tolerances:
+    """How far measured quantities may be from the predicted ones. Absolute, in the units of the quantity.
+
+    Attributes:
+        margins_low: smallest margin allowed for every class.
+        margins_high: largest margin allowed.
+        zero_margins: largest margin that cannot be told from 0.
+        resolved: classes for which collapse can be decided at all.
+        norms: for ``|h_k|``.
+        weight_norms: for ``|w_k|``.
+        feature_cosines: for ``cos(h_k, h_l)``; infinite where it is undetermined.
+        weight_cosines: for ``cos(w_k, w_l)``.
+        alignment: for ``cos(w_k, h_k)``.
+        nc2_h: for the residual of the Gram matrix of class means.
+        nc2_w: for the residual of the classifier against the class means.
+        nc2_wwt: for the residual of the classifier's Gram matrix.
+        nc3_wh: for the residual of the logits.
+        within: for ``tr Sigma_W``; None if ratios are judged by ``flat`` instead.
+        logits: for single logits.
+        nc4: for the fraction of disagreeing samples, outliers of the within-class scatter not counted.
+        flat: one number for whatever has no interval of its own; None if everything has.
+    """
+
+    margins_low: Float[np.ndarray, " K"]
+    margins_high: Float[np.ndarray, " K"]
+    zero_margins: Float[np.ndarray, " K"]
+    resolved: Bool[np.ndarray, " K"]
+    norms: Float[np.ndarray, " K"]
+    weight_norms: Float[np.ndarray, " K"]
+    feature_cosines: Float[np.ndarray, "K K"]
+    weight_cosines: Float[np.ndarray, "K K"]
+    alignment: Float[np.ndarray, " K"]
+    nc2_h: float
+    nc2_w: float
+    nc2_wwt: float
+    nc3_wh: float
+    within: float | None
+    logits: float
+    nc4: float
+    flat: float | None = None
+
+
+def dual_matrix(prediction: Prediction) -> Float[np.ndarray, "K K"]:
+    """Return ``A``, rows ``-sqrt(n_k)/(N l)`` times the loss gradient at the predicted logits of class k."""
+    problem = prediction.problem
+    gradient = problem.loss.gradient(prediction.logits, np.arange(problem.num_classes))
+    return -dual_scales(problem)[:, None] * gradient
+
+
+def flat_tolerances(prediction: Prediction, tolerance: float) -> Tolerances:
+    """Return one tolerance for everything: for points that are no certified optima, such as trained networks.
+
+    Args:
+        prediction: what is compared with.
+        tolerance: absolute for residuals and cosines; times the largest predicted norm (margin) for norms
+            (margins), or times its natural scale if everything is predicted to collapse.
+    """
+    problem = prediction.problem
+    K = problem.num_classes
+    margin = np.full(K, tolerance * (prediction.margins.max() or 1.0))
+    natural = math.sqrt(2 * prediction.objective)
+    feature_scale = prediction.norms.max() or natural / math.sqrt(problem.num_samples * problem.feature_decay)
+    weight_scale = prediction.weight_norms.max() or natural / math.sqrt(problem.weight_decay)
+    lengths = np.linalg.norm(dual_matrix(prediction), axis=1)
+    living = ~prediction.collapsed
+    resolved = np.where(living, prediction.margins > 2 * margin, lengths < 1 - tolerance)
+    clear = resolved & living
+    return Tolerances(
+        margins_low=prediction.margins - margin,
+        margins_high=prediction.margins + margin,
+        zero_margins=margin,
+        resolved=resolved,
+        norms=np.full(K, tolerance * feature_scale),
+        weight_norms=np.full(K, tolerance * weight_scale),
+        feature_cosines=np.where(np.logical_and.outer(clear, clear), tolerance, np.inf),
+        weight_cosines=np.full((K, K), tolerance if prediction.weight_norms.max() > 0 else np.inf),
+        alignment=np.where(clear, tolerance, np.inf),
+        nc2_h=tolerance,
+        nc2_w=tolerance,
+        nc2_wwt=tolerance,
+        nc3_wh=tolerance,
+        within=None,
+        logits=float(margin.max()),
+        nc4=tolerance,
+        flat=tolerance,
+    )

@@ -1,0 +1,92 @@
+"""Rows about single samples: variability within classes (NC1) and the nearest class mean (NC4)."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ufm import metrics
+from ufm.accumulator import FeatureStatistics
+from ufm.nearest_mean import NearestMeanAgreement
+from ufm.report import Row
+from ufm.verification.checks import info_row, scalar_row
+from ufm.verification.resolution import FLOOR
+from ufm.verification.subject import Subject
+from ufm.verification.tolerances import Tolerances
+
+
+def variability_rows(
+    statistics: FeatureStatistics, within: float | None, flat: float | None, noise: float = 0.0
+) -> list[Row]:
+    """Rows of the NC1 family: predicted 0 at every global optimum, by strict convexity of the regulariser.
+
+    Args:
+        statistics: of the features.
+        within: bound on ``tr Sigma_W``; the tolerance of each ratio is the largest value that it allows.
+        flat: the tolerance if there is no such bound; no verdict if that is None too.
+        noise: squared norm up to which a class mean is as good as zero: such directions are not inverted.
+    """
+    spectrum = metrics.between_spectrum(statistics)
+    largest = float(spectrum.max(initial=0.0))
+    rtol = max(metrics.RANK_TOLERANCE, max(noise, within or 0.0) / largest if largest > 0 else 0.0)
+    values = (
+        (
+            "NC1",
+            "trace of Sigma_W pinv(Sigma_B) over K: variability within classes against that between them",
+            metrics.nc1(statistics, rtol) if statistics.has_scatter else None,
+        ),
+        ("NC1 variance ratio", "trace of Sigma_W over trace of Sigma_B", metrics.variance_ratio(statistics)),
+        (
+            "NC1 CDNV",
+            "class-distance normalised variance, averaged over pairs",
+            metrics.cdnv(statistics, rtol),
+        ),
+    )
+    tolerances = [flat] * 3 if within is None else _variability_tolerances(statistics, within, spectrum, rtol)
+    return [
+        info_row(name, meaning, value)
+        if value is None or tolerance is None
+        else scalar_row(name, meaning, 0.0, value, tolerance + FLOOR)
+        for (name, meaning, value), tolerance in zip(values, tolerances, strict=True)
+    ]
+
+
+def _variability_tolerances(
+    statistics: FeatureStatistics, within: float, spectrum: np.ndarray, rtol: float
+) -> list[float | None]:
+    """Return the largest metrics that ``tr Sigma_W <= within`` allows at the class means seen."""
+    kept = spectrum[spectrum > rtol * spectrum.max(initial=0.0)]
+    if not len(kept):
+        return [math.inf] * 3
+    squares = metrics.squared_distances(statistics)
+    near = squares > rtol * squares.max(initial=0.0)
+    inverse = np.sum(np.divide(1.0, squares, out=np.zeros_like(squares), where=near), axis=1)
+    counts = statistics.counts[statistics.present]
+    return [
+        within / (len(counts) * float(kept.min())),
+        within / metrics.between_trace(statistics),
+        within * float(np.max(statistics.num_samples / counts * inverse)) / max(int(near.sum()), 1),
+    ]
+
+
+def agreement_rows(subject: Subject, tolerances: Tolerances | None, noise: float) -> list[Row]:
+    """NC4, a second pass over the features if they are at hand."""
+    meaning = "fraction of samples whose predicted class is that of the nearest class mean, ties allowed"
+    if subject.rows is None:
+        return []
+    statistics = subject.statistics
+    largest = float(metrics.squared_distances(statistics).max(initial=0.0))
+    ties = {} if tolerances is None else {"logit_ties": tolerances.logits}
+    if largest > 0:
+        ties["distance_ties"] = max(1e-9, 4 * noise / largest)
+    second = NearestMeanAgreement(statistics, **ties)
+    second.update(*subject.rows)
+    if tolerances is None:
+        return [info_row("NC4", meaning, second.agreement)]
+    tolerance = tolerances.nc4
+    if tolerances.within is not None:
+        squares = metrics.squared_distances(statistics)
+        near = squares[squares > metrics.RANK_TOLERANCE * largest]
+        tolerance += 4 * tolerances.within / float(near.min()) if len(near) else 0.0
+    return [scalar_row("NC4", meaning, 1.0, second.agreement, tolerance + FLOOR)]
