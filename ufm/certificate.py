@@ -14,8 +14,8 @@ A regularised bias subtracts ``|sum_k (n_k/N) Q_k|^2/(2 lambda_b)``; an unregula
 No theorem about the optimum is used, any d and both levels are covered, and everything is float64 NumPy at the
 point that is returned. Candidates for Q start from the class means of the loss gradient. Scaling all of them by
 one factor until ``polar = 1`` leaves a gap of the order of the *first* power of the distance to the optimum.
-Scaling every class (or singular direction) onto the boundary on its own leaves one of the order of its *square*,
-the same as the objective's own error: at the optimum all directions in use lie exactly on the boundary.
+Moving every class, pair of classes or singular direction in use exactly onto the boundary, where they lie at the
+optimum, leaves one of the order of its *square*, the same as the objective's own error (`ufm.face`).
 """
 
 from __future__ import annotations
@@ -99,7 +99,9 @@ def certify(
         slopes = problem.loss.gradient(logits, labels)
         lower_bound, polar = -math.inf, math.nan
         if _bound_applies(problem, features, rows_per_class, slopes):
-            lower_bound, polar = best_lower_bound(problem, class_means(slopes, labels, problem.num_classes))
+            means = [class_means(rows, labels, problem.num_classes) for rows in (slopes, features)]
+            balanced = means[1] * np.sqrt(problem.feature_decay * problem.counts)[:, None]
+            lower_bound, polar = best_lower_bound(problem, means[0], balanced @ balanced.T)
         residual = _residual(problem, weight, features, bias, multiplicities, slopes)
         residual = residual / math.sqrt(2 * objective) if objective > 0 else math.inf
     return Certificate(objective, lower_bound, polar, residual, problem.num_classes)

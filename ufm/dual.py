@@ -26,7 +26,8 @@ def dual_scales(problem: Problem) -> Float[np.ndarray, " K"]:
 def dual_value(problem: Problem, dual: Float[np.ndarray, "K K"]) -> float:
     """Return ``D(Q) = -sum_k (n_k/N) loss_k*(Q_k)``, less the conjugate of a regularised bias.
 
-    A lower bound on the optimal value if ``polar(A) <= 1`` and, with an unregularised bias, ``sum_k n_k Q_k = 0``.
+    A lower bound on the optimal value if ``polar(A) <= 1`` and, for an unregularised bias, ``sum_k n_k Q_k``
+    vanishes.
     """
     conjugate = problem.loss.conjugate(dual, np.arange(problem.num_classes))
     value = -float(problem.priors @ conjugate)
@@ -56,8 +57,8 @@ def best_lower_bound(
 def feasible_value(problem: Problem, dual: Float[np.ndarray, "K K"]) -> float:
     """Scale a candidate into the feasible set and return its value; minus infinity where that fails."""
     dual = _feasible_for_bias(problem, dual)
-    mass = problem.priors @ np.abs(dual)
-    if problem.bias == 0 and not np.all(np.abs(problem.priors @ dual) <= ROUNDING * problem.num_classes * mass):
+    allowance = ROUNDING * problem.num_classes * (problem.priors @ np.abs(dual))
+    if problem.bias == 0 and not np.all(np.abs(problem.priors @ dual) <= allowance):
         return -math.inf
     polar = polar_bound(dual_scales(problem)[:, None] * dual, problem.features)
     return dual_value(problem, dual / max(1.0, polar))
@@ -71,7 +72,7 @@ def _feasible_for_bias(problem: Problem, dual: np.ndarray) -> np.ndarray:
 
 
 def _candidates(problem: Problem, raw: np.ndarray, gram: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield dual points: the raw one, and others moved onto the boundary of the feasible set piece by piece."""
+    """Yield dual points: the raw one, and others moved onto the boundary of the feasible set."""
     yield raw
     scales = dual_scales(problem)[:, None]
     dual = _feasible_for_bias(problem, raw)
@@ -85,7 +86,7 @@ def _candidates(problem: Problem, raw: np.ndarray, gram: np.ndarray) -> Iterator
 
 
 def _rows_onto_boundary(problem: Problem, dual: np.ndarray) -> np.ndarray:
-    """Scale every class by itself to ``|A_k| = 1`` where it is too long, or where stretching it raises the bound."""
+    """Scale every class to ``|A_k| = 1`` where it is too long, or where stretching it raises the bound."""
     labels = np.arange(problem.num_classes)
     norms = np.linalg.norm(dual_scales(problem)[:, None] * dual, axis=1)
     factors = 1 / np.where(norms > 0, norms, 1.0)

@@ -1,9 +1,9 @@
 """The polar of the regulariser: how far a dual point is from feasible, bounded rigorously from above.
 
-``polar(A) = max_{u >= 0, |u| = 1} |A' u|`` for non-negative features, the largest singular value for free ones.
-The first is a copositive problem, bounded by ``sqrt(lambda_max(max(A A', 0)))``: for ``u >= 0`` replacing the
-negative entries of ``A A'`` by zero only increases ``u' A A' u``. The bound is tight when no off-diagonal entry of
-``A A'`` is positive, as at the optimum of every loss of this package.
+``polar(A) = max_{u >= 0, |u| = 1} |A' u|`` for non-negative features, the largest singular value for free
+ones. The first is a copositive problem, bounded by ``sqrt(lambda_max(max(A A', 0)))``: for ``u >= 0``
+replacing the negative entries of ``A A'`` by zero only increases ``u' A A' u``. The bound is tight when no
+off-diagonal entry of ``A A'`` is positive, as at the optimum of every loss of this package.
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ DENSE_LIMIT = 200
 
 
 def polar_bound(dual: Float[np.ndarray, "K K"], features: FeatureSet) -> float:
-    """Return an upper bound on ``polar(A)``, with rounding allowed for.
+    """Return an upper bound on ``polar(A)``, rounding allowed for; infinite if A is not finite.
 
     Args:
         dual: the matrix ``A``, one row per class.
         features: feature set, which decides the polar.
     """
+    if not np.all(np.isfinite(dual)):
+        return math.inf
     slack = 1 + ROUNDING * len(dual)
     if features == "free":
         return float(np.linalg.norm(dual, 2)) * slack
@@ -37,8 +39,8 @@ def polar_bound(dual: Float[np.ndarray, "K K"], features: FeatureSet) -> float:
 def perron_bound(matrix: Float[np.ndarray, "K K"], iterations: int = 60) -> float:
     """Return an upper bound on the largest eigenvalue of a symmetric matrix with non-negative entries.
 
-    Every positive vector x gives ``lambda_max <= max_i (M x)_i / x_i`` (Collatz-Wielandt); power iteration makes
-    it sharp, and a diagonal matrix is exact at once.
+    Every positive vector x gives ``lambda_max <= max_i (M x)_i / x_i`` (Collatz-Wielandt); power iteration
+    makes it sharp, and a diagonal matrix is exact at once.
     """
     diagonal = np.diagonal(matrix)
     if np.count_nonzero(matrix) == np.count_nonzero(diagonal):
