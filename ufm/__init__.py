@@ -28,6 +28,7 @@ _HOME = {
     "certify": "certificate",
     "predict": "theory",
     "solve": "solvers",
+    "verify": "verify",
 }
 
 __all__ = sorted(_HOME)

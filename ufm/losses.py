@@ -198,7 +198,7 @@ class LabelSmoothing(SoftmaxLoss):
         smoothing: ``e`` in [0, 1).
     """
 
-    smoothing: float = 0.1
+    smoothing: float | Any = 0.1
 
     def __post_init__(self) -> None:
         smoothing = nonnegative_float("smoothing", self.smoothing)
@@ -220,7 +220,7 @@ class WeightedCrossEntropy(SoftmaxLoss):
         class_weights: ``c_k > 0`` for every class; not renormalised.
     """
 
-    class_weights: Float[Any, " K"]
+    class_weights: Float[Any, " K"] | Any
 
     def __post_init__(self) -> None:
         object.__setattr__(
@@ -241,7 +241,7 @@ class LogitAdjustment(SoftmaxLoss):
         adjustments: ``o_k``, usually ``tau log(n_k / N)``.
     """
 
-    adjustments: Float[Any, " K"]
+    adjustments: Float[Any, " K"] | Any
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "adjustments", finite_vector("adjustments", self.adjustments))
@@ -263,8 +263,8 @@ class VectorScaling(SoftmaxLoss):
         adjustments: ``o_k``; zero if omitted.
     """
 
-    multipliers: Float[Any, " K"]
-    adjustments: Float[Any, " K"] | None = None
+    multipliers: Float[Any, " K"] | Any
+    adjustments: Float[Any, " K"] | Any | None = None
 
     def __post_init__(self) -> None:
         multipliers = finite_vector("multipliers", self.multipliers, positive=True)
@@ -329,7 +329,7 @@ class Focal(Loss):
     """
 
     convex: ClassVar[bool] = False
-    gamma: float = 2.0
+    gamma: float | Any = 2.0
 
     def __post_init__(self) -> None:
         gamma = nonnegative_float("gamma", self.gamma)

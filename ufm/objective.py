@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -181,7 +182,7 @@ def _register(loss: type[Loss]) -> None:
     def flatten(instance: Loss) -> tuple[list[object], None]:
         return [getattr(instance, name) for name in names], None
 
-    def unflatten(_: None, children: list[object]) -> Loss:
+    def unflatten(_: None, children: Iterable[object]) -> Loss:
         instance = object.__new__(loss)
         for name, child in zip(names, children, strict=True):
             object.__setattr__(instance, name, child)

@@ -54,13 +54,14 @@ class Problem:
         (550, 2)
     """
 
-    counts: Int[np.ndarray, " K"]
-    dim: int
-    weight_decay: float
-    feature_decay: float
-    loss: Loss = dataclasses.field(default_factory=CrossEntropy)
-    features: FeatureSet = "nonnegative"
-    bias: float | None = None
+    # Anything may be passed; `__post_init__` checks it and stores the type on the left.
+    counts: Int[np.ndarray, " K"] | Any
+    dim: int | Any
+    weight_decay: float | Any
+    feature_decay: float | Any
+    loss: Loss | Any = dataclasses.field(default_factory=CrossEntropy)
+    features: FeatureSet | Any = "nonnegative"
+    bias: float | Any | None = None
 
     def __post_init__(self) -> None:
         """Normalise and check every field."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Array, Float
 
 from ufm.objective import Coordinates, Objective, Point
 
 
+@runtime_checkable
 class StepRule(Protocol):
     """A first-order method. Instances are frozen and hashable: they are static arguments of the compiled loop."""
 

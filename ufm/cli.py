@@ -1,0 +1,292 @@
+"""The command line: ``ufm predict | solve | verify | advise | sweep | figures``.
+
+Exit codes: 0 = did what was asked and it holds; 1 = ran, but not certified or not verified; 2 = bad input.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import tyro
+from tyro.conf import OmitArgPrefixes, Positional, arg
+
+from ufm.loss_forms import LOSS_FORMS, parse_loss
+from ufm.problem import Problem
+from ufm.profiles import parse_counts
+from ufm.tables import class_table, describe
+from ufm.theory import ClosedFormError, Prediction, predict
+from ufm.validation import InputError
+
+_LOSS_HELP = "; ".join(f"{name} ({meaning})" for name, (_, meaning, _) in LOSS_FORMS.items())
+_COUNTS_HELP = "class counts: 5000x5,50x5 or a profile: cifar10-lt-100, imagenet-lt, exp:K=10,n_max=5000,ratio=100"
+
+
+@dataclasses.dataclass(frozen=True)
+class ProblemFlags:
+    """The problem. The default is CIFAR-10-LT with the three smallest classes past the collapse threshold."""
+
+    counts: Annotated[str, arg(help=_COUNTS_HELP)] = "cifar10-lt-100"
+    dim: Annotated[int, arg(help="feature dimension d")] = 64
+    weight_decay: Annotated[float, arg(help="lambda_W, on |W|^2/2")] = 5e-3
+    feature_decay: Annotated[float, arg(help="lambda_H, on the sum over samples of |h|^2/2")] = 2e-4
+    loss: Annotated[str, arg(help=_LOSS_HELP)] = "ce"
+    features: Annotated[str, arg(help="nonnegative (after a ReLU) or free")] = "nonnegative"
+    bias: Annotated[float | None, arg(help="decay of a bias; 0 = unregularised; None = no bias")] = None
+
+    def problem(self) -> Problem:
+        """Return the validated problem."""
+        counts = parse_counts(self.counts)
+        loss = parse_loss(self.loss, counts)
+        return Problem(
+            counts, self.dim, self.weight_decay, self.feature_decay, loss, self.features, self.bias  # type: ignore[arg-type]
+        )
+
+
+Flags = OmitArgPrefixes[ProblemFlags]
+Json = Annotated[bool, arg(help="print one JSON object and nothing else")]
+
+
+def predict_command(problem: Flags = ProblemFlags(), json: Json = False) -> int:
+    """Print the closed form of the global optimum, without solving anything.
+
+    Example: ufm predict --counts 5000x5,50x5 --weight-decay 5e-4 --feature-decay 1e-5
+    """
+    given = problem.problem()
+    try:
+        prediction = predict(given)
+    except ClosedFormError as reason:
+        _emit({"closed_form": None, "reason": str(reason)}, json, f"No closed form: {reason}")
+        return 1
+    _emit(_problem_dict(given) | prediction.to_dict(), json, _prediction_text(prediction))
+    return 0
+
+
+def solve_command(
+    problem: Flags = ProblemFlags(),
+    level: Annotated[Literal["class", "sample"], arg(help="one feature row per class, or per sample")] = "class",
+    solver: Annotated[str, arg(help="accelerated, sgd, momentum or adam")] = "accelerated",
+    learning_rate: Annotated[float, arg(help="of sgd, momentum and adam")] = 0.1,
+    precision: Literal["float64", "float32"] = "float64",
+    seed: Annotated[int, arg(help="of the random start")] = 0,
+    tol: Annotated[float, arg(help="relative duality gap to certify")] = 1e-8,
+    max_steps: int = 100_000,
+    figure: Annotated[Path | None, arg(help="PNG, PDF or SVG; None for no figure")] = Path("ufm-solve.png"),
+    save: Annotated[Path | None, arg(help="npz file for features, labels, weight")] = None,
+    json: Json = False,
+) -> int:
+    """Solve to a certified global optimum, compare with the closed form, draw the figure.
+
+    Example: ufm solve --counts 5000x5,50x5 --dim 64 --weight-decay 5e-4 --feature-decay 1e-5
+    """
+    from ufm.metrics import observe_metrics
+    from ufm.solvers import solve
+    from ufm.verify import verify
+
+    given = problem.problem()
+    solution = solve(
+        given,
+        level,
+        _rule(solver, learning_rate),
+        seed,
+        tol,
+        max_steps,
+        progress=not json and sys.stderr.isatty(),
+        precision=precision,
+        observe=observe_metrics(given) if figure is not None else None,
+    )
+    report = verify(solution)
+    if save is not None:
+        _write(save, solution.save)
+    if figure is not None:
+        _write(figure, report.plot)
+    outcome = _problem_dict(given) | solution.to_dict() | {"report": report.to_dict()}
+    _emit(outcome, json, _solution_text(solution, report, figure, save))
+    return 0 if solution.certified and report.passed else 1
+
+
+def verify_command(
+    file: Positional[Path],
+    counts: Annotated[str | None, arg(help="class counts; default: as in the labels")] = None,
+    weight_decay: Annotated[float | None, arg(help="lambda_W; default: estimated from the margins")] = None,
+    feature_decay: Annotated[float | None, arg(help="lambda_H; default: estimated from the margins")] = None,
+    loss: Annotated[str, arg(help=_LOSS_HELP)] = "ce",
+    features: Annotated[str, arg(help="nonnegative (after a ReLU) or free")] = "nonnegative",
+    bias: Annotated[float | None, arg(help="decay of the bias in the file; 0 = unregularised")] = None,
+    tolerance: Annotated[float | None, arg(help="judge by this number; default: by the duality gap")] = None,
+    figure: Annotated[Path | None, arg(help="PNG, PDF or SVG; None for no figure")] = None,
+    json: Json = False,
+) -> int:
+    """Check the last layer of any network against the theory: FILE.npz with features, labels, weight[, bias].
+
+    Without --weight-decay and --feature-decay only the scale-free part is a test and the decays are estimated.
+
+    Example: ufm verify last_layer.npz --weight-decay 5e-4 --feature-decay 1e-5 --tolerance 0.1
+    """
+    from ufm.verify import verify
+
+    arrays = _load(file)
+    if (weight_decay is None) != (feature_decay is None):
+        raise InputError("weight_decay and feature_decay must be given together or both left out")
+    problem = None
+    if weight_decay is not None and feature_decay is not None:
+        sizes = parse_counts(counts) if counts else _counts_of(arrays["labels"], len(arrays["weight"]))
+        dim = arrays["weight"].shape[1] if arrays["weight"].ndim == 2 else 1
+        problem = Problem(sizes, dim, weight_decay, feature_decay, parse_loss(loss, sizes), features, bias)  # type: ignore[arg-type]
+    report = verify(**arrays, problem=problem, tolerance=tolerance)
+    if figure is not None:
+        _write(figure, report.plot)
+    _emit(report.to_dict(), json, report.table())
+    return 0 if report.passed else 1
+
+
+def advise_command(
+    counts: Annotated[str, arg(help=_COUNTS_HELP)] = "cifar10-lt-100",
+    weight_decay: float = 5e-3,
+    feature_decay: float = 2e-4,
+    json: Json = False,
+) -> int:
+    """Say which classes will collapse, which nearly do, and what saves them.
+
+    Example: ufm advise --counts 5000x5,50x5 --weight-decay 5e-3 --feature-decay 1e-4
+    """
+    from ufm.advice import advise
+
+    advice = advise(parse_counts(counts), weight_decay, feature_decay)
+    _emit(advice.to_dict(), json, str(advice))
+    return 0
+
+
+COMMANDS = {
+    "predict": predict_command,
+    "solve": solve_command,
+    "verify": verify_command,
+    "advise": advise_command,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code; bad input is one sentence on stderr, never a traceback."""
+    try:
+        return tyro.extras.subcommand_cli_from_dict(
+            COMMANDS,
+            prog="ufm",
+            description="Unconstrained-feature models of neural collapse under class imbalance.",
+            args=argv,
+            config=(tyro.conf.FlagCreatePairsOff,),
+        )
+    except InputError as error:
+        print(f"ufm: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("ufm: interrupted", file=sys.stderr)
+        return 130
+
+
+def _emit(outcome: dict[str, Any], as_json: bool, text: str) -> None:
+    print(json.dumps(outcome, allow_nan=False) if as_json else text)
+
+
+def _problem_dict(problem: Problem) -> dict[str, Any]:
+    return {
+        "counts": problem.counts.tolist(),
+        "dim": problem.dim,
+        "weight_decay": problem.weight_decay,
+        "feature_decay": problem.feature_decay,
+        "loss": repr(problem.loss),
+        "features": problem.features,
+        "bias_decay": problem.bias,
+    }
+
+
+def _prediction_text(prediction: Prediction) -> str:
+    columns = {
+        "|h|": prediction.norms,
+        "|w|": prediction.weight_norms,
+        "margin": prediction.margins,
+        "": np.where(prediction.collapsed, "collapsed", ""),
+    }
+    table = class_table(prediction.problem.counts, columns)
+    return "\n".join(
+        [
+            describe(prediction.problem),
+            "",
+            table,
+            "",
+            f"{prediction.num_collapsed} of {prediction.problem.num_classes} classes collapse.",
+            f"Optimal value P* = {prediction.objective:.12g}",
+            f"Closed form: {prediction.theorem}",
+        ]
+    )
+
+
+def _solution_text(solution: Any, report: Any, figure: Path | None, save: Path | None) -> str:
+    certificate = solution.certificate
+    lines = [
+        describe(solution.problem),
+        "",
+        f"Status: {solution.status} after {solution.steps} steps. {solution.status.sentence}",
+        f"Objective {certificate.objective:.12g}, lower bound {certificate.lower_bound:.12g}, "
+        f"relative gap {certificate.relative_gap:.1e}",
+        "",
+        report.table(),
+    ]
+    lines += [f"Figure written to {figure}"] if figure else []
+    lines += [f"Solution written to {save}"] if save else []
+    return "\n".join(lines)
+
+
+def _rule(name: str, learning_rate: float) -> Any:
+    """Return the step rule called ``name``."""
+    import optax
+
+    from ufm.solvers.accelerated import Accelerated
+    from ufm.solvers.projected_gradient import ProjectedGradient
+    from ufm.validation import one_of, positive_float
+
+    rate = positive_float("learning_rate", learning_rate)
+    rules = {
+        "accelerated": Accelerated,
+        "sgd": lambda: ProjectedGradient(optax.sgd(rate)),
+        "momentum": lambda: ProjectedGradient(optax.sgd(rate, momentum=0.9)),
+        "adam": lambda: ProjectedGradient(optax.adam(rate)),
+    }
+    return rules[one_of("solver", name, tuple(rules))]()
+
+
+def _load(file: Path) -> dict[str, np.ndarray]:
+    """Return the arrays of an npz file, or raise `InputError` saying what is wrong with it."""
+    required, optional = ("features", "labels", "weight"), ("bias",)
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            missing = [name for name in required if name not in archive]
+            if missing:
+                raise InputError(f"{file} must hold arrays {', '.join(required)}; missing {', '.join(missing)}")
+            return {name: archive[name] for name in (*required, *optional) if name in archive}
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise InputError(f"file must exist, got {file}") from None
+    except Exception as reason:
+        raise InputError(f"file must be a readable npz archive, got {file} ({reason})") from None
+
+
+def _counts_of(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    if labels.dtype.kind not in "iu" or labels.ndim != 1 or labels.size == 0:
+        raise InputError(f"labels must be a vector of integers, got {labels.dtype} of shape {labels.shape}")
+    if labels.min() < 0 or labels.max() >= num_classes:
+        raise InputError(f"labels must be in 0..{num_classes - 1}, got {labels.min()}..{labels.max()}")
+    return np.bincount(labels.astype(np.int64), minlength=num_classes)
+
+
+def _write(path: Path, write: Any) -> None:
+    """Write a file, or raise `InputError` saying that it cannot be written."""
+    try:
+        write(path)
+    except (OSError, ValueError) as reason:
+        raise InputError(f"output {path} must be writable with a known suffix ({reason})") from None
