@@ -1,0 +1,418 @@
+"""Every loss keeps the contract that the solver and the certificate rely on.
+
+The matrix runs over all concrete subclasses of `Loss` in the package; a new one is picked up by itself, with
+positive vectors for parameters given per class and defaults (or 1/2) for the others.
+"""
+
+import copy
+import dataclasses
+import functools
+import inspect
+import itertools
+import math
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ufm import losses
+from ufm.losses import (
+    MSE,
+    CrossEntropy,
+    Focal,
+    LabelSmoothing,
+    LogitAdjustment,
+    Loss,
+    SoftmaxLoss,
+    VectorScaling,
+    WeightedCrossEntropy,
+)
+from ufm.validation import InputError
+
+K = 4
+EPS = np.finfo(np.float64).eps
+exact = settings(deadline=None, derandomize=True, max_examples=25)
+seeds = st.integers(0, 2**32 - 1)
+
+
+def concrete_losses(base=Loss):
+    """All subclasses of ``base`` in the package that can be instantiated."""
+    below = list(itertools.chain.from_iterable(concrete_losses(cls) for cls in base.__subclasses__()))
+    own = [base] if base.__module__.startswith("ufm.") and not inspect.isabstract(base) else []
+    return list(dict.fromkeys(own + below))
+
+
+def is_vector(field):
+    return "Float[" in str(field.type)
+
+
+def example(cls, rng):
+    """An instance of ``cls`` with parameters made up from its field annotations."""
+    made = {}
+    for field in dataclasses.fields(cls):
+        if is_vector(field):
+            made[field.name] = rng.uniform(0.5, 2.0, size=K)
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            made[field.name] = 0.5
+    return cls(**made)
+
+
+CLASSES = concrete_losses()
+LOSSES = [example(cls, np.random.default_rng(7)) for cls in CLASSES]
+LOSSES += [
+    LabelSmoothing(0.9),
+    WeightedCrossEntropy(np.array([1e-6, 1.0, 3.0, 1e3])),
+    LogitAdjustment(np.array([-8.0, 0.0, 0.5, 3.0])),
+    VectorScaling(np.array([0.01, 1.0, 1.5, 10.0]), np.array([-1.0, 2.0, 0.0, 0.3])),
+    Focal(0.0),
+    Focal(1.0),
+    Focal(5.0),
+]
+IDS = [f"{type(loss).__name__}-{number}" for number, loss in enumerate(LOSSES)]
+every_loss = pytest.mark.parametrize("loss", LOSSES, ids=IDS)
+convex_loss = pytest.mark.parametrize(
+    "loss", [x for x in LOSSES if x.convex], ids=[i for x, i in zip(LOSSES, IDS, strict=True) if x.convex]
+)
+
+
+def points(seed=0, rows=8, scale=2.0):
+    rng = np.random.default_rng(seed)
+    return scale * rng.normal(size=(rows, K)), rng.integers(0, K, size=rows)
+
+
+def fenchel_young_gap(loss, logits, dual, labels):
+    """``loss(z) + loss*(Q) - <Q, z>``, never negative, and its rounding error."""
+    value, conjugate = loss.value(logits, labels), loss.conjugate(dual, labels)
+    pairing = np.abs(dual * logits).sum(axis=1)
+    rounding = 200 * EPS * (1e-300 + np.abs(value) + np.abs(conjugate) + pairing + np.abs(dual).sum(axis=1))
+    return value + conjugate - (dual * logits).sum(axis=1), rounding
+
+
+def test_matrix_covers_every_loss_of_the_package():
+    assert {CrossEntropy, LabelSmoothing, WeightedCrossEntropy, LogitAdjustment} < set(CLASSES)
+    assert {VectorScaling, MSE, Focal} < set(CLASSES)
+    public = [x for x in vars(losses).values() if inspect.isclass(x) and issubclass(x, Loss)]
+    assert {x for x in public if not inspect.isabstract(x)} <= set(CLASSES)
+
+
+# Value and gradient
+
+
+def plain_softmax_loss(loss, logits, labels):
+    """The definition of the softmax family, written without any care for rounding."""
+    scores = loss.scales * logits + loss.offsets
+    log_p = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
+    target = (1 - loss.label_smoothing) * np.eye(K)[labels] + loss.label_smoothing / K
+    return np.broadcast_to(loss.weights, (K,))[labels] * -(target * log_p).sum(axis=1)
+
+
+def plain_focal_loss(loss, logits, labels):
+    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    hit = p[np.arange(len(labels)), labels]
+    return -((1 - hit) ** loss.gamma) * np.log(hit)
+
+
+def plain_mse(loss, logits, labels):
+    return ((logits - np.eye(K)[labels]) ** 2).sum(axis=1) / 2
+
+
+@every_loss
+def test_value_is_its_definition(loss):
+    plain = {SoftmaxLoss: plain_softmax_loss, Focal: plain_focal_loss, MSE: plain_mse}
+    definition = next((plain[base] for base in plain if isinstance(loss, base)), None)
+    if definition is None:
+        pytest.skip("no independent definition of this loss here")
+    logits, labels = points()
+    np.testing.assert_allclose(
+        loss.value(logits, labels), definition(loss, logits, labels), rtol=1e4 * EPS, atol=1e4 * EPS
+    )
+
+
+def test_parameters_reach_the_loss():
+    z, y = np.zeros((1, 2)), np.array([1])
+    assert CrossEntropy().value(z, y)[0] == pytest.approx(math.log(2))
+    assert WeightedCrossEntropy(np.array([1.0, 3.0])).value(z, y)[0] == pytest.approx(3 * math.log(2))
+    assert LogitAdjustment(np.array([math.log(3), 0.0])).value(z, y)[0] == pytest.approx(math.log(4))
+    tilted = np.array([[math.log(3), 0.0]])
+    assert VectorScaling(np.array([2.0, 1.0])).value(tilted, y)[0] == pytest.approx(math.log(10))
+    smooth = -0.25 * math.log(3 / 4) - 0.75 * math.log(1 / 4)
+    assert LabelSmoothing(0.5).value(tilted, y)[0] == pytest.approx(smooth)
+    assert Focal(2.0).value(tilted, y)[0] == pytest.approx(9 / 16 * math.log(4))
+    assert MSE().value(np.array([[2.0, 0.0]]), y)[0] == pytest.approx(2.5)
+
+
+def everything(loss, logits, labels):
+    """Value, autodiff's gradient, gradient and autodiff's Hessian for one row."""
+
+    def gradient(z):
+        return 2 * (loss.gradient(z[None], labels[None])[0],)
+
+    value, auto = jax.value_and_grad(lambda z: loss.value(z[None], labels[None])[0])(logits)
+    hessian, gradient_here = jax.jacfwd(gradient, has_aux=True)(logits)
+    return value, auto, gradient_here, hessian
+
+
+@functools.cache
+def traced(loss):
+    """`everything` in float64 under vmap, once per loss, at points of several scales."""
+    logits, labels = points(rows=300, scale=np.repeat([[0.3], [2.0], [6.0]], 100, axis=0))
+    with jax.enable_x64(True):
+        results = jax.vmap(functools.partial(everything, loss))(logits, labels)
+        return logits, labels, *(np.asarray(result) for result in results)
+
+
+def assert_rows_close(actual, expected, factor):
+    """Compare vectors up to rounding errors of their largest entry."""
+    size = np.abs(expected).max(axis=1, keepdims=True)
+    assert np.all(np.abs(actual - expected) <= factor * size)
+
+
+@every_loss
+def test_gradient_is_autodiff_and_numpy_equals_jax(loss):
+    logits, labels, value, auto, gradient, _ = traced(loss)
+    np.testing.assert_allclose(value, loss.value(logits, labels), rtol=1e3 * EPS)
+    assert_rows_close(gradient, loss.gradient(logits, labels), 1e3 * EPS)
+    assert_rows_close(auto, gradient, 1e4 * EPS)
+
+
+@pytest.mark.parametrize("loss", LOSSES[: len(CLASSES)], ids=IDS[: len(CLASSES)])
+def test_single_precision_stays_single_even_where_double_is_enabled(loss):
+    logits, labels = points()
+    single = logits.astype(np.float32)
+
+    def results(z, y):
+        return loss.value(z, y), loss.gradient(z, y)
+
+    assert all(array.dtype == np.float32 for array in jax.eval_shape(results, single, labels))
+    with jax.enable_x64(True):
+        *compiled, curvature = jax.jit(lambda z, y: (*results(z, y), loss.curvature(y, K)))(single, labels)
+    for value, gradient in (compiled, results(single, labels)):
+        assert value.dtype == gradient.dtype == np.float32
+        np.testing.assert_allclose(value, loss.value(logits, labels), rtol=1e-4)
+        assert_rows_close(np.asarray(gradient), loss.gradient(logits, labels), 1e-4)
+    np.testing.assert_allclose(curvature, loss.curvature(labels, K), rtol=1e-5)
+
+
+@every_loss
+@pytest.mark.parametrize("largest", [0, 1])
+def test_huge_logits_stay_finite(loss, largest):
+    logits = np.array([[1e4, -1e4, 0.0, 1e4][largest:] + [0.0] * largest])
+    for label in range(K):
+        labels = np.array([label])
+        assert np.all(np.isfinite(loss.value(logits, labels)))
+        assert np.all(np.isfinite(loss.gradient(logits, labels)))
+
+
+# Conjugate: what the certificate rests on
+
+
+@convex_loss
+@exact
+@given(seed=seeds, scale=st.sampled_from([1e-3, 1.0, 10.0]))
+def test_fenchel_young_is_tight_at_the_gradient(loss, seed, scale):
+    logits, labels = points(seed, scale=scale)
+    gap, rounding = fenchel_young_gap(loss, logits, loss.gradient(logits, labels), labels)
+    assert np.all(np.abs(gap) <= rounding)
+
+
+@convex_loss
+@exact
+@given(seed=seeds, size=st.sampled_from([1e-6, 1.0, 100.0]))
+def test_into_domain_makes_any_vector_feasible(loss, seed, size):
+    anything, labels = points(seed, scale=size)
+    dual = loss.into_domain(anything, labels)
+    assert np.all(np.isfinite(loss.conjugate(dual, labels)))
+    np.testing.assert_allclose(
+        loss.into_domain(dual, labels), dual, rtol=100 * EPS, atol=100 * EPS * dual.max()
+    )
+    for scale in (0.1, 3.0, 1e5):  # far away, any vector outside the domain breaks the inequality
+        logits, _ = points(seed + 1, scale=scale)
+        gap, rounding = fenchel_young_gap(loss, logits, dual, labels)
+        assert np.all(gap >= -rounding)
+
+
+@convex_loss
+@exact
+@given(seed=seeds, tau=st.floats(0, 1), scale=st.sampled_from([0.1, 2.0, 30.0]))
+def test_scaled_gradients_are_in_the_domain_already(loss, seed, tau, scale):
+    logits, labels = points(seed, scale=scale)
+    dual = tau * loss.gradient(logits, labels)
+    size = np.abs(loss.gradient(logits, labels)).max(axis=1, keepdims=True)
+    smoothing = getattr(loss, "label_smoothing", 0.0)  # its targets are added and subtracted again
+    parameters = getattr(loss, "weights", 1.0) * np.max(getattr(loss, "scales", 1.0))
+    slack = 100 * EPS * (size + smoothing * np.max(parameters))
+    assert np.all(np.abs(loss.into_domain(dual, labels) - dual) <= slack)
+
+
+@convex_loss
+@exact
+@given(seed=seeds, scale=st.sampled_from([0.1, 2.0, 6.0]))
+def test_centred_rows_are_feasible_for_a_free_bias(loss, seed, scale):
+    labels, rng = np.arange(K), np.random.default_rng(seed)
+    logits, priors = scale * rng.normal(size=(K, K)), rng.dirichlet(np.ones(K))
+    dual = loss.centre(loss.gradient(logits, labels), labels, priors)
+    assert np.all(np.abs(priors @ dual) <= 100 * EPS * (priors @ np.abs(dual)))
+    np.testing.assert_allclose(
+        loss.into_domain(dual, labels), dual, rtol=0, atol=1e3 * EPS * np.abs(dual).max()
+    )
+
+
+@every_loss
+def test_no_certificate_from_a_loss_that_is_not_convex(loss):
+    logits, labels = points()
+    if not loss.convex:
+        assert np.all(loss.conjugate(loss.gradient(logits, labels), labels) == np.inf)
+
+
+# Curvature
+
+
+@every_loss
+def test_curvature_bounds_the_hessian(loss):
+    _, labels, _, _, _, hessians = traced(loss)
+    np.testing.assert_allclose(hessians, hessians.mT, atol=1e3 * EPS * np.abs(hessians).max())
+    spectrum = np.linalg.eigvalsh(hessians)
+    bound = loss.curvature(labels, K)
+    assert bound.shape == labels.shape
+    assert np.all(np.abs(spectrum) <= bound[:, None] * (1 + 100 * EPS))
+    if loss.convex:
+        assert np.all(spectrum >= -100 * EPS * bound[:, None])
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [
+        (CrossEntropy(), [0.5, 0.5]),
+        (LabelSmoothing(0.3), [0.5, 0.5]),
+        (WeightedCrossEntropy(np.array([3.0, 0.1])), [1.5, 0.05]),
+        (VectorScaling(np.array([3.0, 1.0])), [4.5, 4.5]),
+        (MSE(), [1.0, 1.0]),
+        (Focal(0.0), [0.5, 0.5]),
+    ],
+)
+def test_curvature_is_no_larger_than_it_needs_to_be(loss, expected):
+    np.testing.assert_allclose(loss.curvature(np.arange(2), 2), expected)
+
+
+# Symmetry, identity, parameters
+
+
+@every_loss
+def test_relabelling_classes_changes_nothing(loss):
+    logits, labels = points()
+    order = np.random.default_rng(5).permutation(K)
+    vectors = [f.name for f in dataclasses.fields(loss) if is_vector(f)]
+    relabelled = dataclasses.replace(loss, **{name: getattr(loss, name)[order] for name in vectors})
+    new_labels = np.argsort(order)[labels]
+    np.testing.assert_allclose(
+        relabelled.value(logits[:, order], new_labels), loss.value(logits, labels), rtol=1e3 * EPS
+    )
+    np.testing.assert_allclose(
+        relabelled.gradient(logits[:, order], new_labels),
+        loss.gradient(logits, labels)[:, order],
+        rtol=1e3 * EPS,
+        atol=10 * EPS,
+    )
+    np.testing.assert_array_equal(relabelled.curvature(new_labels, K), loss.curvature(labels, K))
+
+
+@every_loss
+def test_equality_is_by_type_and_parameters(loss):
+    twin = copy.deepcopy(loss)
+    assert twin is not loss
+    assert twin == loss
+    assert hash(twin) == hash(loss)
+    assert [other for other in LOSSES if other == loss] == [loss]
+    assert loss != "a loss"
+    for field in dataclasses.fields(loss):
+        before = getattr(loss, field.name)
+        after = before * 0.5 + 0.125 if is_vector(field) else 0.25 * before if before < 1 else 1.5 * before
+        if np.any(before != after):
+            assert dataclasses.replace(loss, **{field.name: after}) != loss
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_parameters_cannot_be_changed(cls):
+    loss = example(cls, np.random.default_rng(0))
+    for field in dataclasses.fields(loss):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(loss, field.name, 1.0)
+        if is_vector(field):
+            with pytest.raises(ValueError, match="read-only"):
+                getattr(loss, field.name)[0] = 1.0
+
+
+def build(cls, **parameters):
+    """Construct as users do, without the run-time type checks of the test suite."""
+    loss = object.__new__(cls)
+    inspect.unwrap(cls.__init__)(loss, **parameters)
+    return loss
+
+
+FIELDS = [(cls, field) for cls in CLASSES for field in dataclasses.fields(cls)]
+VECTORS = [(cls, field.name) for cls, field in FIELDS if is_vector(field)]
+SCALARS = [(cls, field.name) for cls, field in FIELDS if not is_vector(field)]
+
+
+def others(cls, name):
+    """Good values for the required parameters of ``cls`` except ``name``."""
+    good = example(cls, np.random.default_rng(0))
+    return {f.name: getattr(good, f.name) for f in dataclasses.fields(cls) if f.name != name}
+
+
+@pytest.mark.parametrize(("cls", "name"), VECTORS)
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ([1.0, math.nan, 1.0, 1.0], r"\[1\] = nan"),
+        ([1.0, 1.0, math.inf, 1.0], r"\[2\] = inf"),
+        ([], r"shape \(0,\)"),
+        (1.0, r"shape \(\)"),
+        ([[1.0] * 4], r"shape \(1, 4\)"),
+        (["a"] * 4, "'a'"),
+        ([10**400] * 4, "100"),
+        ([[1.0], [1.0, 2.0]], "1.0"),
+    ],
+)
+def test_bad_vectors(cls, name, value, told):
+    with pytest.raises(InputError, match=f"{name} .*{told}"):
+        build(cls, **others(cls, name), **{name: value})
+
+
+@pytest.mark.parametrize(("cls", "name"), VECTORS)
+def test_vectors_must_match_the_classes(cls, name):
+    loss = example(cls, np.random.default_rng(0))
+    loss.check_classes(K)
+    with pytest.raises(InputError, match=rf"of {cls.__name__} must have one entry per class \(5\), got 4"):
+        loss.check_classes(K + 1)
+
+
+@pytest.mark.parametrize(("cls", "name"), SCALARS)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -0.5, -math.inf, "0.5", None, True, [0.5], 10**400])
+def test_bad_scalars(cls, name, value):
+    with pytest.raises(InputError, match=f"^{name} must be "):
+        build(cls, **others(cls, name), **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("cls", "parameters", "told"),
+    [
+        (LabelSmoothing, {"smoothing": 1.0}, r"smoothing must be in \[0, 1\), got 1.0"),
+        (Focal, {"gamma": 0.5}, "gamma must be 0 or at least 1 .*got 0.5"),
+        (WeightedCrossEntropy, {"class_weights": [1.0, 0.0]}, r"class_weights\[1\] = 0"),
+        (WeightedCrossEntropy, {"class_weights": [1.0, -1.0]}, r"class_weights\[1\] = -1"),
+        (VectorScaling, {"multipliers": [0.0, 1.0]}, r"multipliers\[0\] = 0"),
+        (VectorScaling, {"multipliers": [1.0, 1.0], "adjustments": [0.0]}, r"adjustments .*\(2\), got 1"),
+    ],
+)
+def test_bad_parameters_of_one_loss(cls, parameters, told):
+    with pytest.raises(InputError, match=told):
+        build(cls, **parameters)
+
+
+def test_lists_are_accepted():
+    assert build(WeightedCrossEntropy, class_weights=[1, 2]) == WeightedCrossEntropy(np.array([1.0, 2.0]))
+    assert build(Focal, gamma=2) == Focal(2.0)
+    assert build(VectorScaling, multipliers=[1, 2]).adjustments.tolist() == [0.0, 0.0]
