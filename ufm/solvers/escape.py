@@ -5,7 +5,8 @@ of its own and stays at zero. The certificate sees it: ``polar(A) > 1``. A move
 
 1. *frees* coordinates: dead ones; those whose columns of H are parallel to another's, which are merged into one
    (the logits stay, and the regulariser can only fall: a merged atom has strength ``|sum_j |g_j| v_j|``, at most
-   the sum of theirs); and, where those are too few, the weakest ones, given up;
+   the sum of theirs); and, where those are too few, the weakest ones, given up, or those that become free by
+   rotating every living class towards an axis of its own;
 2. *adds atoms*: unit directions ``u`` in class space with ``|A' u| > 1`` (projected power iteration from every
    violating class for non-negative features, singular vectors for free ones), with ``w = -A' u / |A' u|``. An atom
    of strength theta adds ``theta w u'`` to the balanced logits and theta to the regulariser, so the best strengths
@@ -32,6 +33,8 @@ PARALLEL = 0.999
 MARGIN = 1e-9
 #: A coordinate is dead when it carries less than this share of the regulariser.
 DEAD = 1e-14
+#: Class means below this share of the largest singular value are zero.
+NEGLIGIBLE = 1e-8
 POWER_STEPS = 40
 STRENGTH_STEPS = 40
 #: Times the added atoms are halved before a move is given up.
@@ -69,14 +72,13 @@ def escape(problem: Problem, level: Level, variables: Variables) -> Move | None:
     atoms = _atoms(dual_scales(problem)[:, None] * slopes, problem.features == "nonnegative")
     if not len(atoms.u):
         return None
-    weight, features = variables.weight * scales.weight, variables.features * scales.rows[:, None]
     balanced = (variables.weight * scales.weight, variables.features * scales.rows[:, None])
     share = np.sqrt(row_multiplicities(problem, level) / problem.counts[labels])
     mean_logits = class_means(logits, labels, problem.num_classes)
     before = objective_value(problem, variables.weight, variables.features, labels, variables.bias)
-    count = min(len(atoms.u), problem.dim)
-    while count:
-        weight, features, free, merged = _free_coordinates(*balanced, count)
+
+    def attempt(base: tuple[np.ndarray, np.ndarray], count: int) -> Move | None:
+        weight, features, free, merged = _free_coordinates(*base, count)
         chosen = Atoms(atoms.u[: len(free)], atoms.w[: len(free)])
         sizes = np.sqrt(_strengths(problem, mean_logits, chosen))
         for _ in range(SHRINKS):
@@ -87,8 +89,33 @@ def escape(problem: Problem, level: Level, variables: Variables) -> Move | None:
             if decrease > 0:
                 return Move(moved, len(free), merged, decrease)
             sizes = sizes / 2
-        count //= 2
-    return None
+        return None
+
+    most = min(len(atoms.u), problem.dim)
+    counts, bases = [most >> halvings for halvings in range(most.bit_length())], [balanced]
+    if problem.features == "nonnegative":
+        bases += _onto_axes(*balanced, class_means(balanced[1] / share[:, None], labels, problem.num_classes))
+    return next(filter(None, (attempt(base, count) for count in counts for base in bases)), None)
+
+
+def _onto_axes(
+    weight: Float[np.ndarray, "K d"], features: Float[np.ndarray, "rows d"], means: Float[np.ndarray, "K d"]
+) -> list[tuple[Float[np.ndarray, "K d"], Float[np.ndarray, "rows d"]]]:
+    """Return the point rotated so that the class means M become ``(M M')^{1/2}``, if that frees coordinates.
+
+    The logits stay. Every living class comes as close as it can to an axis of its own, and the other axes are
+    free, even where no two columns of H were parallel. A negative entry of the root, if any, is clipped.
+    """
+    left, values, right = np.linalg.svd(means, full_matrices=False)
+    kept = values > NEGLIGIBLE * values[0]
+    living = np.flatnonzero(np.linalg.norm(means, axis=1) > NEGLIGIBLE * values[0])
+    if not 0 < len(living) < means.shape[1]:
+        return []
+    rotation = right[kept].T @ left[np.ix_(living, kept)].T
+    turned = (np.zeros_like(weight), np.zeros_like(features))
+    turned[0][:, : len(living)] = weight @ rotation
+    turned[1][:, : len(living)] = np.maximum(features @ rotation, 0)
+    return [turned]
 
 
 @dataclasses.dataclass(frozen=True)
