@@ -14,7 +14,7 @@ from ufm.theory.prediction import Prediction
 from ufm.verification.checks import WIDEST, info_row, listed, scalar_row, worst_row
 from ufm.verification.measured import Measured
 from ufm.verification.resolution import FLOOR
-from ufm.verification.tolerances import Tolerances, dual_matrix
+from ufm.verification.tolerances import Tolerances, dual_directions
 
 
 def collapse_row(prediction: Prediction, measured: Measured, tolerances: Tolerances) -> Row:
@@ -35,11 +35,8 @@ def collapse_row(prediction: Prediction, measured: Measured, tolerances: Toleran
 
 def residual_rows(prediction: Prediction, measured: Measured, tolerances: Tolerances) -> list[Row]:
     """Residuals of directions of the ICML 2024 paper: predicted 0, insensitive to scale."""
-    directions = dual_matrix(prediction)
-    lengths = np.linalg.norm(directions, axis=1, keepdims=True)
-    directions = directions / np.where(lengths > 0, lengths, 1.0)
     counts = np.asarray(prediction.problem.counts, dtype=np.float64)
-    wanted = metrics.classifier_from_means(measured.means, counts, directions)
+    wanted = metrics.classifier_from_means(measured.means, counts, dual_directions(prediction))
     residual = metrics.direction_residual
     return [
         scalar_row(
@@ -192,7 +189,7 @@ def open_rows(measured: Measured, zero_margins: Any) -> list[Row]:
         (
             "smallest margin",
             "smallest margin of a class, in nats",
-            float(measured.margins[present].min(initial=0.0)),
+            float(measured.margins[present].min(initial=np.inf)),
         ),
     ):
         rows.append(info_row(name, meaning, value))

@@ -87,8 +87,8 @@ class _Resolution:
         self.K = self.problem.num_classes
         self.A = dual_matrix(prediction)
         self.lengths = np.linalg.norm(self.A, axis=1)
-        self.norm_A = _spectral_norm(self.A)
         self.cross = self.A @ self.A.T
+        self.norm_A = math.sqrt(_largest_eigenvalue(self.cross))
         self.units = self.problem.nuclear_weight * np.sqrt(self.problem.counts)  # X_k = units_k (z_k - b)
         self.kappa = _divergences(self.problem, gap)
         self.zero_margins = zero_margin_bounds(self.problem, gap)
@@ -185,7 +185,7 @@ class _Resolution:
         self.v_dots = np.minimum(np.minimum(dots, dots.T), np.outer(high, high))
         np.fill_diagonal(self.v_dots, self.v_squares)
         logits = float(np.max(self.units * self.radius)) + self.bias * float(np.linalg.norm(self.units))
-        largest = self.problem.weight_decay * _spectral_norm(self.prediction.gram_weights)
+        largest = self.problem.weight_decay * _largest_eigenvalue(self.prediction.gram_weights)
         top = float(_largest_root(2 * self.root, largest + self.norm_A * logits))
         jointly = math.hypot(self.norm_A * logits, 2 * top * self.root)
         self.v_frobenius = min(jointly, float(np.linalg.norm(self.v_dots)))
@@ -261,10 +261,10 @@ def _largest_root(b: float | np.ndarray, c: float | np.ndarray) -> np.ndarray:
     return np.asarray((b + np.sqrt(np.square(b) + 4 * c)) / 2)
 
 
-def _spectral_norm(matrix: np.ndarray) -> float:
-    if np.array_equal(matrix, np.diag(np.diagonal(matrix))):
-        return float(np.abs(np.diagonal(matrix)).max())
-    return float(np.linalg.norm(matrix, 2))
+def _largest_eigenvalue(gram: np.ndarray) -> float:
+    if np.array_equal(gram, np.diag(np.diagonal(gram))):
+        return float(np.diagonal(gram).max())
+    return max(float(np.linalg.eigvalsh(gram)[-1]), 0.0)
 
 
 def _of_root(predicted: np.ndarray, squares: np.ndarray) -> np.ndarray:

@@ -99,3 +99,13 @@ def flat_tolerances(prediction: Prediction, tolerance: float) -> Tolerances:
         nc4=tolerance,
         flat=tolerance,
     )
+
+
+def dual_directions(prediction: Prediction) -> Float[np.ndarray, "K K"]:
+    """Return the rows of ``A`` at length 1, for `ufm.metrics.classifier_from_means`.
+
+    For the cross-entropy family with non-negative features row k is ``(K onehot_k - 1) / sqrt(K (K-1))``.
+    """
+    rows = dual_matrix(prediction)
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.where(lengths > 0, lengths, 1.0)

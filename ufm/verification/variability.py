@@ -27,7 +27,7 @@ def variability_rows(
         flat: the tolerance if there is no such bound; no verdict if that is None too.
         noise: squared norm up to which a class mean is as good as zero: such directions are not inverted.
     """
-    spectrum = metrics.between_spectrum(statistics)
+    spectrum = metrics.between_spectrum(statistics) if within is not None else np.zeros(0)
     largest = float(spectrum.max(initial=0.0))
     rtol = max(metrics.RANK_TOLERANCE, max(noise, within or 0.0) / largest if largest > 0 else 0.0)
     values = (
