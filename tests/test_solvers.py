@@ -201,9 +201,9 @@ def test_one_compilation_serves_every_problem_of_a_shape():
 
 
 def test_looking_more_often_changes_nothing():
-    often = ufm.solve(STEP, record_every=7, max_steps=70, tol=1e-15)
-    rarely = ufm.solve(STEP, record_every=35, max_steps=70, tol=1e-15)
-    np.testing.assert_allclose(often.features, rarely.features, rtol=0, atol=1e-12)
+    often = ufm.solve(STEP, record_every=7, max_steps=70, tol=1e-15, escapes=False)
+    rarely = ufm.solve(STEP, record_every=35, max_steps=70, tol=1e-15, escapes=False)
+    np.testing.assert_array_equal(often.features, rarely.features)
 
 
 def test_same_seed_same_answer_other_seed_other_start():

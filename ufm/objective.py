@@ -133,12 +133,14 @@ class Objective:
     def curvature_bound(self, point: Point) -> Float[Array, ""]:
         """Return a bound on the norm of the Hessian at the point (in balanced coordinates).
 
-        The Hessian of the loss in the logits is bounded by `Loss.curvature` (1/2 for cross-entropy); the blocks
-        of the bilinear map ``(V, G) -> c_i V G_i`` by Frobenius norms; the cross term by the residual's.
+        The Hessian of the loss in row i's logits is at most ``kappa_i = a_i c_i^2`` times `Loss.curvature` (1/2 for
+        cross-entropy); the bilinear map ``(V, G) -> c_i V G_i`` has block norms ``|G|`` and ``|V|``; the cross
+        term is at most the norm of the residual.
         """
         curvature = self.loss.curvature(self.labels, len(point.weight)) * self.loss_weights
-        squares = jnp.vdot(point.weight, point.weight) + jnp.sum(point.features**2, axis=1)
-        bilinear = jnp.max(curvature * self.logit_scales**2 * squares)
+        kappa = curvature * self.logit_scales**2
+        bilinear = jnp.vdot(kappa, jnp.sum(point.features**2, axis=1))
+        bilinear += jnp.max(kappa) * jnp.vdot(point.weight, point.weight)
         if point.bias is not None:
             bilinear += self.bias_scale**2 * jnp.sum(curvature)
         return 1 + bilinear + jnp.linalg.norm(self.residual(point) * self.logit_scales[:, None])
