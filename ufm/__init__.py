@@ -21,7 +21,7 @@ _HOME = {
     "Problem": "problem",
     "ProjectedGradient": "solvers.projected_gradient",
     "Solution": "solution",
-    "Status": "solvers.status",
+    "Status": "status",
     "VectorScaling": "losses",
     "WeightedCrossEntropy": "losses",
     "advise": "advice",

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 
 from ufm.certificate import Certificate
 from ufm.problem import Level, Problem
-from ufm.solvers.status import Status
+from ufm.status import Status
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

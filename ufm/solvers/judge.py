@@ -6,7 +6,7 @@ import dataclasses
 import math
 
 from ufm.certificate import Certificate
-from ufm.solvers.status import Status
+from ufm.status import Status
 
 #: Steps between two looks at the point: few at first, then a tenth of the steps so far.
 FIRST_CHUNK = 20

@@ -17,12 +17,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from ufm.certificate import Certificate, certify
-from ufm.objective import Objective, Point, Scaling, Variables, build_objective, scaling, to_point, to_variables
+from ufm.objective import (
+    Objective,
+    Point,
+    Scaling,
+    Variables,
+    build_objective,
+    scaling,
+    to_point,
+    to_variables,
+)
 from ufm.problem import Level, Problem, row_labels
 from ufm.solvers.escape import escape
 from ufm.solvers.judge import Judge, Limits
 from ufm.solvers.rule import StepRule
-from ufm.solvers.status import Status
+from ufm.status import Status
 
 Record = dict[str, Any]
 Observer = Callable[[Variables, np.ndarray], dict[str, float]]
