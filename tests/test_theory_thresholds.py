@@ -62,6 +62,7 @@ def test_published_collapse_points(counts, first, every):
 def test_every_class_collapses_exactly_at_its_nuclear_weight(counts, which, nudge):
     problem = make(counts, len(counts), 1e-3, 1e-3, loss=losses(len(counts))[which])
     points = collapse_nuclear_weights(problem)
+    np.testing.assert_array_equal(count_collapsed(problem, points), [np.sum(points <= p) for p in points])
     for k, point in enumerate(points):
         moved = at(problem, point * nudge)
         prediction = predict(moved)

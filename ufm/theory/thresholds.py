@@ -117,9 +117,10 @@ def extra_samples_to_live(problem: Problem, index: int) -> int | None:
 
     if lives(0):
         return 0
-    best = math.floor(1 / (2 * factor)) - total  # the excess over the threshold peaks here or one later
-    alive = next((extra for extra in (best, best + 1) if extra > 0 and lives(extra)), None)
-    if alive is None:
+    # the excess over the threshold is concave and peaks within one sample above this; if it is not positive
+    # here it is nowhere, because its curvature 2 f is at most 1/2 whenever its peak is positive
+    alive = math.floor(1 / (2 * factor)) - total
+    if alive <= 0 or not lives(alive):
         return None
     dead = 0
     while alive - dead > 1:
