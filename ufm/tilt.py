@@ -44,7 +44,8 @@ def tilted_residual(
         others = np.where(mask, 0.0, tilted - smoothing / num_classes)
         residual = np.where(mask, -others.sum(axis=1, keepdims=True), others)
         slope = weights @ residual
-        if np.all(np.abs(slope) <= 4 * np.finfo(float).eps * (weights @ np.abs(residual))):
+        scale = weights @ (np.abs(residual) + smoothing / num_classes)
+        if np.all(np.abs(slope) <= 4 * np.finfo(float).eps * scale):
             break
         step = _newton_step(tilted, weights, slope)
         bias = bias - step / max(1.0, float(np.abs(step).max()))
