@@ -2,9 +2,9 @@
 
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 
 import ufm
 from ufm.objective import Objective, Variables, build_objective, scaling, to_point, to_variables
@@ -81,7 +81,9 @@ def test_curvature_bound_bounds_the_hessian(bias):
     problem = ufm.Problem(COUNTS, 3, 1e-2, 1e-2, bias=bias)
     with jax.enable_x64(True):
         objective = build_objective(problem, "class", "balanced", "float64")
-        _, unravel = ravel_pytree(to_point(draw(problem, "class"), scaling(problem, "class", "balanced"), "float64"))
+        _, unravel = ravel_pytree(
+            to_point(draw(problem, "class"), scaling(problem, "class", "balanced"), "float64")
+        )
         hessian = jax.jit(jax.hessian(lambda x: objective.value(unravel(x))))
         for seed in range(20):
             point = to_point(draw(problem, "class", seed), scaling(problem, "class", "balanced"), "float64")

@@ -1,6 +1,7 @@
 """The solver: certified optima that agree with the closed form, from every start, and a status that never lies."""
 
 import inspect
+import itertools
 
 import jax
 import numpy as np
@@ -62,7 +63,9 @@ def test_published_settings_are_certified_and_every_verdict_passes(name):
     assert report.passed, report.table()
     assert all(row.verdict in ("pass", "info") for row in report.rows), report.table()
     if level == "class":
-        assert max(errors_against_closed_form(solution).values()) <= 1e-6, errors_against_closed_form(solution)
+        assert max(errors_against_closed_form(solution).values()) <= 1e-6, errors_against_closed_form(
+            solution
+        )
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -120,7 +123,7 @@ def test_escape_moves_never_increase_the_objective():
     seen = 0
     for seed in range(10):
         history = ufm.solve(problem, seed=seed).history
-        for before, after in zip(history, history[1:], strict=False):
+        for before, after in itertools.pairwise(history):
             if after["event"]:
                 seen += 1
                 assert after["objective"] < before["objective"]
@@ -234,10 +237,14 @@ def test_natural_coordinates_are_the_fields_training():
     rng = np.random.default_rng(0)
     weight, features = rng.normal(size=(2, 3)), np.abs(rng.normal(size=(6, 3)))
     rule = ufm.ProjectedGradient(optax.sgd(0.5), coordinates="natural")
-    solution = ufm.solve(problem, "sample", solver=rule, start=(weight, features), max_steps=1, tol=1e-15, escapes=False)
+    solution = ufm.solve(
+        problem, "sample", solver=rule, start=(weight, features), max_steps=1, tol=1e-15, escapes=False
+    )
     labels = np.repeat([0, 1], [4, 2])
     residual = problem.loss.gradient(features @ weight.T, labels) / 6
-    np.testing.assert_allclose(solution.weight, weight - 0.5 * (residual.T @ features + 1e-2 * weight), rtol=1e-12)
+    np.testing.assert_allclose(
+        solution.weight, weight - 0.5 * (residual.T @ features + 1e-2 * weight), rtol=1e-12
+    )
     expected = np.maximum(features - 0.5 * (residual @ weight + 1e-3 * features), 0)
     np.testing.assert_allclose(solution.features, expected, rtol=1e-12)
 
@@ -259,7 +266,9 @@ def test_statuses_say_what_happened():
 def test_progress_and_observers_see_every_record():
     records = []
     solution = ufm.solve(
-        STEP, progress=records.append, observe=lambda variables, labels: {"largest": float(variables.features.max())}
+        STEP,
+        progress=records.append,
+        observe=lambda variables, labels: {"largest": float(variables.features.max())},
     )
     assert tuple(records) == solution.history
     assert all(record["largest"] > 0 for record in records)

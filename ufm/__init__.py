@@ -4,6 +4,8 @@ The public names below are loaded on first use, so that predictions (pure NumPy)
 """
 
 import importlib
+import sys
+import types
 from typing import Any
 
 _HOME = {
@@ -27,6 +29,7 @@ _HOME = {
     "advise": "advice",
     "certify": "certificate",
     "predict": "theory",
+    "separability": "separability",
     "solve": "solvers",
     "verify": "verify",
 }
@@ -44,3 +47,14 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return __all__
+
+
+class _Package(types.ModuleType):
+    """The package, in which a submodule never hides the public function of the same name (`ufm.verify`)."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _HOME and isinstance(value, types.ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,12 +21,14 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 from ufm.loss_forms import LOSS_FORMS, parse_loss
 from ufm.problem import Problem
 from ufm.profiles import parse_counts
-from ufm.tables import class_table, describe
+from ufm.tables import WIDTH, class_table, describe
 from ufm.theory import ClosedFormError, Prediction, predict
 from ufm.validation import InputError
 
 _LOSS_HELP = "; ".join(f"{name} ({meaning})" for name, (_, meaning, _) in LOSS_FORMS.items())
-_COUNTS_HELP = "class counts: 5000x5,50x5 or a profile: cifar10-lt-100, imagenet-lt, exp:K=10,n_max=5000,ratio=100"
+_COUNTS_HELP = (
+    "class counts: 5000x5,50x5 or a profile: cifar10-lt-100, imagenet-lt, exp:K=10,n_max=5000,ratio=100"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +48,13 @@ class ProblemFlags:
         counts = parse_counts(self.counts)
         loss = parse_loss(self.loss, counts)
         return Problem(
-            counts, self.dim, self.weight_decay, self.feature_decay, loss, self.features, self.bias  # type: ignore[arg-type]
+            counts,
+            self.dim,
+            self.weight_decay,
+            self.feature_decay,
+            loss,
+            self.features,
+            self.bias,
         )
 
 
@@ -55,7 +65,7 @@ Json = Annotated[bool, arg(help="print one JSON object and nothing else")]
 def predict_command(problem: Flags = ProblemFlags(), json: Json = False) -> int:
     """Print the closed form of the global optimum, without solving anything.
 
-    Example: ufm predict --counts 5000x5,50x5 --weight-decay 5e-4 --feature-decay 1e-5
+    Example: ufm predict --counts 5000x5,50x5 --weight-decay 5e-4
     """
     given = problem.problem()
     try:
@@ -69,7 +79,9 @@ def predict_command(problem: Flags = ProblemFlags(), json: Json = False) -> int:
 
 def solve_command(
     problem: Flags = ProblemFlags(),
-    level: Annotated[Literal["class", "sample"], arg(help="one feature row per class, or per sample")] = "class",
+    level: Annotated[
+        Literal["class", "sample"], arg(help="one feature row per class, or per sample")
+    ] = "class",
     solver: Annotated[str, arg(help="accelerated, sgd, momentum or adam")] = "accelerated",
     learning_rate: Annotated[float, arg(help="of sgd, momentum and adam")] = 0.1,
     precision: Literal["float64", "float32"] = "float64",
@@ -80,11 +92,11 @@ def solve_command(
     save: Annotated[Path | None, arg(help="npz file for features, labels, weight")] = None,
     json: Json = False,
 ) -> int:
-    """Solve to a certified global optimum, compare with the closed form, draw the figure.
+    """Solve to a certified global optimum and compare it with the closed form.
 
-    Example: ufm solve --counts 5000x5,50x5 --dim 64 --weight-decay 5e-4 --feature-decay 1e-5
+    Example: ufm solve --counts 5000x5,50x5 --weight-decay 5e-4 --feature-decay 1e-5
     """
-    from ufm.metrics import observe_metrics
+    from ufm.observer import collapse_observer
     from ufm.solvers import solve
     from ufm.verify import verify
 
@@ -98,7 +110,7 @@ def solve_command(
         max_steps,
         progress=not json and sys.stderr.isatty(),
         precision=precision,
-        observe=observe_metrics(given) if figure is not None else None,
+        observe=collapse_observer(given) if figure is not None else None,
     )
     report = verify(solution)
     if save is not None:
@@ -118,15 +130,18 @@ def verify_command(
     loss: Annotated[str, arg(help=_LOSS_HELP)] = "ce",
     features: Annotated[str, arg(help="nonnegative (after a ReLU) or free")] = "nonnegative",
     bias: Annotated[float | None, arg(help="decay of the bias in the file; 0 = unregularised")] = None,
-    tolerance: Annotated[float | None, arg(help="judge by this number; default: by the duality gap")] = None,
+    tolerance: Annotated[
+        float | None,
+        arg(help="judge by this number; default: by the gap if that certifies an optimum, else 0.1"),
+    ] = None,
     figure: Annotated[Path | None, arg(help="PNG, PDF or SVG; None for no figure")] = None,
     json: Json = False,
 ) -> int:
-    """Check the last layer of any network against the theory: FILE.npz with features, labels, weight[, bias].
+    """Check the last layer of any network: an npz of features, labels, weight[, bias].
 
-    Without --weight-decay and --feature-decay only the scale-free part is a test and the decays are estimated.
+    Without the two decays they are estimated, and only what has no scale is a test.
 
-    Example: ufm verify last_layer.npz --weight-decay 5e-4 --feature-decay 1e-5 --tolerance 0.1
+    Example: ufm verify layer.npz --weight-decay 5e-4 --feature-decay 1e-5
     """
     from ufm.verify import verify
 
@@ -137,7 +152,7 @@ def verify_command(
     if weight_decay is not None and feature_decay is not None:
         sizes = parse_counts(counts) if counts else _counts_of(arrays["labels"], len(arrays["weight"]))
         dim = arrays["weight"].shape[1] if arrays["weight"].ndim == 2 else 1
-        problem = Problem(sizes, dim, weight_decay, feature_decay, parse_loss(loss, sizes), features, bias)  # type: ignore[arg-type]
+        problem = Problem(sizes, dim, weight_decay, feature_decay, parse_loss(loss, sizes), features, bias)
     report = verify(**arrays, problem=problem, tolerance=tolerance)
     if figure is not None:
         _write(figure, report.plot)
@@ -145,24 +160,31 @@ def verify_command(
     return 0 if report.passed else 1
 
 
+@dataclasses.dataclass(frozen=True)
+class TrainingFlags:
+    """The training set and the two decays."""
+
+    counts: Annotated[str, arg(help=_COUNTS_HELP)] = "cifar10-lt-100"
+    weight_decay: Annotated[float, arg(help="lambda_W, on |W|^2/2")] = 5e-3
+    feature_decay: Annotated[float, arg(help="lambda_H, on the sum over samples of |h|^2/2")] = 2e-4
+
+
 def advise_command(
-    counts: Annotated[str, arg(help=_COUNTS_HELP)] = "cifar10-lt-100",
-    weight_decay: float = 5e-3,
-    feature_decay: float = 2e-4,
+    training: OmitArgPrefixes[TrainingFlags] = TrainingFlags(),
     json: Json = False,
 ) -> int:
     """Say which classes will collapse, which nearly do, and what saves them.
 
-    Example: ufm advise --counts 5000x5,50x5 --weight-decay 5e-3 --feature-decay 1e-4
+    Example: ufm advise --counts 5000x5,50x5 --weight-decay 5e-3
     """
     from ufm.advice import advise
 
-    advice = advise(parse_counts(counts), weight_decay, feature_decay)
+    advice = advise(parse_counts(training.counts), training.weight_decay, training.feature_decay)
     _emit(advice.to_dict(), json, str(advice))
     return 0
 
 
-COMMANDS = {
+COMMANDS: dict[str, Callable[..., Any]] = {
     "predict": predict_command,
     "solve": solve_command,
     "verify": verify_command,
@@ -183,13 +205,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"ufm: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader, `head` for instance, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print("ufm: interrupted", file=sys.stderr)
         return 130
 
 
 def _emit(outcome: dict[str, Any], as_json: bool, text: str) -> None:
-    print(json.dumps(outcome, allow_nan=False) if as_json else text)
+    print(json.dumps(outcome, allow_nan=False) if as_json else text, flush=True)
 
 
 def _problem_dict(problem: Problem) -> dict[str, Any]:
@@ -211,34 +236,47 @@ def _prediction_text(prediction: Prediction) -> str:
         "margin": prediction.margins,
         "": np.where(prediction.collapsed, "collapsed", ""),
     }
-    table = class_table(prediction.problem.counts, columns)
     return "\n".join(
         [
             describe(prediction.problem),
             "",
-            table,
+            class_table(prediction.problem.counts, columns),
             "",
             f"{prediction.num_collapsed} of {prediction.problem.num_classes} classes collapse.",
             f"Optimal value P* = {prediction.objective:.12g}",
-            f"Closed form: {prediction.theorem}",
+            _wrap(f"Closed form: {prediction.theorem}"),
         ]
     )
 
 
 def _solution_text(solution: Any, report: Any, figure: Path | None, save: Path | None) -> str:
-    certificate = solution.certificate
+    certificate, measured, prediction = solution.certificate, report.measured, report.prediction
+    columns = {"|h|": measured.norms, "|w|": measured.weight_norms, "margin": measured.margins}
+    if prediction is not None:
+        expected = (prediction.norms, prediction.weight_norms, prediction.margins)
+        pairs = zip(columns.items(), expected, strict=True)
+        columns = {
+            key: value for (name, seen), due in pairs for key, value in ((name, seen), (f"{name}*", due))
+        }
     lines = [
         describe(solution.problem),
         "",
-        f"Status: {solution.status} after {solution.steps} steps. {solution.status.sentence}",
-        f"Objective {certificate.objective:.12g}, lower bound {certificate.lower_bound:.12g}, "
-        f"relative gap {certificate.relative_gap:.1e}",
+        _wrap(f"Status: {solution.status} after {solution.steps} steps. {solution.status.sentence}"),
+        f"Objective   {certificate.objective:.14g}",
+        f"Lower bound {certificate.lower_bound:.14g} (relative gap {certificate.relative_gap:.1e})",
+        "",
+        class_table(solution.problem.counts, columns),
+        *(["Columns with * are the closed form."] if prediction is not None else []),
         "",
         report.table(),
     ]
     lines += [f"Figure written to {figure}"] if figure else []
     lines += [f"Solution written to {save}"] if save else []
     return "\n".join(lines)
+
+
+def _wrap(text: str) -> str:
+    return textwrap.fill(text, WIDTH, subsequent_indent="  ")
 
 
 def _rule(name: str, learning_rate: float) -> Any:
@@ -250,7 +288,7 @@ def _rule(name: str, learning_rate: float) -> Any:
     from ufm.validation import one_of, positive_float
 
     rate = positive_float("learning_rate", learning_rate)
-    rules = {
+    rules: dict[str, Callable[[], Any]] = {
         "accelerated": Accelerated,
         "sgd": lambda: ProjectedGradient(optax.sgd(rate)),
         "momentum": lambda: ProjectedGradient(optax.sgd(rate, momentum=0.9)),
@@ -259,14 +297,16 @@ def _rule(name: str, learning_rate: float) -> Any:
     return rules[one_of("solver", name, tuple(rules))]()
 
 
-def _load(file: Path) -> dict[str, np.ndarray]:
+def _load(file: Path) -> dict[str, Any]:
     """Return the arrays of an npz file, or raise `InputError` saying what is wrong with it."""
     required, optional = ("features", "labels", "weight"), ("bias",)
     try:
-        with np.load(file, allow_pickle=False) as archive:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             missing = [name for name in required if name not in archive]
             if missing:
-                raise InputError(f"{file} must hold arrays {', '.join(required)}; missing {', '.join(missing)}")
+                raise InputError(
+                    f"{file} must hold arrays {', '.join(required)}; missing {', '.join(missing)}"
+                )
             return {name: archive[name] for name in (*required, *optional) if name in archive}
     except InputError:
         raise

@@ -59,7 +59,9 @@ def scaling(problem: Problem, level: Level, coordinates: Coordinates) -> Scaling
     if coordinates == "natural":
         return Scaling(1.0, np.ones_like(rows), 1.0)
     return Scaling(
-        math.sqrt(problem.weight_decay), np.sqrt(problem.feature_decay * rows), math.sqrt(bias_curvature(problem))
+        math.sqrt(problem.weight_decay),
+        np.sqrt(problem.feature_decay * rows),
+        math.sqrt(bias_curvature(problem)),
     )
 
 
@@ -152,9 +154,7 @@ def build_objective(problem: Problem, level: Level, coordinates: Coordinates, dt
     return Objective(**arrays, nonnegative=problem.features == "nonnegative")
 
 
-def objective_arrays(
-    problem: Problem, level: Level, coordinates: Coordinates, dtype: str
-) -> dict[str, Any]:
+def objective_arrays(problem: Problem, level: Level, coordinates: Coordinates, dtype: str) -> dict[str, Any]:
     """Return the fields of the objective of ``problem`` in NumPy, ready to be stacked or moved to a device."""
     _register(type(problem.loss))
     multiplicities = row_multiplicities(problem, level).astype(np.float64)
@@ -196,9 +196,10 @@ def _register(loss: type[Loss]) -> None:
 
 def to_point(variables: Variables, scales: Scaling, dtype: str) -> Point:
     """Return ``(W, H, b)`` in the coordinates of ``scales``, on the default device."""
-    parts = (variables.weight * scales.weight, variables.features * scales.rows[:, None])
     bias = None if variables.bias is None else jax.device_put((variables.bias * scales.bias).astype(dtype))
-    return Point(*(jax.device_put(part.astype(dtype)) for part in parts), bias)
+    weight = jax.device_put((variables.weight * scales.weight).astype(dtype))
+    features = jax.device_put((variables.features * scales.rows[:, None]).astype(dtype))
+    return Point(weight, features, bias)
 
 
 def to_variables(point: Point, scales: Scaling) -> Variables:

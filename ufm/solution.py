@@ -74,7 +74,7 @@ class Solution:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write features, labels, weight, bias and the record of the run to an npz file, atomically."""
         path = Path(path)
-        arrays = {"features": self.features, "labels": self.labels, "weight": self.weight}
+        arrays: dict[str, Any] = {"features": self.features, "labels": self.labels, "weight": self.weight}
         if self.bias is not None:
             arrays["bias"] = self.bias
         partial = path.with_name(path.name + ".partial")

@@ -44,7 +44,7 @@ class AcceleratedState(NamedTuple):
     extrapolation: Float[Array, ""]
     observed: Observed
     curvatures: Float[Array, " window"]
-    count: Int[Array, ""]
+    taken: Int[Array, ""]
     caution: Float[Array, ""]
 
 
@@ -96,12 +96,14 @@ class Accelerated:
         rows = scaled if _many_rows(ahead) else feature_slope
         now = Observed(ahead.weight, rows, weight_slope, bias_slope, state.observed.distance)
         curvature = _observed_curvature(state.observed, now, _many_rows(ahead))
-        latest = jnp.where(state.count > 1, curvature, state.curvatures[0])
-        curvatures = state.curvatures.at[(state.count - 1) % self.window].set(latest)
+        latest = jnp.where(state.taken > 1, curvature, state.curvatures[0])
+        curvatures = state.curvatures.at[(state.taken - 1) % self.window].set(latest)
         step = 1 / (state.caution * jnp.max(curvatures))
         point = _proximal_step(objective, ahead, Point(weight_slope, feature_slope, bias_slope), step)
 
-        moved = _inner(jax.tree.map(jnp.subtract, ahead, point), jax.tree.map(jnp.subtract, point, state.point))
+        moved = _inner(
+            jax.tree.map(jnp.subtract, ahead, point), jax.tree.map(jnp.subtract, point, state.point)
+        )
         momentum = jnp.where(moved > 0, 1.0, state.momentum)
         following = (1 + jnp.sqrt(1 + 4 * momentum**2)) / 2
         extrapolation = (momentum - 1) / following
@@ -115,13 +117,15 @@ class Accelerated:
             extrapolation,
             now._replace(distance=jnp.sqrt(_inner(jump, jump))),
             curvatures,
-            state.count + 1,
+            state.taken + 1,
             state.caution,
         )
 
 
 def _inner(a: Point, b: Point) -> Float[Array, ""]:
-    return sum((jnp.vdot(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)), jnp.zeros(()))
+    return sum(
+        (jnp.vdot(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)), jnp.zeros(())
+    )
 
 
 def _proximal_step(objective: Objective, point: Point, slope: Point, step: Float[Array, ""]) -> Point:
