@@ -7,8 +7,8 @@ features (general orthogonal frame), ``a = 1`` for free features and equal count
 
     ``l_k = K sqrt(n_k/a) / (N (K - 1 + exp(M_k)))``.
 
-The median over classes whose margin exceeds a tenth of the largest is the estimate: collapsed classes only
-give bounds, and a few badly fitted classes do not matter. Balancedness, ``lambda_W |W|^2 = lambda_H sum_i
+The median over classes that clearly live is the estimate: collapsed classes only give bounds, and a few
+badly fitted classes do not matter. Balancedness, ``lambda_W |W|^2 = lambda_H sum_i
 |h_i|^2`` at every critical point, gives the ratio of the two.
 """
 
@@ -27,7 +27,7 @@ from ufm.theory import ClosedFormError, Prediction, predict
 from ufm.verification.checks import listed
 from ufm.verification.measured import Measured
 
-#: Classes whose margin is below this fraction of the largest one take no part.
+#: Classes whose margin is below this many nats, or this fraction of the largest one if less, take no part.
 LIVING = 0.1
 _SMALLEST_LOG = -300.0
 
@@ -93,7 +93,7 @@ def estimate_decays(
         (0.001, 1e-05)
     """
     K = len(margins)
-    living = (margins > LIVING * margins.max()) & (margins > 0) & (counts > 0)
+    living = (margins > LIVING * min(1.0, margins.max())) & (margins > 0) & (counts > 0)
     if not np.any(living) or not (weight_energy > 0 and feature_energy > 0):
         return None
     shape = K / (K - 1) if features == "nonnegative" else 1.0
