@@ -351,7 +351,8 @@ class Focal(Loss):
     def _slope(self, ce: Any) -> Any:
         xp = ce.__array_namespace__()
         miss = -xp.expm1(-ce)
-        exponent = xp.maximum(xp.asarray(self.gamma, dtype=ce.dtype) - 1, 0.0)  # gamma = 0 has no second term, and miss may be 0
+        # gamma = 0 has no second term, and miss may be 0
+        exponent = xp.maximum(xp.asarray(self.gamma, dtype=ce.dtype) - 1, 0.0)
         return miss**self.gamma + self.gamma * miss**exponent * xp.exp(-ce) * ce
 
     def curvature(self, labels: Int[Any, " rows"], num_classes: int) -> Float[Any, " rows"]:
