@@ -1,24 +1,27 @@
 """Escape moves: from a point where no gradient step helps to one of lower objective.
 
-With non-negative features and few dimensions gradient methods get stuck at points where a class has no coordinate
-of its own and stays at zero. The certificate sees it: ``polar(A) > 1``. A move
+With non-negative features and few dimensions gradient methods get stuck at points where a class has no
+coordinate of its own and stays at zero. The certificate sees it: ``polar(A) > 1``. A move
 
-1. *frees* coordinates: dead ones; those whose columns of H are parallel to another's, which are merged into one
-   (the logits stay, and the regulariser can only fall: a merged atom has strength ``|sum_j |g_j| v_j|``, at most
-   the sum of theirs); and, where those are too few, the weakest ones, given up, or those that become free by
-   rotating every living class towards an axis of its own;
-2. *adds atoms*: unit directions ``u`` in class space with ``|A' u| > 1`` (projected power iteration from every
-   violating class for non-negative features, singular vectors for free ones), with ``w = -A' u / |A' u|``. An atom
-   of strength theta adds ``theta w u'`` to the balanced logits and theta to the regulariser, so the best strengths
-   solve a convex problem; its slope at zero is ``1 - |A' u| < 0``.
+1. *frees* coordinates: dead ones; those whose columns of H are parallel to another's, which are merged into
+   one (the logits stay, and the regulariser can only fall: a merged atom has strength ``|sum_j |g_j| v_j|``,
+   at most the sum of theirs); and, where those are too few, the weakest ones, given up, or those that become
+   free by rotating every living class towards an axis of its own;
+2. *adds atoms*: unit directions ``u`` in class space with ``|A' u| > 1`` (projected power iteration from
+   every violating class for non-negative features, singular vectors for free ones), with ``w = -A' u / |A'
+   u|``. An atom of strength theta adds ``theta w u'`` to the balanced logits and theta to the regulariser, so
+   the best strengths solve a convex problem; its slope at zero is ``1 - |A' u| < 0``.
 
-One round frees as many coordinates and adds as many atoms as there are. A move is made only if it lowers the
-objective; it knows nothing of closed forms.
+One round frees as many coordinates and adds as many atoms as there are. Where all coordinates are taken and
+in use, as with 31 classes that sit on the 31 lines of a projective plane, rotating alone helps: it changes
+no logit, but the constraints that made the point stationary are no longer active. A move is made only if it
+lowers the objective; it knows nothing of closed forms.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -36,10 +39,15 @@ DEAD = 1e-14
 #: Class means below this share of the largest singular value are zero.
 NEGLIGIBLE = 1e-8
 POWER_STEPS = 40
-DOUBLINGS = 40
+DOUBLINGS = HALVINGS = 40
 REFINEMENTS = 5
+#: A step from a rotated point counts if it lowers the objective by more than this share.
+WORTHWHILE = 1e-9
 #: Times the added atoms are halved before a move is given up.
 SHRINKS = 6
+
+#: Classifier and features in balanced coordinates.
+Balanced = tuple[np.ndarray, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,16 +55,13 @@ class Move:
     """A better point and what was done to get there."""
 
     variables: Variables
-    atoms: int
-    merged: int
+    deed: str
     decrease: float
 
     @property
     def sentence(self) -> str:
         """The move in words, for the history."""
-        return (
-            f"merged {self.merged} coordinates, added {self.atoms} atoms, objective down {self.decrease:.2e}"
-        )
+        return f"{self.deed}, objective down {self.decrease:.2e}"
 
 
 def escape(problem: Problem, level: Level, variables: Variables) -> Move | None:
@@ -67,44 +72,95 @@ def escape(problem: Problem, level: Level, variables: Variables) -> Move | None:
         level: level of the feature rows.
         variables: the point ``(W, H, b)``.
     """
-    labels = row_labels(problem, level)
-    scales = scaling(problem, level, "balanced")
-    logits = variables.features @ variables.weight.T
-    logits = logits if variables.bias is None else logits + variables.bias
-    slopes = class_means(problem.loss.gradient(logits, labels), labels, problem.num_classes)
-    atoms = _atoms(dual_scales(problem)[:, None] * slopes, problem.features == "nonnegative")
+    scene = _Scene(problem, level, variables)
+    dual = dual_scales(problem)[:, None] * scene.means(scene.slopes)
+    atoms = _atoms(dual, problem.features == "nonnegative")
     if not len(atoms.u):
         return None
-    balanced = (variables.weight * scales.weight, variables.features * scales.rows[:, None])
-    share = np.sqrt(row_multiplicities(problem, level) / problem.counts[labels])
-    mean_logits = class_means(logits, labels, problem.num_classes)
-    before = objective_value(problem, variables.weight, variables.features, labels, variables.bias)
-
-    def attempt(base: tuple[np.ndarray, np.ndarray], count: int) -> Move | None:
-        weight, features, free, merged = _free_coordinates(*base, count)
-        chosen = Atoms(atoms.u[: len(free)], atoms.w[: len(free)])
-        sizes = np.sqrt(_strengths(problem, mean_logits, chosen))
-        for _ in range(SHRINKS):
-            weight[:, free] = (sizes[:, None] * chosen.w).T
-            features[:, free] = (sizes[:, None] * chosen.u).T[labels] * share[:, None]
-            moved = Variables(weight / scales.weight, features / scales.rows[:, None], variables.bias)
-            decrease = before - objective_value(problem, moved.weight, moved.features, labels, moved.bias)
-            if decrease > 0:
-                return Move(moved, len(free), merged, decrease)
-            sizes = sizes / 2
-        return None
-
     most = min(len(atoms.u), problem.dim)
-    counts, bases = [most >> halvings for halvings in range(most.bit_length())], [balanced]
+    counts, bases = [most >> halvings for halvings in range(most.bit_length())], [scene.balanced]
     if problem.features == "nonnegative":
-        bases += _onto_axes(*balanced, class_means(balanced[1] / share[:, None], labels, problem.num_classes))
-    return next(filter(None, (attempt(base, count) for count in counts for base in bases)), None)
+        bases += _onto_axes(*scene.balanced, scene.means(scene.balanced[1] / scene.share))
+    moves = itertools.chain(
+        (_add_atoms(scene, base, atoms, count) for count in counts for base in bases),
+        (_slide(scene, base) for base in bases[1:]),
+    )
+    return next(filter(None, moves), None)
+
+
+class _Scene:
+    """The point to escape from, in balanced coordinates, with its logits and their gradients."""
+
+    def __init__(self, problem: Problem, level: Level, variables: Variables) -> None:
+        self.problem, self.bias = problem, variables.bias
+        self.labels, self.multiplicities = row_labels(problem, level), row_multiplicities(problem, level)
+        self.scales = scaling(problem, level, "balanced")
+        self.share = np.sqrt(self.multiplicities / problem.counts[self.labels])[:, None]
+        self.balanced = (
+            variables.weight * self.scales.weight,
+            variables.features * self.scales.rows[:, None],
+        )
+        self.logits = self.logits_of(variables)
+        self.slopes = problem.loss.gradient(self.logits, self.labels)
+        self.value = self.value_of(variables)
+
+    def logits_of(self, variables: Variables) -> Float[np.ndarray, "rows K"]:
+        """Return the logits at a point."""
+        logits = variables.features @ variables.weight.T
+        return logits if variables.bias is None else logits + variables.bias
+
+    def means(self, rows: Float[np.ndarray, "rows any"]) -> Float[np.ndarray, "K any"]:
+        """Return class means of rows."""
+        return class_means(rows, self.labels, self.problem.num_classes)
+
+    def variables(self, weight: Float[np.ndarray, "K d"], features: Float[np.ndarray, "rows d"]) -> Variables:
+        """Return a balanced point as ``(W, H, b)``, with the bias of the scene."""
+        return Variables(weight / self.scales.weight, features / self.scales.rows[:, None], self.bias)
+
+    def value_of(self, variables: Variables) -> float:
+        """Return the objective at a point."""
+        return objective_value(
+            self.problem, variables.weight, variables.features, self.labels, variables.bias
+        )
+
+
+def _add_atoms(scene: _Scene, base: Balanced, atoms: Atoms, count: int) -> Move | None:
+    """Free ``count`` coordinates of the base and give them to the strongest atoms, if that lowers the objective."""
+    weight, features, free, merged = _free_coordinates(*base, count)
+    chosen = Atoms(atoms.u[: len(free)], atoms.w[: len(free)])
+    sizes = np.sqrt(_strengths(scene.problem, scene.means(scene.logits), chosen))
+    for _ in range(SHRINKS):
+        weight[:, free] = (sizes[:, None] * chosen.w).T
+        features[:, free] = (sizes[:, None] * chosen.u).T[scene.labels] * scene.share
+        moved = scene.variables(weight, features)
+        decrease = scene.value - scene.value_of(moved)
+        if decrease > 0:
+            return Move(moved, f"merged {merged} coordinates, added {len(free)} atoms", decrease)
+        sizes = sizes / 2
+    return None
+
+
+def _slide(scene: _Scene, base: Balanced) -> Move | None:
+    """Take a projected gradient step from a rotated point, which need not be stationary any more."""
+    weight, features = base
+    slopes = scene.problem.loss.gradient(scene.logits_of(scene.variables(*base)), scene.labels)
+    slopes = slopes * (scene.multiplicities / scene.problem.num_samples)[:, None]
+    scaled = slopes / (scene.scales.weight * scene.scales.rows[:, None])
+    in_weight, in_features = scaled.T @ features + weight, scaled @ weight + features
+    step = 1.0
+    for _ in range(HALVINGS):
+        moved = scene.variables(weight - step * in_weight, np.maximum(features - step * in_features, 0))
+        decrease = scene.value - scene.value_of(moved)
+        if decrease > WORTHWHILE * scene.value:
+            return Move(moved, "rotated classes towards axes of their own", decrease)
+        step = step / 2
+    return None
 
 
 def _onto_axes(
     weight: Float[np.ndarray, "K d"], features: Float[np.ndarray, "rows d"], means: Float[np.ndarray, "K d"]
-) -> list[tuple[Float[np.ndarray, "K d"], Float[np.ndarray, "rows d"]]]:
-    """Return the point rotated so that the class means M become ``(M M')^{1/2}``, if that frees coordinates.
+) -> list[Balanced]:
+    """Return the point rotated so that the class means M become ``(M M')^{1/2}``, if there are axes enough.
 
     The logits stay. Every living class comes as close as it can to an axis of its own, and the other axes are
     free, even where no two columns of H were parallel. A negative entry of the root, if any, is clipped.
@@ -112,7 +168,7 @@ def _onto_axes(
     left, values, right = np.linalg.svd(means, full_matrices=False)
     kept = values > NEGLIGIBLE * values[0]
     living = np.flatnonzero(np.linalg.norm(means, axis=1) > NEGLIGIBLE * values[0])
-    if not 0 < len(living) < means.shape[1]:
+    if not 0 < len(living) <= means.shape[1]:
         return []
     rotation = right[kept].T @ left[np.ix_(living, kept)].T
     turned = (np.zeros_like(weight), np.zeros_like(features))
@@ -131,10 +187,7 @@ class Atoms:
 
 def _atoms(dual: Float[np.ndarray, "K K"], nonnegative: bool) -> Atoms:
     """Return all directions found with ``|A' u| > 1``."""
-    if nonnegative:
-        directions = _cone_directions(dual)
-    else:
-        directions = np.linalg.svd(dual)[0].T
+    directions = _cone_directions(dual) if nonnegative else np.linalg.svd(dual)[0].T
     images = directions @ dual
     sizes = np.linalg.norm(images, axis=1)
     order = np.argsort(-sizes)
@@ -146,10 +199,8 @@ def _cone_directions(dual: Float[np.ndarray, "K K"]) -> Float[np.ndarray, "atoms
     """Maximise ``|A' u|`` over non-negative unit vectors by projected power iteration from every violating class."""
     gram = dual @ dual.T
     starts = np.flatnonzero(np.diagonal(gram) > 1)
-    if not len(starts):  # a mixture may still violate: start from the Perron direction of the positive part
-        u = np.ones((1, len(dual)))
-    else:
-        u = np.eye(len(dual))[starts]
+    # where no class violates a mixture may: start from the Perron direction of the positive part
+    u = np.eye(len(dual))[starts] if len(starts) else np.ones((1, len(dual)))
     off_diagonal = gram - np.diag(np.diagonal(gram))
     if len(starts) and not np.any(off_diagonal > 0):
         return u
