@@ -25,6 +25,7 @@ from ufm import metrics
 from ufm.accumulator import FeatureStatistics
 from ufm.certificate import Certificate
 from ufm.losses import CrossEntropy
+from ufm.nearest_mean import NearestMeanAgreement
 from ufm.problem import Problem
 from ufm.report import Report, Row
 from ufm.theory.prediction import Prediction
@@ -56,9 +57,10 @@ def verify(
     weight: Any = None,
     bias: Any = None,
     statistics: FeatureStatistics | None = None,
+    second_pass: NearestMeanAgreement | None = None,
     problem: Problem | None = None,
-    tol: float | None = None,
-    tolerance: float | None = None,
+    tol: float | int | None = None,
+    tolerance: float | int | None = None,
 ) -> Report:
     """Compare a solution, or the last layer of any network, with the closed form of its problem.
 
@@ -73,6 +75,7 @@ def verify(
         weight: classifier (K, d).
         bias: its bias, if any.
         statistics: `FeatureStatistics` of the features, made with the classifier.
+        second_pass: NC4 of streamed features, which takes a second pass over them; left out if omitted.
         problem: counts, decays and loss. If omitted for arrays, counts come from the labels, cross-entropy
             without bias is assumed, and the decays are estimated (`ufm.verification.effective`): only the
             scale-free part is a test.
@@ -102,7 +105,7 @@ def verify(
     if statistics is not None:
         if bias is not None:
             raise InputError("bias must be omitted with statistics, which were made with their own")
-        subject = subject_of_statistics(statistics, problem)
+        subject = subject_of_statistics(statistics, second_pass, problem)
     else:
         subject = subject_of_arrays(features, labels, weight, bias, problem)
     if subject.problem is None:

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 
 from ufm.accumulator import FeatureStatistics
 from ufm.arrays import classifier, float_array, label_array
+from ufm.nearest_mean import NearestMeanAgreement
 from ufm.problem import Problem
 from ufm.validation import InputError
 
@@ -31,6 +32,7 @@ class Subject:
         problem: what it is held against, if known.
         statistics: of its features, made with its classifier.
         rows: the features themselves, or None if they were streamed.
+        second_pass: NC4 of streamed features, or None.
         claims_optimum: whether it says of itself that it is optimal, so that its gap is judged.
         reported: the objective that it reports, to be checked against the recomputed one.
         history: records of the solver.
@@ -40,6 +42,7 @@ class Subject:
     problem: Problem | None
     statistics: FeatureStatistics
     rows: Rows | None = None
+    second_pass: NearestMeanAgreement | None = None
     claims_optimum: bool = False
     reported: float | None = None
     history: tuple[dict[str, Any], ...] = ()
@@ -88,18 +91,19 @@ def subject_of_arrays(features: Any, labels: Any, weight: Any, bias: Any, proble
         )
     if len(table) == 0:
         raise InputError("features must have at least one row, got none")
-    kept = label_array(labels, len(matrix), len(table))
-    multiplicities = np.ones(len(table))
     if problem is not None:
         _check_problem(problem, matrix.shape, vector)
-        multiplicities = _multiplicities(problem, kept)
+    kept = label_array(labels, len(matrix), len(table))
+    multiplicities = np.ones(len(table)) if problem is None else _multiplicities(problem, kept)
     statistics = FeatureStatistics(weight=matrix, bias=vector)
     statistics.update(table, kept, multiplicities)
     title = _title(statistics, problem)
     return Subject(title, problem, statistics, Rows(table, kept, multiplicities))
 
 
-def subject_of_statistics(statistics: FeatureStatistics, problem: Problem | None) -> Subject:
+def subject_of_statistics(
+    statistics: FeatureStatistics, second_pass: NearestMeanAgreement | None, problem: Problem | None
+) -> Subject:
     """Return streamed statistics as a subject; what needs the features themselves is not measured.
 
     Raises:
@@ -114,7 +118,7 @@ def subject_of_statistics(statistics: FeatureStatistics, problem: Problem | None
         _check_problem(problem, weight.shape, bias)
         if not np.array_equal(statistics.counts, problem.counts):
             raise _wrong_counts(problem, statistics.counts)
-    return Subject(_title(statistics, problem), problem, statistics)
+    return Subject(_title(statistics, problem), problem, statistics, second_pass=second_pass)
 
 
 def _check_problem(problem: Problem, shape: tuple[int, ...], bias: np.ndarray | None) -> None:

@@ -71,17 +71,19 @@ def _variability_tolerances(
 
 
 def agreement_rows(subject: Subject, tolerances: Tolerances | None, noise: float) -> list[Row]:
-    """NC4, a second pass over the features if they are at hand."""
+    """NC4: a second pass over the features, made here if they are at hand."""
     meaning = "fraction of samples whose predicted class is that of the nearest class mean, ties allowed"
-    if subject.rows is None:
+    if subject.rows is None and subject.second_pass is None:
         return []
     statistics = subject.statistics
     largest = float(metrics.squared_distances(statistics).max(initial=0.0))
-    ties = {} if tolerances is None else {"logit_ties": tolerances.logits}
-    if largest > 0:
-        ties["distance_ties"] = max(1e-9, 4 * noise / largest)
-    second = NearestMeanAgreement(statistics, **ties)
-    second.update(*subject.rows)
+    second = subject.second_pass
+    if second is None:
+        logit_ties = 1e-9 if tolerances is None else tolerances.logits
+        distance_ties = max(1e-9, 4 * noise / largest if largest > 0 else 0.0)
+        second = NearestMeanAgreement(statistics, logit_ties=logit_ties, distance_ties=distance_ties)
+    if subject.rows is not None:
+        second.update(*subject.rows)
     if tolerances is None:
         return [info_row("NC4", meaning, second.agreement)]
     tolerance = tolerances.nc4
