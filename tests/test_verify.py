@@ -110,6 +110,36 @@ def test_planted_optimum_passes(number, strength, level):
     assert collapsed.measured == collapsed.predicted == predict(problem).num_collapsed
 
 
+@pytest.mark.parametrize("number", range(len(FAMILY)))
+def test_excess_objective_is_a_sum_of_squares_and_divergences(number):
+    """Equation (1) of `ufm.verification.resolution`, term by term, at random points."""
+    problem = family_member(number, 1e-2, balanced=FAMILY[number][2] is not None)
+    prediction, rng = predict(problem), np.random.default_rng(number)
+    weight, features, labels, bias = planted(problem, "sample")
+    weight = weight + rng.normal(size=weight.shape)
+    features = np.abs(features + rng.normal(size=features.shape))
+    bias = None if bias is None else rng.normal(size=4)
+    statistics = FeatureStatistics(weight=weight, bias=bias)
+    statistics.update(features, labels)
+    dual = problem.loss.gradient(prediction.logits, np.arange(4))
+    logits = features @ weight.T + (0 if bias is None else bias)
+    divergence = problem.loss.value(logits, labels) + problem.loss.conjugate(dual, np.arange(4))[labels]
+    divergence -= np.sum(dual[labels] * logits, axis=1)
+    V = math.sqrt(problem.weight_decay) * weight
+    G = np.sqrt(problem.feature_decay * problem.counts)[:, None] * statistics.means
+    AG = dual_matrix(prediction).T @ G
+    terms = [
+        divergence.mean(),
+        np.sum((V - AG) ** 2) / 2,
+        (np.sum(G**2) - np.sum(AG**2)) / 2,
+        problem.num_samples * problem.feature_decay / 2 * statistics.within_trace,
+        0.0 if bias is None else problem.bias / 2 * np.sum(bias**2),
+    ]
+    assert min(terms) >= -1e-12
+    excess = certify(problem, weight, features, labels, bias).objective - prediction.objective
+    assert excess == pytest.approx(sum(terms), rel=1e-10)
+
+
 @SETTINGS
 @given(
     number=st.integers(0, len(FAMILY) - 1),

@@ -13,7 +13,7 @@ from ufm.report import Row, Verdict
 from ufm.theory.prediction import Prediction
 from ufm.verification.checks import WIDEST, info_row, listed, scalar_row, worst_row
 from ufm.verification.measured import Measured
-from ufm.verification.resolution import FLOOR
+from ufm.verification.propagation import FLOOR
 from ufm.verification.tolerances import Tolerances, dual_directions
 
 

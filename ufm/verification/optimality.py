@@ -9,7 +9,7 @@ from ufm.problem import Problem
 from ufm.report import Row, Verdict
 from ufm.theory.prediction import Prediction
 from ufm.verification.checks import info_row, judged, scalar_row
-from ufm.verification.resolution import FLOOR
+from ufm.verification.propagation import FLOOR
 from ufm.verification.stationarity import block_step_residual
 from ufm.verification.subject import Subject
 

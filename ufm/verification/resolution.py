@@ -1,15 +1,14 @@
 r"""What a duality gap pins down: rigorous intervals for margins, norms, angles and Gram matrices.
 
-Let ``P - P* <= eps``, let Q be the dual optimum (the loss gradients at the predicted logits), and use
-balanced coordinates ``V = sqrt(lambda_W) W``, ``G_k = sqrt(lambda_H n_k) mu_k``, ``A_k = -sqrt(n_k) Q_k / (N
-l)``, ``l = sqrt(lambda_W lambda_H)``. Inserting Q into Fenchel-Young on every sample and completing squares
-gives
+Let ``P - P* <= eps``, let Q be the dual optimum (the loss gradients at the predicted logits), and use balanced
+coordinates: ``V = sqrt(lambda_W) W``, ``G_k = sqrt(lambda_H n_k) mu_k``, ``A_k = -sqrt(n_k) Q_k / (N l)`` with
+``l = sqrt(lambda_W lambda_H)``. Inserting Q into Fenchel-Young on every sample and completing squares gives
 
-    ``P - P* = sum_i FY_i / N + |V - A'G|^2/2 + (|G|^2 - |A'G|^2)/2 + (N lambda_H/2) tr Sigma_W``
-    (1)
+    ``P - P* = sum_i FY_i / N + |V - A'G|^2/2 + (|G|^2 - |A'G|^2)/2 + (N lambda_H/2) tr Sigma_W``      (1)
 
-in which every term is non-negative: hence every term is at most eps. ``FY_i = loss(z_i) + loss*(Q_y) - <Q_y,
-z_i>`` is ``c_y KL(p*_y || p_i)`` for the softmax family and ``|z_i - z*_y|^2 / 2`` for MSE.
+(and ``lambda_b/2 |b - b*|^2`` with a bias). No term is negative: hence each is at most eps. Here
+``FY_i = loss(z_i) + loss*(Q_y) - <Q_y, z_i>`` is ``c_y KL(p*_y || p_i)`` for the softmax family and
+``|z_i - z*_y|^2 / 2`` for MSE.
 
 * Margins. ``KL(p*_k || p_k) <= kappa_k = eps N / (n_k c_k)`` for the class average p_k too (Jensen), and for
   the two-point distributions (off target, on target): an interval of off-target probabilities, hence of
@@ -41,12 +40,18 @@ from ufm.problem import Problem
 from ufm.softmax import softmax
 from ufm.theory.prediction import Prediction
 from ufm.verification.divergence import binary_interval, concordant_radius, curvature_loss
+from ufm.verification.propagation import (
+    bound_of_cosine,
+    bound_of_direction,
+    bound_of_root,
+    bounds_of_cosines,
+    largest_eigenvalue,
+    largest_root,
+)
 from ufm.verification.tolerances import Tolerances, dual_matrix
 
 #: Slack for rounding in conditions that hold exactly at the optimum.
 ROUNDING = 1e-9
-#: Added to relative tolerances, for rounding in the metrics themselves.
-FLOOR = 1e-11
 
 
 def gap_tolerances(prediction: Prediction, gap: float) -> Tolerances:
@@ -88,7 +93,7 @@ class _Resolution:
         self.A = dual_matrix(prediction)
         self.lengths = np.linalg.norm(self.A, axis=1)
         self.cross = self.A @ self.A.T
-        self.norm_A = math.sqrt(_largest_eigenvalue(self.cross))
+        self.norm_A = math.sqrt(largest_eigenvalue(self.cross))
         self.units = self.problem.nuclear_weight * np.sqrt(self.problem.counts)  # X_k = units_k (z_k - b)
         self.kappa = _divergences(self.problem, gap)
         self.zero_margins = zero_margin_bounds(self.problem, gap)
@@ -148,7 +153,7 @@ class _Resolution:
         along = self.units * (self.along + self.lengths * self.bias)
         extra = 0.0 if spectral else self.eps
         slope = self.root * np.sqrt(lead)
-        high = _largest_root(slope / lead, predicted + (along + extra) / lead)
+        high = largest_root(slope / lead, predicted + (along + extra) / lead)
         # the divergence and |V - A'G|^2 share one eps
         self.squares = (np.hypot(along, slope * high) + extra) / lead
         with np.errstate(divide="ignore"):
@@ -179,14 +184,14 @@ class _Resolution:
         moved = moved + (np.abs(self.A.T @ self.units) * self.bias)[:, None]
         shift = 1 / math.sqrt(self.K) if isinstance(self.problem.loss, SoftmaxLoss) else 0.0
         slope = (1 + shift) * self.root
-        high = _largest_root(slope, squares + np.diagonal(moved))
+        high = largest_root(slope, squares + np.diagonal(moved))
         self.v_squares = np.hypot(np.diagonal(moved), slope * high)
         dots = np.hypot(moved, self.root * high[None, :] + shift * self.root * high[:, None])
         self.v_dots = np.minimum(np.minimum(dots, dots.T), np.outer(high, high))
         np.fill_diagonal(self.v_dots, self.v_squares)
         logits = float(np.max(self.units * self.radius)) + self.bias * float(np.linalg.norm(self.units))
-        largest = self.problem.weight_decay * _largest_eigenvalue(self.prediction.gram_weights)
-        top = float(_largest_root(2 * self.root, largest + self.norm_A * logits))
+        largest = self.problem.weight_decay * largest_eigenvalue(self.prediction.gram_weights)
+        top = float(largest_root(2 * self.root, largest + self.norm_A * logits))
         jointly = math.hypot(self.norm_A * logits, 2 * top * self.root)
         self.v_frobenius = min(jointly, float(np.linalg.norm(self.v_dots)))
 
@@ -234,68 +239,25 @@ class _Resolution:
             margins_high=prediction.margins + self.margin_rise,
             zero_margins=self.zero_margins,
             resolved=resolved,
-            norms=_of_root(prediction.norms, h_squares),
-            weight_norms=_of_root(prediction.weight_norms, w_squares),
-            feature_cosines=_of_cosines(prediction.gram_features, h_dots, h_squares),
-            weight_cosines=_of_cosines(prediction.gram_weights, self.v_dots / w_units, w_squares),
-            alignment=_of_cosine(
+            norms=bound_of_root(prediction.norms, h_squares),
+            weight_norms=bound_of_root(prediction.weight_norms, w_squares),
+            feature_cosines=bounds_of_cosines(prediction.gram_features, h_dots, h_squares),
+            weight_cosines=bounds_of_cosines(prediction.gram_weights, self.v_dots / w_units, w_squares),
+            alignment=bound_of_cosine(
                 np.diagonal(prediction.logits),
                 np.diagonal(self.entries) + shift + self.bias,
                 (prediction.norms**2, h_squares),
                 (prediction.weight_norms**2, w_squares),
             ),
-            nc2_h=_of_direction(
+            nc2_h=bound_of_direction(
                 float(np.linalg.norm(h_dots)), float(np.linalg.norm(prediction.gram_features))
             ),
-            nc2_w=_of_direction(self.root * (1 + math.sqrt(2)), v_norm),
-            nc2_wwt=_of_direction(self.v_frobenius / w_units, float(np.linalg.norm(prediction.gram_weights))),
-            nc3_wh=_of_direction(logit_error, float(np.linalg.norm(prediction.logits))),
+            nc2_w=bound_of_direction(self.root * (1 + math.sqrt(2)), v_norm),
+            nc2_wwt=bound_of_direction(
+                self.v_frobenius / w_units, float(np.linalg.norm(prediction.gram_weights))
+            ),
+            nc3_wh=bound_of_direction(logit_error, float(np.linalg.norm(prediction.logits))),
             within=2 * self.eps / (problem.num_samples * problem.feature_decay),
             logits=2 * float(self.entries.max()),
             nc4=self._disagreement(resolved),
         )
-
-
-def _largest_root(b: float | np.ndarray, c: float | np.ndarray) -> np.ndarray:
-    """Return the largest x with ``x^2 <= b x + c``."""
-    return np.asarray((b + np.sqrt(np.square(b) + 4 * c)) / 2)
-
-
-def _largest_eigenvalue(gram: np.ndarray) -> float:
-    if np.array_equal(gram, np.diag(np.diagonal(gram))):
-        return float(np.diagonal(gram).max())
-    return max(float(np.linalg.eigvalsh(gram)[-1]), 0.0)
-
-
-def _of_root(predicted: np.ndarray, squares: np.ndarray) -> np.ndarray:
-    """Return a bound on ``|a - a*|`` from one on ``|a^2 - a*^2|``."""
-    floor = FLOOR * predicted
-    safe = np.where(predicted > 0, predicted, 1.0)
-    return floor + np.where(predicted > 0, np.minimum(squares / safe, np.sqrt(squares)), np.sqrt(squares))
-
-
-def _of_direction(error: float, predicted: float) -> float:
-    """Return a bound on ``|A/|A| - A*/|A*||`` from one on ``|A - A*|``; infinite if A* is zero."""
-    return FLOOR + 2 * error / predicted if predicted > 0 else math.inf
-
-
-def _of_cosines(gram: np.ndarray, dots: np.ndarray, squares: np.ndarray) -> np.ndarray:
-    """Return bounds on all cosines of a frame from bounds on its Gram matrix."""
-    lengths = np.diagonal(gram)
-    return _of_cosine(gram, dots, (lengths[:, None], squares[:, None]), (lengths[None, :], squares[None, :]))
-
-
-def _of_cosine(
-    dot: np.ndarray,
-    error: np.ndarray,
-    first: tuple[np.ndarray, np.ndarray],
-    second: tuple[np.ndarray, np.ndarray],
-) -> np.ndarray:
-    """Return a bound on ``|a/(bc) - a*/(b*c*)|`` from those on ``a``, ``b^2`` and ``c^2``."""
-    low = np.sqrt(np.maximum(first[0] - first[1], 0.0) * np.maximum(second[0] - second[1], 0.0))
-    high = np.sqrt((first[0] + first[1]) * (second[0] + second[1]))
-    middle = np.sqrt(first[0] * second[0])
-    defined = low > 0
-    safe, length = np.where(defined, low, 1.0), np.where(middle > 0, middle, 1.0)
-    spread = np.maximum(high - middle, middle - low)
-    return np.where(defined, FLOOR + (error + np.abs(dot) / length * spread) / safe, np.inf)

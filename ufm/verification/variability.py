@@ -11,7 +11,7 @@ from ufm.accumulator import FeatureStatistics
 from ufm.nearest_mean import NearestMeanAgreement
 from ufm.report import Row
 from ufm.verification.checks import info_row, scalar_row
-from ufm.verification.resolution import FLOOR
+from ufm.verification.propagation import FLOOR
 from ufm.verification.subject import Subject
 from ufm.verification.tolerances import Tolerances
 
