@@ -153,13 +153,12 @@ def _image(
 
 
 def _colour_bar(figure: Any, shown: Any, axes: list[Axes], label: str, num_classes: int) -> None:
-    """A colour bar with round ticks; on the asinh scale powers of ten outside its linear part."""
+    """A colour bar; on the asinh scale with ticks at the ends, a tenth of them, and zero."""
     bar = figure.colorbar(shown, ax=axes, shrink=0.7, pad=0.03, aspect=22)
     bar.outline.set_linewidth(0.4)
-    width = getattr(shown.norm, "linear_width", None)
-    if width is not None:
-        decades = 10.0 ** np.arange(np.ceil(np.log10(2 * width)), np.floor(np.log10(shown.norm.vmax)) + 1)
-        bar.set_ticks([*-decades[::-1], 0.0, *decades])
+    if hasattr(shown.norm, "linear_width"):
+        ticks = shown.norm.vmax * np.array([-1.0, -0.1, 0.0, 0.1, 1.0])
+        bar.set_ticks(ticks, labels=[f"{tick:.3g}".replace("-", "\N{MINUS SIGN}") for tick in ticks])
         bar.minorticks_off()
     blocked = "" if num_classes <= LARGEST_IMAGE else "largest in block"
     bar.set_label(", ".join(part for part in (label, blocked) if part))
