@@ -1,0 +1,234 @@
+"""Problems of equal shape side by side on the device: stacked objectives, stacked states, one compiled chunk.
+
+The step rule is the one that solves single problems, under `jax.vmap`. Between chunks members that have converged
+leave and waiting ones take their slots; when none wait the batch shrinks through a few sizes, so that few are ever
+compiled.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ufm.objective import Objective, Point, Scaling, Variables, objective_arrays, scaling
+from ufm.softmax import label_mask
+from ufm.solvers.rule import StepRule
+from ufm.sweep.member import Member
+
+#: Factor between the sizes that a batch passes through as members leave it, and the smallest one per device.
+SHRINK = 4
+SMALLEST = 8
+
+
+class Glance(NamedTuple):
+    """What a batch sees of its members between chunks, computed on the device.
+
+    Attributes:
+        residual: relative norm of the projected gradient, as in `ufm.certificate`; NaN after an overflow.
+        polar: estimate of ``polar(A)`` at the raw class-mean gradients; above 1 an escape move may exist.
+    """
+
+    residual: Float[Array, " members"]
+    polar: Float[Array, " members"]
+
+
+class Units(NamedTuple):
+    """What turns an objective's own quantities into the certificate's: class and bias units of a member."""
+
+    classes: Float[np.ndarray, " K"]
+    bias: Float[np.ndarray, ""]
+
+
+@functools.partial(jax.jit, static_argnames=("rule", "nonnegative"))
+def _begin(rule: StepRule, nonnegative: bool, arrays: Any, points: Any, caution: Any) -> Any:
+    def one(arrays: Any, point: Any, caution: Any) -> Any:
+        return rule.init(Objective(**arrays, nonnegative=nonnegative), point, caution)
+
+    return jax.vmap(one)(arrays, points, caution)
+
+
+@functools.partial(jax.jit, static_argnames=("rule", "nonnegative"))
+def _chunk(rule: StepRule, nonnegative: bool, arrays: Any, units: Any, states: Any, steps: Any) -> Any:
+    """Take ``steps`` steps of all members; return the states, the points and a glance at them."""
+
+    def step(_: Any, states: Any) -> Any:
+        def one(arrays: Any, state: Any) -> Any:
+            return rule.step(Objective(**arrays, nonnegative=nonnegative), state)
+
+        return jax.vmap(one)(arrays, states)
+
+    def glance(arrays: Any, units: Any, state: Any) -> tuple[Point, Glance]:
+        point = rule.point(state)
+        return point, _glance(Objective(**arrays, nonnegative=nonnegative), point, units)
+
+    states = jax.lax.fori_loop(0, steps, step, states)
+    return states, *jax.vmap(glance)(arrays, units, states)
+
+
+def _glance(objective: Objective, point: Point, units: Any) -> Glance:
+    """Return residual and polar of one member (see `ufm.certificate` for both)."""
+    gradient = objective.gradient(point)
+    in_features = gradient.features / jnp.sqrt(objective.row_decays)[:, None]
+    if objective.nonnegative:
+        in_features = jnp.where(point.features > 0, in_features, jnp.minimum(in_features, 0))
+    square = jnp.sum(gradient.weight**2) / objective.weight_decay + jnp.sum(in_features**2)
+    if gradient.bias is not None:
+        square += jnp.sum((gradient.bias / units.bias) ** 2)
+    residual = jnp.sqrt(square / (2 * objective.value(point)))
+    mask = label_mask(objective.labels, len(point.weight)).astype(point.weight.dtype)
+    dual = (mask.T @ objective.residual(point)) * units.classes[:, None]
+    gram = dual @ dual.T
+    if objective.nonnegative:
+        largest = jnp.max(jnp.sum(jnp.maximum(gram, 0), axis=1))
+    else:
+        largest = jnp.max(jnp.linalg.eigvalsh(gram))
+    return Glance(residual, jnp.sqrt(jnp.maximum(largest, 0)))
+
+
+def sizes(width: int, devices: int) -> list[int]:
+    """Return the sizes that a batch of ``width`` members shrinks through, ascending.
+
+    Each is a multiple of the number of devices, and at most about `SHRINK` times the one before.
+    """
+    found = [math.ceil(width / devices) * devices]
+    while found[0] > SMALLEST * devices:
+        found.insert(0, math.ceil(found[0] / (SHRINK * devices)) * devices)
+    return found
+
+
+class Batch:
+    """Members of equal shape on the device, each in a slot; slots beyond ``len(scales)`` are padding.
+
+    Args:
+        members: the members, all of the same `Member.shape`.
+        starts: their starting points.
+        width: the largest number of members there will ever be.
+        sharding: how to spread the batch axis over devices; None for the default device.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[Member],
+        starts: Sequence[Variables],
+        width: int,
+        sharding: jax.sharding.NamedSharding | None = None,
+    ) -> None:
+        first = members[0]
+        self.rule, self.dtype = first.rule, str(first.precision)
+        self.nonnegative = first.problem.features == "nonnegative"
+        self.sharding = sharding
+        self.sizes = sizes(width, 1 if sharding is None else sharding.num_devices)
+        self.scales = [self._scaling(member) for member in members]
+        fields = self._fields(members, self.scales)
+        padded = self._padded(len(members))
+        self.arrays, self.units = self._put(jax.tree.map(lambda part: part[padded], fields))
+        self.states = self._begin(range(len(members)), starts, np.ones(len(padded)))
+        self.points = self.rule.point(self.states)
+
+    def advance(self, steps: int) -> None:
+        """Take a chunk of steps. Returns at once: the device works on while the host does something else."""
+        self.before = self.points
+        count = jnp.asarray(steps, jnp.int32)
+        self.states, self.points, self.seen = _chunk(
+            self.rule, self.nonnegative, self.arrays, self.units, self.states, count
+        )
+
+    def glance(self) -> Glance:
+        """Wait for the chunk and return the glance at all members."""
+        return jax.tree.map(np.asarray, self.seen)
+
+    def variables(self, slots: Sequence[int], before: bool = False) -> list[Variables]:
+        """Return the points of some members as users know them, now or before the last chunk."""
+        points = jax.tree.map(np.asarray, self.before if before else self.points)
+        return [_variables(jax.tree.map(lambda part, i=i: part[i], points), self.scales[i]) for i in slots]
+
+    def restart(self, slots: Sequence[int], starts: Sequence[Variables], cautions: Sequence[float]) -> None:
+        """Begin again in some slots."""
+        size = self._size(len(self.scales))
+        mask, caution = np.zeros(size, dtype=bool), np.ones(size)
+        mask[list(slots)], caution[list(slots)] = True, cautions
+        fresh = self._begin(slots, starts, caution)
+
+        def choose(new: Any, old: Any) -> np.ndarray:
+            return np.where(mask.reshape(-1, *[1] * (np.ndim(new) - 1)), np.asarray(new), np.asarray(old))
+
+        self.states = self._put(jax.tree.map(choose, fresh, self.states))
+        self.points = self.rule.point(self.states)
+
+    def exchange(self, kept: Sequence[int], members: Sequence[Member], starts: Sequence[Variables]) -> None:
+        """Go on with some slots, new members after them, in the smallest size that holds all."""
+        count = len(kept) + len(members)
+        self.scales = [self.scales[i] for i in kept] + [self._scaling(member) for member in members]
+        old = np.append(kept, np.zeros(len(members), dtype=np.int64)).astype(np.int64)
+        index = old[self._padded(count)]
+        fields, states = jax.tree.map(
+            lambda part: np.asarray(part)[index], ((self.arrays, self.units), self.states)
+        )
+        slots = range(len(kept), count)
+        if members:
+            new = self._fields(members, self.scales[len(kept) :])
+            for part, values in zip(jax.tree.leaves(fields), jax.tree.leaves(new), strict=True):
+                part[len(kept) : count] = values
+        (self.arrays, self.units), self.states = self._put((fields, states))
+        self.points = self.rule.point(self.states)
+        if members:
+            self.restart(slots, starts, [1.0] * len(members))
+
+    def _scaling(self, member: Member) -> Scaling:
+        return scaling(member.problem, member.level, self.rule.coordinates)
+
+    def _fields(self, members: Sequence[Member], scales: Sequence[Scaling]) -> tuple[dict[str, Any], Units]:
+        """Objectives and units, stacked; the dual matrix ``A`` is class sums of residuals times its units."""
+        fields = []
+        for member, scale in zip(members, scales, strict=True):
+            problem = member.problem
+            arrays = objective_arrays(problem, member.level, self.rule.coordinates, self.dtype)
+            classes = 1 / (np.sqrt(problem.counts) * problem.nuclear_weight)
+            bias = scaling(problem, member.level, "balanced").bias / scale.bias
+            fields.append((arrays, Units(classes.astype(self.dtype), np.asarray(bias, self.dtype))))
+        return jax.tree.map(lambda *parts: np.stack(parts), *fields)
+
+    def _begin(self, slots: Sequence[int], starts: Sequence[Variables], caution: np.ndarray) -> Any:
+        """Return states that begin at ``starts`` in ``slots``; what stands in other slots has no meaning."""
+        scaled = [
+            _scaled(start, self.scales[slot], self.dtype) for slot, start in zip(slots, starts, strict=True)
+        ]
+        where = np.full(len(caution), len(slots) - 1)
+        where[list(slots)] = np.arange(len(slots))
+        points = jax.tree.map(lambda *parts: np.stack(parts)[where], *scaled)
+        points, caution = self._put((points, caution.astype(self.dtype)))
+        return _begin(self.rule, self.nonnegative, self.arrays, points, caution)
+
+    def _size(self, members: int) -> int:
+        return next(size for size in self.sizes if size >= members)
+
+    def _padded(self, members: int) -> np.ndarray:
+        """Return slot indices up to the size, the last member filling the rest."""
+        return np.minimum(np.arange(self._size(members)), members - 1)
+
+    def _put(self, tree: Any) -> Any:
+        return jax.device_put(tree, self.sharding)
+
+
+def _scaled(variables: Variables, scales: Scaling, dtype: str) -> Any:
+    """Return a point in the coordinates of ``scales``, in NumPy."""
+    bias = None if variables.bias is None else (variables.bias * scales.bias).astype(dtype)
+    weight, features = variables.weight * scales.weight, variables.features * scales.rows[:, None]
+    parts: Any = (weight.astype(dtype), features.astype(dtype), bias)
+    return Point(*parts)
+
+
+def _variables(point: Point, scales: Scaling) -> Variables:
+    bias = None if point.bias is None else np.asarray(point.bias, np.float64) / scales.bias
+    return Variables(
+        np.asarray(point.weight, np.float64) / scales.weight,
+        np.asarray(point.features, np.float64) / scales.rows[:, None],
+        bias,
+    )

@@ -1,0 +1,203 @@
+"""Solve many problems of equal shape at once: the same steps, the same judgement, the same certificate as one.
+
+Between chunks the device gives a cheap `Glance` at every member. It decides only when to look closer; whether a
+member is certified, escapes or gives up is judged on its own certificate, in float64 NumPy, as in a single solve.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+
+import jax
+
+from ufm.certificate import Certificate
+from ufm.objective import Variables
+from ufm.solvers import _precision
+from ufm.solvers.escape import escape
+from ufm.solvers.judge import Judge
+from ufm.solvers.loop import RETREATS
+from ufm.solvers.start import random_start
+from ufm.status import Status
+from ufm.sweep.batch import Batch
+from ufm.sweep.certify_many import certify_many
+from ufm.sweep.member import Member
+
+
+@dataclasses.dataclass(frozen=True)
+class Solved:
+    """Where one member ended.
+
+    Attributes:
+        variables: the point.
+        certificate: its certificate.
+        status: why it stopped.
+        steps: number of steps taken.
+        escapes: number of escape moves made.
+    """
+
+    variables: Variables
+    certificate: Certificate
+    status: Status
+    steps: int
+    escapes: int
+
+
+class _Course:
+    """One member under way: what the host keeps about it."""
+
+    def __init__(self, index: int, member: Member) -> None:
+        self.index, self.member = index, member
+        self.judge = Judge(member.limits, member.fields["escapes"], member.problem.loss.convex)
+        self.steps, self.due, self.escapes, self.retreats, self.caution = 0, 0, 0, 0, 1.0
+        self.schedule()
+
+    def schedule(self) -> None:
+        """Plan the next look, as in a single solve."""
+        self.due = self.steps + self.judge.limits.chunk(self.steps)
+
+    def deserves_look(self, residual: float, polar: float) -> bool:
+        """Return whether a certificate could change anything, given a glance.
+
+        Next to a point that is stuck, a class (or mixture) whose polar exceeds one by x promises a decrease of
+        order x squared: that stands in for the gap.
+        """
+        excess = max(polar - 1, 0.0)
+        return (
+            residual <= self.judge.limits.residual
+            or self.judge.wants_escape(excess**2, residual, self.steps)
+            or self.judge.gives_up(math.inf, residual, self.steps) is not None
+        )
+
+    def look(self, variables: Variables, certificate: Certificate) -> Solved | Variables | None:
+        """Judge the point by its certificate: the end, a better point to go on from, or nothing to do."""
+        gap, residual = certificate.relative_gap, certificate.residual
+        status = self.judge.finished(certificate)
+        if status is None:
+            if self.judge.wants_escape(gap, residual, self.steps):
+                move = escape(self.member.problem, self.member.level, variables)
+                if move is not None:
+                    self.judge.escaped()
+                    self.escapes += 1
+                    return move.variables
+            self.judge.refused(residual, self.steps)
+            status = self.judge.gives_up(gap, residual, self.steps)
+        return None if status is None else self.end(variables, certificate, status)
+
+    def end(self, variables: Variables, certificate: Certificate, status: Status) -> Solved:
+        """Return the end of the course; the certificate has the last word on the status."""
+        return Solved(
+            variables, certificate, self.judge.verdict(certificate, status), self.steps, self.escapes
+        )
+
+    def retreat(self, variables: Variables) -> Solved | Variables:
+        """After an overflow: go on more cautiously from the point before, or end there if that is exhausted."""
+        self.retreats += 1
+        self.caution *= 4
+        if self.retreats <= RETREATS:
+            return variables
+        return self.end(variables, certify_many([self.member], [variables])[0], Status.NONFINITE)
+
+
+class _Lane:
+    """One batch of courses with a chunk under way on the device."""
+
+    def __init__(
+        self, courses: list[_Course], width: int, sharding: jax.sharding.NamedSharding | None
+    ) -> None:
+        self.courses, self.width = courses, width
+        self.batch = Batch([course.member for course in courses], _starts(courses), width, sharding)
+        self.advance()
+
+    def advance(self) -> None:
+        """Send the next chunk on its way: no course is taken beyond its next look."""
+        self.chunk = min(course.due - course.steps for course in self.courses)
+        self.batch.advance(self.chunk)
+
+    def turn(self, waiting: deque[_Course]) -> dict[int, Solved]:
+        """Judge all courses after the chunk, fill free slots, send the next chunk; return what has ended."""
+        restarts: dict[int, Variables] = {}
+        ended: dict[int, Solved] = {}
+        for slot, result in self._results():
+            if isinstance(result, Solved):
+                ended[slot] = result
+            else:
+                restarts[slot] = result
+        if restarts:
+            cautions = [self.courses[slot].caution for slot in restarts]
+            self.batch.restart(list(restarts), list(restarts.values()), cautions)
+        solved = {self.courses[slot].index: result for slot, result in ended.items()}
+        kept = [slot for slot in range(len(self.courses)) if slot not in ended]
+        if ended:
+            new = [waiting.popleft() for _ in range(min(self.width - len(kept), len(waiting)))]
+            self.courses = [self.courses[slot] for slot in kept] + new
+            if self.courses:
+                self.batch.exchange(kept, [course.member for course in new], _starts(new))
+        if self.courses:
+            self.advance()
+        return solved
+
+    def _results(self) -> Iterator[tuple[int, Solved | Variables]]:
+        """Yield (slot, end or new start) of the courses for which something happens."""
+        residuals, polars = (part.tolist() for part in self.batch.glance())
+        overflowed, looked = [], []
+        for slot, course in enumerate(self.courses):
+            if not math.isfinite(residuals[slot]):
+                overflowed.append(slot)
+                continue
+            course.steps += self.chunk
+            if course.steps >= course.due:
+                if course.deserves_look(residuals[slot], polars[slot]):
+                    looked.append(slot)
+                course.schedule()
+        for slot, variables in zip(overflowed, self.batch.variables(overflowed, before=True), strict=True):
+            yield slot, self.courses[slot].retreat(variables)
+        points = self.batch.variables(looked)
+        certificates = certify_many([self.courses[slot].member for slot in looked], points)
+        for slot, variables, certificate in zip(looked, points, certificates, strict=True):
+            result = self.courses[slot].look(variables, certificate)
+            if result is not None:
+                yield slot, result
+
+
+def _starts(courses: Sequence[_Course]) -> list[Variables]:
+    members = [course.member for course in courses]
+    return [random_start(member.problem, member.level, member.fields["seed"]) for member in members]
+
+
+def solve_together(
+    members: Sequence[Member],
+    width: int,
+    sharding: jax.sharding.NamedSharding | None = None,
+    report: Callable[[int], None] = lambda members: None,
+) -> list[Solved]:
+    """Solve members of equal `Member.shape`, at most ``width`` at a time, from their random starts.
+
+    They travel in two lanes, so that the device works on one while the host judges the other.
+
+    Args:
+        members: the members.
+        width: how many share the device at a time, both lanes together.
+        sharding: how to spread each lane over devices; None for the default device.
+        report: called with the number of members solved, now and then.
+
+    Returns:
+        One result per member, in order.
+    """
+    solved: dict[int, Solved] = {}
+    half = max(1, width // 2)
+    with _precision(members[0].precision):
+        waiting = deque(_Course(i, member) for i, member in enumerate(members))
+        lanes: list[_Lane] = []
+        while waiting and len(lanes) < 2:
+            taken = [waiting.popleft() for _ in range(min(half, len(waiting)))]
+            lanes.append(_Lane(taken, half, sharding))
+        while lanes:
+            for lane in lanes:
+                ended = lane.turn(waiting)
+                solved |= ended
+                report(len(ended))
+            lanes = [lane for lane in lanes if lane.courses]
+    return [solved[i] for i in range(len(members))]
