@@ -310,6 +310,9 @@ def test_network_is_held_to_one_tolerance():
     assert "Tolerance 0.001" in strict.basis
     exact = dict(zip(("weight", "features", "labels"), planted(NETWORK)[:3], strict=True))
     assert "relative gap" in verify(**exact, problem=NETWORK).basis  # certified, so held to its gap
+    wrong = exact | {"weight": exact["weight"] * 1.001}
+    assert verify(**wrong, problem=NETWORK).passed  # no claim made, so held to 0.1
+    assert not verify(**wrong, problem=NETWORK, tol=1e-8).passed
     order = np.random.default_rng(0).permutation(6)
     exact |= {"features": exact["features"][order], "labels": exact["labels"][order]}
     assert verify(**exact, problem=NETWORK).passed  # one row per class, in any order

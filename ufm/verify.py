@@ -79,9 +79,10 @@ def verify(
         problem: counts, decays and loss. If omitted for arrays, counts come from the labels, cross-entropy
             without bias is assumed, and the decays are estimated (`ufm.verification.effective`): only the
             scale-free part is a test.
-        tol: relative duality gap that the point claims; default ``solution.tol``, or 1e-8.
+        tol: relative duality gap that the point claims, default ``solution.tol``. With arrays: hold them to this
+            gap like a solution. Without it they are if they happen to be certified to 1e-8.
         tolerance: judge everything by this one number instead of by the gap, as for a trained network. This
-            is the default (0.1) for arrays that are not certified to ``tol``.
+            is the default (0.1) for arrays that claim nothing and are not certified to 1e-8.
 
     Returns:
         A `Report`: rows of predicted, measured, error, tolerance and verdict.
@@ -108,9 +109,10 @@ def verify(
         subject = subject_of_statistics(statistics, second_pass, problem)
     else:
         subject = subject_of_arrays(features, labels, weight, bias, problem)
-    if subject.problem is None:
+    if problem is None:
         return _verify_unknown(subject, NETWORK_TOLERANCE if tolerance is None else tolerance)
-    return _verify_point(subject, subject.problem, tol or DEFAULT_TOL, tolerance)
+    subject = dataclasses.replace(subject, claims_optimum=tol is not None)
+    return _verify_point(subject, problem, tol or DEFAULT_TOL, tolerance)
 
 
 def _verify_point(subject: Subject, problem: Problem, tol: float, tolerance: float | None) -> Report:
