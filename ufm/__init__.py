@@ -22,6 +22,7 @@ _HOME = {
     "Prediction": "theory.prediction",
     "Problem": "problem",
     "ProjectedGradient": "solvers.projected_gradient",
+    "Separability": "separability",
     "Solution": "solution",
     "Status": "status",
     "VectorScaling": "losses",
@@ -31,6 +32,7 @@ _HOME = {
     "predict": "theory",
     "separability": "separability",
     "solve": "solvers",
+    "sweep": "sweep",
     "verify": "verify",
 }
 

@@ -1,4 +1,4 @@
-"""The command line: ``ufm predict | solve | verify | advise | sweep | figures``.
+"""The command line: ``ufm predict | solve | verify | advise | sweep``.
 
 Exit codes: 0 = did what was asked and it holds; 1 = ran, but not certified or not verified; 2 = bad input.
 """
@@ -184,11 +184,40 @@ def advise_command(
     return 0
 
 
+def sweep_command(
+    config: Positional[Path],
+    out: Annotated[Path, arg(help="folder for the results")],
+    resume: Annotated[bool, arg(help="go on with the sweep in that folder")] = False,
+    process_index: Annotated[int, arg(help="which of --process-count processes this is")] = 0,
+    process_count: Annotated[int, arg(help="processes that share the sweep and the folder")] = 1,
+    json: Json = False,
+) -> int:
+    """Solve a grid of problems described by a TOML file; killed at any moment, it resumes.
+
+    Example: ufm sweep ratios.toml --out results/ratios --resume
+    """
+    from ufm.sweep import run_config, summary
+
+    found = run_config(
+        config,
+        out,
+        resume=resume,
+        process_index=process_index,
+        process_count=process_count,
+        progress=not json and sys.stderr.isatty(),
+    )
+    certified = int(found.certified.sum())
+    outcome = {"out": str(out), "members": int(found.certified.size), "certified": certified}
+    _emit(outcome, json, f"{summary(found)}\nResults in {out}")
+    return 0 if certified == found.certified.size else 1
+
+
 COMMANDS: dict[str, Callable[..., Any]] = {
     "predict": predict_command,
     "solve": solve_command,
     "verify": verify_command,
     "advise": advise_command,
+    "sweep": sweep_command,
 }
 
 
@@ -204,6 +233,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     except InputError as error:
         print(f"ufm: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as missing:
+        print(f'ufm: this needs the package {missing.name}: pip install "ufm[sweep]"', file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader, `head` for instance, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -117,7 +117,9 @@ def _checked_start(problem: Problem, level: Level, start: Any) -> Variables:
     """Return a user's start as `Variables`, or raise `InputError`."""
     given = (start.weight, start.features, start.bias) if isinstance(start, Solution) else tuple(start)
     if len(given) not in (2, 3):
-        raise InputError(f"start must be (weight, features) or (weight, features, bias), got {len(given)} parts")
+        raise InputError(
+            f"start must be (weight, features) or (weight, features, bias), got {len(given)} parts"
+        )
     weight, features = (np.asarray(part, np.float64) for part in given[:2])
     bias = given[2] if len(given) == 3 else None
     if problem.bias is not None:
@@ -125,7 +127,11 @@ def _checked_start(problem: Problem, level: Level, start: Any) -> Variables:
     elif bias is not None:
         raise InputError("start must have no bias because the problem has none")
     rows = len(row_labels(problem, level))
-    shapes = {"weight": (problem.num_classes, problem.dim), "features": (rows, problem.dim), "bias": (problem.num_classes,)}
+    shapes = {
+        "weight": (problem.num_classes, problem.dim),
+        "features": (rows, problem.dim),
+        "bias": (problem.num_classes,),
+    }
     for name, value in (("weight", weight), ("features", features), ("bias", bias)):
         if value is not None and value.shape != shapes[name]:
             raise InputError(f"start {name} must have shape {shapes[name]}, got {value.shape}")

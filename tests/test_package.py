@@ -1,0 +1,99 @@
+"""The package as a whole: its public names, what imports what, and the examples in its docstrings."""
+
+import ast
+import importlib
+import inspect
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import ufm
+
+ROOT = Path(ufm.__file__).parent
+MODULES = sorted(name for _, name, _ in pkgutil.walk_packages([str(ROOT)], "ufm."))
+
+PUBLIC = """
+Accelerated Certificate ClosedFormError CrossEntropy Focal InputError LabelSmoothing LogitAdjustment Loss MSE
+Prediction Problem ProjectedGradient Separability Solution Status VectorScaling WeightedCrossEntropy advise certify
+predict separability solve sweep verify
+""".split()
+
+
+def test_public_names_are_pinned():
+    assert sorted(ufm.__all__) == sorted(PUBLIC)
+    assert set(dir(ufm)) == set(PUBLIC)
+    with pytest.raises(AttributeError, match="no attribute 'slove'"):
+        _ = ufm.slove
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_names_are_documented_and_never_modules(name):
+    """Importing `ufm.verify` the module must not hide `ufm.verify` the function."""
+    importlib.import_module(f"ufm.{ufm._HOME[name]}")
+    value = getattr(ufm, name)
+    assert not inspect.ismodule(value)
+    assert len(inspect.getdoc(value)) > 40
+
+
+def imported_by(path):
+    """Modules that a file imports anywhere, and those it imports when loaded."""
+    tree = ast.parse(path.read_text())
+    found = {"anywhere": set(), "on load": set()}
+    for kind, nodes in (("anywhere", ast.walk(tree)), ("on load", tree.body)):
+        for node in nodes:
+            if isinstance(node, ast.Import):
+                found[kind] |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                found[kind] |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+FILES = sorted(ROOT.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_benchmark_peers_are_never_imported(path):
+    roots = {name.split(".")[0] for name in imported_by(path)["anywhere"]}
+    assert not roots & {"scipy", "torch", "jaxopt", "sklearn"}
+
+
+@pytest.mark.parametrize("name", ["certificate", "dual", "polar", "face", "tilt", "softmax", "losses", "metrics"])
+def test_what_judges_knows_nothing_of_solvers(name):
+    path = ROOT / f"{name}.py"
+    files = [path] if path.exists() else sorted((ROOT / name).rglob("*.py"))
+    assert files
+    for file in files:
+        assert not any(module.startswith("ufm.solvers") for module in imported_by(file)["anywhere"])
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "solvers").glob("*.py")), ids=lambda path: path.name)
+def test_the_solver_never_peeks_at_the_theory(path):
+    assert not any(module.startswith("ufm.theory") for module in imported_by(path)["anywhere"])
+
+
+def test_importing_ufm_loads_nothing_heavy():
+    script = "import sys, ufm; assert not {'jax', 'matplotlib', 'rich', 'tyro', 'xarray', 'numpy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_examples_in_docstrings_run():
+    """In a process of its own, where lists may be passed as users pass them."""
+    script = (
+        "import doctest, importlib, sys\n"
+        f"results = [doctest.testmod(importlib.import_module(name)) for name in {MODULES!r}]\n"
+        "attempted, failed = (sum(r[i] for r in results) for i in (1, 0))\n"
+        "print(attempted); sys.exit(bool(failed))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert int(done.stdout.split()[-1]) >= 30
+
+
+def test_every_public_function_and_class_has_a_docstring():
+    for path in FILES:
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                assert ast.get_docstring(node), f"{path.name}: {node.name}"
