@@ -191,7 +191,8 @@ class Batch:
             problem = member.problem
             arrays = objective_arrays(problem, member.level, self.rule.coordinates, self.dtype)
             classes = 1 / (np.sqrt(problem.counts) * problem.nuclear_weight)
-            bias = scaling(problem, member.level, "balanced").bias / scale.bias
+            balanced = scale if problem.bias is None else scaling(problem, member.level, "balanced")
+            bias = balanced.bias / scale.bias
             fields.append((arrays, Units(classes.astype(self.dtype), np.asarray(bias, self.dtype))))
         return jax.tree.map(lambda *parts: np.stack(parts), *fields)
 

@@ -10,19 +10,20 @@ import dataclasses
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
 
 import jax
 
 from ufm.certificate import Certificate
 from ufm.objective import Variables
 from ufm.solvers import _precision
-from ufm.solvers.escape import escape
 from ufm.solvers.judge import Judge
 from ufm.solvers.loop import RETREATS
 from ufm.solvers.start import random_start
 from ufm.status import Status
 from ufm.sweep.batch import Batch
 from ufm.sweep.certify_many import certify_many
+from ufm.sweep.escape_many import escape_many
 from ufm.sweep.member import Member
 
 
@@ -71,20 +72,23 @@ class _Course:
             or self.judge.gives_up(math.inf, residual, self.steps) is not None
         )
 
-    def look(self, variables: Variables, certificate: Certificate) -> Solved | Variables | None:
-        """Judge the point by its certificate: the end, a better point to go on from, or nothing to do."""
+    def look(self, certificate: Certificate) -> Status | Literal["escape"] | None:
+        """Judge the point by its certificate: the end, an escape move, or nothing to do."""
         gap, residual = certificate.relative_gap, certificate.residual
         status = self.judge.finished(certificate)
-        if status is None:
-            if self.judge.wants_escape(gap, residual, self.steps):
-                move = escape(self.member.problem, self.member.level, variables)
-                if move is not None:
-                    self.judge.escaped()
-                    self.escapes += 1
-                    return move.variables
-            self.judge.refused(residual, self.steps)
-            status = self.judge.gives_up(gap, residual, self.steps)
-        return None if status is None else self.end(variables, certificate, status)
+        if status is None and self.judge.wants_escape(gap, residual, self.steps):
+            return "escape"
+        return status or self.stay(certificate)
+
+    def stay(self, certificate: Certificate) -> Status | None:
+        """Remember that there is no escape from here, and return the status of a course that gives up."""
+        self.judge.refused(certificate.residual, self.steps)
+        return self.judge.gives_up(certificate.relative_gap, certificate.residual, self.steps)
+
+    def escaped(self) -> None:
+        """Start afresh after an escape move."""
+        self.judge.escaped()
+        self.escapes += 1
 
     def end(self, variables: Variables, certificate: Certificate, status: Status) -> Solved:
         """Return the end of the course; the certificate has the last word on the status."""
@@ -154,12 +158,24 @@ class _Lane:
                 course.schedule()
         for slot, variables in zip(overflowed, self.batch.variables(overflowed, before=True), strict=True):
             yield slot, self.courses[slot].retreat(variables)
-        points = self.batch.variables(looked)
-        certificates = certify_many([self.courses[slot].member for slot in looked], points)
-        for slot, variables, certificate in zip(looked, points, certificates, strict=True):
-            result = self.courses[slot].look(variables, certificate)
-            if result is not None:
-                yield slot, result
+        yield from self._looks(looked)
+
+    def _looks(self, slots: Sequence[int]) -> Iterator[tuple[int, Solved | Variables]]:
+        """Yield (slot, end or new start) of the courses that a certificate ends or that escape."""
+        courses, points = [self.courses[slot] for slot in slots], self.batch.variables(slots)
+        certificates = certify_many([course.member for course in courses], points)
+        views = [course.look(certificate) for course, certificate in zip(courses, certificates, strict=True)]
+        stuck = [i for i, view in enumerate(views) if view == "escape"]
+        moves = escape_many([courses[i].member for i in stuck], [points[i] for i in stuck])
+        for i, move in zip(stuck, moves, strict=True):
+            if move is None:
+                views[i] = courses[i].stay(certificates[i])
+            else:
+                courses[i].escaped()
+                yield slots[i], move
+        for i, view in enumerate(views):
+            if isinstance(view, Status):
+                yield slots[i], courses[i].end(points[i], certificates[i], view)
 
 
 def _starts(courses: Sequence[_Course]) -> list[Variables]:

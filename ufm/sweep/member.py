@@ -160,7 +160,7 @@ def build_member(fields: Mapping[str, Any]) -> Member:
         full["dim"],
         weight_decay,
         feature_decay,
-        parse_loss(_loss_text(full), counts),
+        _same_object(parse_loss(_loss_text(full), counts)),
         full["features"],
         full["bias"],
     )
@@ -237,6 +237,12 @@ def _loss_text(fields: Mapping[str, Any]) -> str:
     if ":" in fields["loss"]:
         raise InputError(f"loss.parameter needs loss without a parameter of its own, got {fields['loss']!r}")
     return f"{fields['loss']}:{_number_text(fields['loss.parameter'])}"
+
+
+@functools.lru_cache(maxsize=4096)
+def _same_object(loss: Loss) -> Loss:
+    """Return one object for all equal losses, so that members are grouped by identity."""
+    return loss
 
 
 def _loss_content(loss: Loss) -> list[Any]:
