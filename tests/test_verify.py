@@ -318,6 +318,23 @@ def test_network_is_held_to_one_tolerance():
     assert verify(**exact, problem=NETWORK).passed  # one row per class, in any order
 
 
+def test_noise_in_collapsed_classes_is_no_variability_but_noise_in_living_ones_is():
+    problem = Problem([60] * 3 + [20] * 3, 8, 5e-2, 1.3e-2)
+    assert predict(problem).num_collapsed == 3
+    arrays = network(problem)
+    dead = np.flatnonzero(arrays["labels"] >= 3)
+    rng = np.random.default_rng(1)
+    arrays["features"][dead] = 1e-3 * np.abs(rng.normal(size=(len(dead), 8)))
+    report = verify(**arrays, problem=problem)
+    for name in ("NC1", "NC1 variance ratio", "NC1 CDNV"):
+        assert report[name].verdict == "pass", str(report)
+    living = np.flatnonzero(arrays["labels"] < 3)
+    arrays["features"][living] *= rng.uniform(0.0, 2.0, size=(len(living), 1))
+    spoilt = verify(**arrays, problem=problem)
+    for name in ("NC1 variance ratio", "NC1 CDNV"):
+        assert spoilt[name].verdict == "fail", str(spoilt)
+
+
 def test_streamed_statistics_give_the_same_rows():
     layer = network(NETWORK)
     statistics = FeatureStatistics(weight=layer["weight"])

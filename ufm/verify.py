@@ -169,9 +169,13 @@ def _geometry_rows(
     """Every row that compares with a closed form."""
     clear = tolerances.resolved & ~prediction.collapsed
     noise = float(np.max(tolerances.norms[~clear] ** 2, initial=0.0))
+    spread = noise
+    if tolerances.flat is not None:  # what is seen, or a flat tolerance could hide the living among many classes
+        seen = np.minimum(measured.norms, tolerances.norms)[~clear]
+        spread = 4 * float(np.sum(seen**2)) / len(measured.norms)  # Weyl; 2 for the shift of the global mean
     return [
         geometry.collapse_row(prediction, measured, tolerances),
-        *variability_rows(subject.statistics, tolerances.within, tolerances.flat, noise),
+        *variability_rows(subject.statistics, tolerances.within, tolerances.flat, spread),
         *geometry.residual_rows(prediction, measured, tolerances),
         *geometry.scale_rows(prediction, measured, tolerances),
         *geometry.ratio_rows(prediction, measured, tolerances),

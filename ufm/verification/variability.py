@@ -25,9 +25,10 @@ def variability_rows(
         statistics: of the features.
         within: bound on ``tr Sigma_W``; the tolerance of each ratio is the largest value that it allows.
         flat: the tolerance if there is no such bound; no verdict if that is None too.
-        noise: squared norm up to which a class mean is as good as zero: such directions are not inverted.
+        noise: what class means that are as good as zero may add to an eigenvalue of ``Sigma_B``: directions
+            with less are not inverted.
     """
-    spectrum = metrics.between_spectrum(statistics) if within is not None else np.zeros(0)
+    spectrum = metrics.between_spectrum(statistics)
     largest = float(spectrum.max(initial=0.0))
     rtol = max(metrics.RANK_TOLERANCE, max(noise, within or 0.0) / largest if largest > 0 else 0.0)
     values = (
