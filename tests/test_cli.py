@@ -127,6 +127,9 @@ def test_verify_accepts_a_saved_solution_and_rejects_a_spoilt_one(capsys, tmp_pa
     code, out, _ = run(capsys, "verify", str(spoilt), *decays, "--json", "--tolerance", "1e-3")
     assert code == 1
     assert json.loads(out)["passed"] is False
+    code, out, _ = run(capsys, "verify", str(spoilt), *decays, "--tol", "1e-8")
+    assert code == 1
+    assert "duality gap fails" in out
 
 
 def test_verify_without_decays_estimates_them(capsys, tmp_path):

@@ -130,6 +130,7 @@ def verify_command(
     loss: Annotated[str, arg(help=_LOSS_HELP)] = "ce",
     features: Annotated[str, arg(help="nonnegative (after a ReLU) or free")] = "nonnegative",
     bias: Annotated[float | None, arg(help="decay of the bias in the file; 0 = unregularised")] = None,
+    tol: Annotated[float | None, arg(help="relative duality gap that the point claims")] = None,
     tolerance: Annotated[
         float | None,
         arg(help="judge by this number; default: by the gap if that certifies an optimum, else 0.1"),
@@ -153,7 +154,7 @@ def verify_command(
         sizes = parse_counts(counts) if counts else _counts_of(arrays["labels"], len(arrays["weight"]))
         dim = arrays["weight"].shape[1] if arrays["weight"].ndim == 2 else 1
         problem = Problem(sizes, dim, weight_decay, feature_decay, parse_loss(loss, sizes), features, bias)
-    report = verify(**arrays, problem=problem, tolerance=tolerance)
+    report = verify(**arrays, problem=problem, tol=tol, tolerance=tolerance)
     if figure is not None:
         _write(figure, report.plot)
     _emit(report.to_dict(), json, report.table())
