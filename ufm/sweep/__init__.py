@@ -116,9 +116,9 @@ def open_dataset(folder: str | Path) -> xr.Dataset:
     Raises:
         InputError: if there is none in ``folder``.
     """
-    from ufm.sweep import store
+    from ufm.sweep import dataset
 
-    return store.open_dataset(folder)
+    return dataset.open_dataset(folder)
 
 
 def summary(dataset: xr.Dataset) -> str:

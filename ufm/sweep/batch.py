@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -149,37 +149,34 @@ class Batch:
         points = jax.tree.map(np.asarray, self.before if before else self.points)
         return [_variables(jax.tree.map(lambda part, i=i: part[i], points), self.scales[i]) for i in slots]
 
-    def restart(self, slots: Sequence[int], starts: Sequence[Variables], cautions: Sequence[float]) -> None:
-        """Begin again in some slots."""
-        size = self._size(len(self.scales))
-        mask, caution = np.zeros(size, dtype=bool), np.ones(size)
-        mask[list(slots)], caution[list(slots)] = True, cautions
-        fresh = self._begin(slots, starts, caution)
+    def renew(
+        self, kept: Sequence[int], members: Sequence[Member], starts: Mapping[int, tuple[Variables, float]]
+    ) -> None:
+        """Go on with some slots and new members after them, in the smallest size that holds all.
 
-        def choose(new: Any, old: Any) -> np.ndarray:
-            return np.where(mask.reshape(-1, *[1] * (np.ndim(new) - 1)), np.asarray(new), np.asarray(old))
-
-        self.states = self._put(jax.tree.map(choose, fresh, self.states))
-        self.points = self.rule.point(self.states)
-
-    def exchange(self, kept: Sequence[int], members: Sequence[Member], starts: Sequence[Variables]) -> None:
-        """Go on with some slots, new members after them, in the smallest size that holds all."""
+        Args:
+            kept: slots to keep; their order is the new numbering.
+            members: new members.
+            starts: new slot -> where to begin (again) and how cautiously; all new members must be among them.
+        """
         count = len(kept) + len(members)
-        self.scales = [self.scales[i] for i in kept] + [self._scaling(member) for member in members]
-        old = np.append(kept, np.zeros(len(members), dtype=np.int64)).astype(np.int64)
-        index = old[self._padded(count)]
-        fields, states = jax.tree.map(
-            lambda part: np.asarray(part)[index], ((self.arrays, self.units), self.states)
-        )
-        slots = range(len(kept), count)
-        if members:
-            new = self._fields(members, self.scales[len(kept) :])
-            for part, values in zip(jax.tree.leaves(fields), jax.tree.leaves(new), strict=True):
-                part[len(kept) : count] = values
-        (self.arrays, self.units), self.states = self._put((fields, states))
+        same = count == len(self.scales) and not members
+        index = np.append(kept, np.zeros(len(members), dtype=np.int64)).astype(np.int64)[self._padded(count)]
+        if not same:
+            self.scales = [self.scales[i] for i in kept] + [self._scaling(member) for member in members]
+            fields = jax.tree.map(lambda part: np.asarray(part)[index], (self.arrays, self.units))
+            if members:
+                new = self._fields(members, self.scales[len(kept) :])
+                jax.tree.map(lambda part, rows: _set(part, slice(len(kept), count), rows), fields, new)
+            self.arrays, self.units = self._put(fields)
+        states = jax.tree.map(lambda part: np.asarray(part)[index], self.states)
+        if starts:
+            slots, caution = list(starts), np.ones(len(index))
+            caution[slots] = [cautious for _, cautious in starts.values()]
+            fresh = self._begin(slots, [start for start, _ in starts.values()], caution)
+            jax.tree.map(lambda part, begun: _set(part, slots, np.asarray(begun)[slots]), states, fresh)
+        self.states = self._put(states)
         self.points = self.rule.point(self.states)
-        if members:
-            self.restart(slots, starts, [1.0] * len(members))
 
     def _scaling(self, member: Member) -> Scaling:
         return scaling(member.problem, member.level, self.rule.coordinates)
@@ -204,8 +201,8 @@ class Batch:
         where = np.full(len(caution), len(slots) - 1)
         where[list(slots)] = np.arange(len(slots))
         points = jax.tree.map(lambda *parts: np.stack(parts)[where], *scaled)
-        points, caution = self._put((points, caution.astype(self.dtype)))
-        return _begin(self.rule, self.nonnegative, self.arrays, points, caution)
+        points, cautious = self._put((points, caution.astype(self.dtype)))
+        return _begin(self.rule, self.nonnegative, self.arrays, points, cautious)
 
     def _size(self, members: int) -> int:
         return next(size for size in self.sizes if size >= members)
@@ -216,6 +213,10 @@ class Batch:
 
     def _put(self, tree: Any) -> Any:
         return jax.device_put(tree, self.sharding)
+
+
+def _set(part: np.ndarray, where: Any, rows: np.ndarray) -> None:
+    part[where] = rows
 
 
 def _scaled(variables: Variables, scales: Scaling, dtype: str) -> Any:

@@ -129,16 +129,15 @@ class _Lane:
                 ended[slot] = result
             else:
                 restarts[slot] = result
-        if restarts:
-            cautions = [self.courses[slot].caution for slot in restarts]
-            self.batch.restart(list(restarts), list(restarts.values()), cautions)
         solved = {self.courses[slot].index: result for slot, result in ended.items()}
         kept = [slot for slot in range(len(self.courses)) if slot not in ended]
-        if ended:
-            new = [waiting.popleft() for _ in range(min(self.width - len(kept), len(waiting)))]
-            self.courses = [self.courses[slot] for slot in kept] + new
-            if self.courses:
-                self.batch.exchange(kept, [course.member for course in new], _starts(new))
+        places = {slot: place for place, slot in enumerate(kept)}
+        starts = {places[slot]: (start, self.courses[slot].caution) for slot, start in restarts.items()}
+        new = [waiting.popleft() for _ in range(min(self.width - len(kept), len(waiting)))]
+        starts |= {len(kept) + i: (start, 1.0) for i, start in enumerate(_starts(new))}
+        self.courses = [self.courses[slot] for slot in kept] + new
+        if self.courses and (ended or starts):
+            self.batch.renew(kept, [course.member for course in new], starts)
         if self.courses:
             self.advance()
         return solved

@@ -11,12 +11,13 @@ import numpy as np
 import xarray as xr
 
 from ufm.status import Status
+from ufm.sweep.dataset import Memory
 from ufm.sweep.engine import Solved, solve_together
 from ufm.sweep.grid import Grid
 from ufm.sweep.measure import measure_members
 from ufm.sweep.member import Member
 from ufm.sweep.progress import Progress, sweep_progress
-from ufm.sweep.store import Memory, Store
+from ufm.sweep.store import Store
 from ufm.validation import InputError, positive_integer
 
 #: Members of a batch, and the memory their solver states may take, in bytes.
