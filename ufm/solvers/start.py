@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
+from jaxtyping import Float
 
 from ufm.objective import Variables, scaling
 from ufm.problem import Level, Problem, row_labels, row_multiplicities
+
+#: Up to this many, normal draws are kept for the next problem of the same seed and size, as sweeps ask for them.
+KEPT_DRAWS = 10_000
 
 
 def random_start(problem: Problem, level: Level, seed: int) -> Variables:
@@ -19,15 +25,27 @@ def random_start(problem: Problem, level: Level, seed: int) -> Variables:
         level: one feature row per class, or per sample.
         seed: of NumPy's default generator; the same start on every device and in every precision.
     """
-    rng = np.random.default_rng(seed)
     labels, multiplicities = row_labels(problem, level), row_multiplicities(problem, level)
     scales = scaling(problem, level, "balanced")
     unit = problem.nuclear_weight * np.sqrt(problem.counts) / 4
-    weight = rng.standard_normal((problem.num_classes, problem.dim)) * np.sqrt(unit.mean() / problem.dim)
-    features = rng.standard_normal((len(labels), problem.dim))
+    small = (problem.num_classes + len(labels)) * problem.dim <= KEPT_DRAWS
+    draw = _kept_draws if small else _draws
+    weight, features = draw(seed, problem.num_classes, len(labels), problem.dim)
+    weight = weight * np.sqrt(unit.mean() / problem.dim)
     if problem.features == "nonnegative":
-        np.abs(features, out=features)
+        features = np.abs(features)
     share = unit[labels] * multiplicities / problem.counts[labels]
-    features *= (np.sqrt(share / problem.dim) / scales.rows)[:, None]
+    features = features * (np.sqrt(share / problem.dim) / scales.rows)[:, None]
     bias = None if problem.bias is None else np.zeros(problem.num_classes)
     return Variables(weight / scales.weight, features, bias)
+
+
+def _draws(
+    seed: int, num_classes: int, rows: int, dim: int
+) -> tuple[Float[np.ndarray, "K d"], Float[np.ndarray, "rows d"]]:
+    """Return standard normal numbers for classifier and features."""
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal((num_classes, dim)), rng.standard_normal((rows, dim))
+
+
+_kept_draws = functools.lru_cache(maxsize=16)(_draws)

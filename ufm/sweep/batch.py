@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ufm.objective import Objective, Point, Scaling, Variables, objective_arrays, scaling
+from ufm.objective import Objective, Point, Variables, objective_arrays, scaling
 from ufm.softmax import label_mask
 from ufm.solvers.rule import StepRule
 from ufm.sweep.member import Member
@@ -104,7 +104,7 @@ def sizes(width: int, devices: int) -> list[int]:
 
 
 class Batch:
-    """Members of equal shape on the device, each in a slot; slots beyond ``len(scales)`` are padding.
+    """Members of equal shape on the device, each in a slot; the slots after them are padding.
 
     Args:
         members: the members, all of the same `Member.shape`.
@@ -125,8 +125,8 @@ class Batch:
         self.nonnegative = first.problem.features == "nonnegative"
         self.sharding = sharding
         self.sizes = sizes(width, 1 if sharding is None else sharding.num_devices)
-        self.scales = [self._scaling(member) for member in members]
-        fields = self._fields(members, self.scales)
+        self.scales: Any = self._scaling(members)
+        fields = self._fields(members)
         padded = self._padded(len(members))
         self.arrays, self.units = self._put(jax.tree.map(lambda part: part[padded], fields))
         self.states = self._begin(range(len(members)), starts, np.ones(len(padded)))
@@ -144,10 +144,17 @@ class Batch:
         """Wait for the chunk and return the glance at all members."""
         return jax.tree.map(np.asarray, self.seen)
 
-    def variables(self, slots: Sequence[int], before: bool = False) -> list[Variables]:
-        """Return the points of some members as users know them, now or before the last chunk."""
-        points = jax.tree.map(np.asarray, self.before if before else self.points)
-        return [_variables(jax.tree.map(lambda part, i=i: part[i], points), self.scales[i]) for i in slots]
+    def variables(self, slots: Sequence[int], before: bool = False) -> Variables:
+        """Return the points of some members as users know them, stacked, now or before the last chunk."""
+        index = np.asarray(slots, dtype=np.int64)
+        point = self.before if before else self.points
+        parts: Any = jax.tree.map(lambda part: np.asarray(part)[index].astype(np.float64), point)
+        weight, rows, bias = (part[index] for part in self.scales)
+        return Variables(
+            parts.weight / weight[:, None, None],
+            parts.features / rows[:, :, None],
+            None if parts.bias is None else parts.bias / bias[:, None],
+        )
 
     def renew(
         self, kept: Sequence[int], members: Sequence[Member], starts: Mapping[int, tuple[Variables, float]]
@@ -160,13 +167,15 @@ class Batch:
             starts: new slot -> where to begin (again) and how cautiously; all new members must be among them.
         """
         count = len(kept) + len(members)
-        same = count == len(self.scales) and not members
+        same = count == len(self.scales.weight) and not members
         index = np.append(kept, np.zeros(len(members), dtype=np.int64)).astype(np.int64)[self._padded(count)]
         if not same:
-            self.scales = [self.scales[i] for i in kept] + [self._scaling(member) for member in members]
             fields = jax.tree.map(lambda part: np.asarray(part)[index], (self.arrays, self.units))
+            self.scales = jax.tree.map(lambda part: part[list(kept)], self.scales)
             if members:
-                new = self._fields(members, self.scales[len(kept) :])
+                joined = (self.scales, self._scaling(members))
+                self.scales = jax.tree.map(lambda *parts: np.concatenate(parts), *joined)
+                new = self._fields(members)
                 jax.tree.map(lambda part, rows: _set(part, slice(len(kept), count), rows), fields, new)
             self.arrays, self.units = self._put(fields)
         states = jax.tree.map(lambda part: np.asarray(part)[index], self.states)
@@ -178,29 +187,37 @@ class Batch:
         self.states = self._put(states)
         self.points = self.rule.point(self.states)
 
-    def _scaling(self, member: Member) -> Scaling:
-        return scaling(member.problem, member.level, self.rule.coordinates)
+    def _scaling(self, members: Sequence[Member]) -> Any:
+        """Return the scales of members, stacked."""
+        scales = [scaling(member.problem, member.level, self.rule.coordinates) for member in members]
+        return jax.tree.map(lambda *parts: np.stack(parts), *scales)
 
-    def _fields(self, members: Sequence[Member], scales: Sequence[Scaling]) -> tuple[dict[str, Any], Units]:
+    def _fields(self, members: Sequence[Member]) -> tuple[dict[str, Any], Units]:
         """Objectives and units, stacked; the dual matrix ``A`` is class sums of residuals times its units."""
         fields = []
-        for member, scale in zip(members, scales, strict=True):
+        for member in members:
             problem = member.problem
             arrays = objective_arrays(problem, member.level, self.rule.coordinates, self.dtype)
             classes = 1 / (np.sqrt(problem.counts) * problem.nuclear_weight)
-            balanced = scale if problem.bias is None else scaling(problem, member.level, "balanced")
-            bias = balanced.bias / scale.bias
+            bias = 1.0
+            if problem.bias is not None and self.rule.coordinates == "natural":
+                bias = scaling(problem, member.level, "balanced").bias
             fields.append((arrays, Units(classes.astype(self.dtype), np.asarray(bias, self.dtype))))
         return jax.tree.map(lambda *parts: np.stack(parts), *fields)
 
     def _begin(self, slots: Sequence[int], starts: Sequence[Variables], caution: np.ndarray) -> Any:
         """Return states that begin at ``starts`` in ``slots``; what stands in other slots has no meaning."""
-        scaled = [
-            _scaled(start, self.scales[slot], self.dtype) for slot, start in zip(slots, starts, strict=True)
-        ]
-        where = np.full(len(caution), len(slots) - 1)
-        where[list(slots)] = np.arange(len(slots))
-        points = jax.tree.map(lambda *parts: np.stack(parts)[where], *scaled)
+        index = np.asarray(slots)
+        where = np.full(len(caution), len(index) - 1)
+        where[index] = np.arange(len(index))
+        stacked: Any = jax.tree.map(lambda *parts: np.stack(parts), *starts)
+        weight, rows, bias = (part[index] for part in self.scales)
+        points = Point(
+            stacked.weight * weight[:, None, None],
+            stacked.features * rows[:, :, None],
+            None if stacked.bias is None else stacked.bias * bias[:, None],
+        )
+        points = jax.tree.map(lambda part: part[where].astype(self.dtype), points)
         points, cautious = self._put((points, caution.astype(self.dtype)))
         return _begin(self.rule, self.nonnegative, self.arrays, points, cautious)
 
@@ -217,20 +234,3 @@ class Batch:
 
 def _set(part: np.ndarray, where: Any, rows: np.ndarray) -> None:
     part[where] = rows
-
-
-def _scaled(variables: Variables, scales: Scaling, dtype: str) -> Any:
-    """Return a point in the coordinates of ``scales``, in NumPy."""
-    bias = None if variables.bias is None else (variables.bias * scales.bias).astype(dtype)
-    weight, features = variables.weight * scales.weight, variables.features * scales.rows[:, None]
-    parts: Any = (weight.astype(dtype), features.astype(dtype), bias)
-    return Point(*parts)
-
-
-def _variables(point: Point, scales: Scaling) -> Variables:
-    bias = None if point.bias is None else np.asarray(point.bias, np.float64) / scales.bias
-    return Variables(
-        np.asarray(point.weight, np.float64) / scales.weight,
-        np.asarray(point.features, np.float64) / scales.rows[:, None],
-        bias,
-    )

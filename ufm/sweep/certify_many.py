@@ -20,15 +20,15 @@ from ufm.objective import Variables
 from ufm.polar import ROUNDING
 from ufm.problem import row_labels
 from ufm.sweep.member import Member
-from ufm.sweep.stack import Stack, stacks
+from ufm.sweep.stack import Stack, points_at, stacks
 
 
-def certify_many(members: Sequence[Member], points: Sequence[Variables]) -> list[Certificate]:
+def certify_many(members: Sequence[Member], points: Variables) -> list[Certificate]:
     """Certify one point of every member.
 
     Args:
         members: members of equal `Member.shape`.
-        points: their points.
+        points: their points, stacked.
 
     Returns:
         One certificate per member, in order.
@@ -37,9 +37,9 @@ def certify_many(members: Sequence[Member], points: Sequence[Variables]) -> list
     with np.errstate(all="ignore"):
         for group, stack in stacks(members, points):
             found |= zip(group, _certificates(stack), strict=True)
-    for i, (member, point) in enumerate(zip(members, points, strict=True)):
+    for i, member in enumerate(members):
         if i not in found or (not found[i].certifies(member.limits.tol) and _looks_optimal(member, found[i])):
-            labels = row_labels(member.problem, member.level)
+            point, labels = points_at(points, i), row_labels(member.problem, member.level)
             found[i] = certify(member.problem, point.weight, point.features, labels, point.bias)
     return [found[i] for i in range(len(members))]
 

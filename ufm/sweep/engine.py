@@ -25,6 +25,7 @@ from ufm.sweep.batch import Batch
 from ufm.sweep.certify_many import certify_many
 from ufm.sweep.escape_many import escape_many
 from ufm.sweep.member import Member
+from ufm.sweep.stack import points_at
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +103,8 @@ class _Course:
         self.caution *= 4
         if self.retreats <= RETREATS:
             return variables
-        return self.end(variables, certify_many([self.member], [variables])[0], Status.NONFINITE)
+        stacked = points_at(variables, None)
+        return self.end(variables, certify_many([self.member], stacked)[0], Status.NONFINITE)
 
 
 class _Lane:
@@ -155,9 +157,12 @@ class _Lane:
                 if course.deserves_look(residuals[slot], polars[slot]):
                     looked.append(slot)
                 course.schedule()
-        for slot, variables in zip(overflowed, self.batch.variables(overflowed, before=True), strict=True):
-            yield slot, self.courses[slot].retreat(variables)
-        yield from self._looks(looked)
+        if overflowed:
+            points = self.batch.variables(overflowed, before=True)
+            for i, slot in enumerate(overflowed):
+                yield slot, self.courses[slot].retreat(points_at(points, i))
+        if looked:
+            yield from self._looks(looked)
 
     def _looks(self, slots: Sequence[int]) -> Iterator[tuple[int, Solved | Variables]]:
         """Yield (slot, end or new start) of the courses that a certificate ends or that escape."""
@@ -165,7 +170,9 @@ class _Lane:
         certificates = certify_many([course.member for course in courses], points)
         views = [course.look(certificate) for course, certificate in zip(courses, certificates, strict=True)]
         stuck = [i for i, view in enumerate(views) if view == "escape"]
-        moves = escape_many([courses[i].member for i in stuck], [points[i] for i in stuck])
+        moves: list[Variables | None] = []
+        if stuck:
+            moves = escape_many([courses[i].member for i in stuck], points_at(points, stuck))
         for i, move in zip(stuck, moves, strict=True):
             if move is None:
                 views[i] = courses[i].stay(certificates[i])
@@ -174,7 +181,7 @@ class _Lane:
                 yield slots[i], move
         for i, view in enumerate(views):
             if isinstance(view, Status):
-                yield slots[i], courses[i].end(points[i], certificates[i], view)
+                yield slots[i], courses[i].end(points_at(points, i), certificates[i], view)
 
 
 def _starts(courses: Sequence[_Course]) -> list[Variables]:

@@ -16,17 +16,17 @@ from jaxtyping import Bool, Float
 from ufm.objective import Variables
 from ufm.solvers.escape import DOUBLINGS, MARGIN, NEGLIGIBLE, escape
 from ufm.sweep.member import Member
-from ufm.sweep.stack import Stack, stacks
+from ufm.sweep.stack import Stack, points_at, stacks
 
 BISECTIONS = 16
 
 
-def escape_many(members: Sequence[Member], points: Sequence[Variables]) -> list[Variables | None]:
+def escape_many(members: Sequence[Member], points: Variables) -> list[Variables | None]:
     """Return a point of lower objective for every member, or None where there is none to be found.
 
     Args:
         members: members of equal `Member.shape`.
-        points: the points that they are stuck at.
+        points: the points that they are stuck at, stacked.
     """
     found: dict[int, Variables] = {}
     for group, stack in stacks(members, points):
@@ -35,9 +35,9 @@ def escape_many(members: Sequence[Member], points: Sequence[Variables]) -> list[
                 moved = _with_atoms(stack)
                 better = moved.objective() < stack.objective()
             found |= {group[i]: Variables(moved.weight[i], moved.features[i]) for i in np.flatnonzero(better)}
-    for i, (member, point) in enumerate(zip(members, points, strict=True)):
+    for i, member in enumerate(members):
         if i not in found:
-            move = escape(member.problem, member.level, point)
+            move = escape(member.problem, member.level, points_at(points, i))
             if move is not None:
                 found[i] = move.variables
     return [found.get(i) for i in range(len(members))]

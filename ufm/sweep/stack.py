@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -77,12 +77,18 @@ def stackable(member: Member) -> bool:
     )
 
 
-def stacks(members: Sequence[Member], points: Sequence[Variables]) -> Iterator[tuple[list[int], Stack]]:
+def points_at(points: Variables, where: Any) -> Variables:
+    """Return one (an integer) or some (a list) of stacked points; None for the new axis stacks a single one."""
+    bias = None if points.bias is None else points.bias[where]
+    return Variables(points.weight[where], points.features[where], bias)
+
+
+def stacks(members: Sequence[Member], points: Variables) -> Iterator[tuple[list[int], Stack]]:
     """Yield the indices of members of equal loss with their stack; nothing if these members cannot be stacked.
 
     Args:
         members: members of equal `Member.shape`.
-        points: one point of each.
+        points: one point of each, stacked.
     """
     groups: dict[int, list[int]] = {}
     for i, member in enumerate(members):
@@ -96,8 +102,8 @@ def stacks(members: Sequence[Member], points: Sequence[Variables]) -> Iterator[t
             Stack(
                 problems[0].loss,
                 np.tile(np.arange(counts.shape[1]), len(group)),
-                np.stack([points[i].weight for i in group]),
-                np.stack([points[i].features for i in group]),
+                points.weight[group],
+                points.features[group],
                 counts,
                 np.array([problem.weight_decay for problem in problems]),
                 np.array([problem.feature_decay for problem in problems]),

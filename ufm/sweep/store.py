@@ -98,13 +98,15 @@ class Store:
         first, last = self._span(indices)
         with self._lock():
             group = zarr.open_group(self.data, mode="r+", use_consolidated=False)
+            digest = hashlib.sha256()
             for name, values in rows.items():
                 array: Any = group[name]
                 where = slice(first, last + 1) if self.grid.shape else ...
                 block = np.array(array[where])
                 fill(block, self.grid, indices, values, first)
                 array[where] = block
-            marker = {"batch": batch, "members": len(indices), "checksum": self._checksum(group, indices)}
+                digest.update(self._bytes(name, block, indices))
+            marker = {"batch": batch, "members": len(indices), "checksum": digest.hexdigest()}
             (self.folder / "batches").mkdir(exist_ok=True)
             _write_json(self.folder / "batches" / f"{batch:05d}.json", marker)
 
@@ -178,14 +180,20 @@ class Store:
     def _checksum(self, group: Any, indices: Sequence[int]) -> str:
         """Hash the stored values of some members, variable by variable."""
         first, last = self._span(indices)
-        where = np.unravel_index(np.asarray(indices), self.grid.shape or (1,))
         digest = hashlib.sha256()
         for name in variables(bool(self.settings.get("matrices"))):
             block = np.asarray(group[name][slice(first, last + 1) if self.grid.shape else ...])
-            block = block if self.grid.shape else block[None]
-            values = block[(where[0] - first, *where[1:])]
-            digest.update(name.encode() + np.ascontiguousarray(values).tobytes())
+            digest.update(self._bytes(name, block, indices))
         return digest.hexdigest()
+
+    def _bytes(self, name: str, block: np.ndarray, indices: Sequence[int]) -> bytes:
+        """Return what is hashed of a variable, from the part of it that spans the members."""
+        where = np.unravel_index(np.asarray(indices), self.grid.shape or (1,))
+        block = block if self.grid.shape else block[None]
+        return (
+            name.encode()
+            + np.ascontiguousarray(block[(where[0] - self._span(indices)[0], *where[1:])]).tobytes()
+        )
 
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:
