@@ -15,11 +15,36 @@ import ufm
 ROOT = Path(ufm.__file__).parent
 MODULES = sorted(name for _, name, _ in pkgutil.walk_packages([str(ROOT)], "ufm."))
 
-PUBLIC = """
-Accelerated Certificate ClosedFormError CrossEntropy FeatureStatistics Focal InputError LabelSmoothing LogitAdjustment
-Loss MSE Prediction Problem ProjectedGradient Report Separability Solution Status VectorScaling WeightedCrossEntropy
-advise certify collapse_observer predict separability solve sweep verify
-""".split()
+PUBLIC = [
+    "Accelerated",
+    "Certificate",
+    "ClosedFormError",
+    "CrossEntropy",
+    "FeatureStatistics",
+    "Focal",
+    "InputError",
+    "LabelSmoothing",
+    "LogitAdjustment",
+    "Loss",
+    "MSE",
+    "Prediction",
+    "Problem",
+    "ProjectedGradient",
+    "Report",
+    "Separability",
+    "Solution",
+    "Status",
+    "VectorScaling",
+    "WeightedCrossEntropy",
+    "advise",
+    "certify",
+    "collapse_observer",
+    "predict",
+    "separability",
+    "solve",
+    "sweep",
+    "verify",
+]
 
 
 def test_public_names_are_pinned():
@@ -74,6 +99,13 @@ def test_what_judges_knows_nothing_of_solvers(name):
 @pytest.mark.parametrize("path", sorted((ROOT / "solvers").glob("*.py")), ids=lambda path: path.name)
 def test_the_solver_never_peeks_at_the_theory(path):
     assert not any(module.startswith("ufm.theory") for module in imported_by(path)["anywhere"])
+
+
+def test_type_checkers_see_the_same_names():
+    tree = ast.parse((ROOT / "__init__.py").read_text())
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    seen = {alias.name: node.module for node in block.body for alias in node.names}
+    assert seen == {name: f"ufm.{module}" for name, module in ufm._HOME.items()}
 
 
 def test_importing_ufm_loads_nothing_heavy():

@@ -174,6 +174,14 @@ def test_too_few_dimensions_stall_honestly(dim):
     assert "dim" in solution.status.sentence
 
 
+def test_a_fixed_point_is_no_overflow():
+    """Once the iterates stop moving there is no curvature to observe: the step must not become infinite."""
+    problem = STEP.replace(counts=[100, 20, 3], dim=1)
+    solution = ufm.solve(problem, tol=1e-300, residual_tol=1e-300, max_steps=5000, record_every=500)
+    assert not any(record["event"] for record in solution.history if "overflow" in str(record["event"]))
+    assert solution.status in (ufm.Status.STALLED, ufm.Status.MAX_STEPS)
+
+
 def test_ten_digits_are_the_norm_in_float64():
     gaps = [ufm.solve(STEP, seed=seed).certificate.relative_gap for seed in range(20)]
     assert max(gaps) <= 1e-10

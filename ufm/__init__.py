@@ -6,7 +6,37 @@ The public names below are loaded on first use, so that predictions (pure NumPy)
 import importlib
 import sys
 import types
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # what `_HOME` means to a type checker; a test holds the two together
+    from ufm.accumulator import FeatureStatistics as FeatureStatistics
+    from ufm.advice import advise as advise
+    from ufm.certificate import Certificate as Certificate
+    from ufm.certificate import certify as certify
+    from ufm.losses import MSE as MSE
+    from ufm.losses import CrossEntropy as CrossEntropy
+    from ufm.losses import Focal as Focal
+    from ufm.losses import LabelSmoothing as LabelSmoothing
+    from ufm.losses import LogitAdjustment as LogitAdjustment
+    from ufm.losses import Loss as Loss
+    from ufm.losses import VectorScaling as VectorScaling
+    from ufm.losses import WeightedCrossEntropy as WeightedCrossEntropy
+    from ufm.observer import collapse_observer as collapse_observer
+    from ufm.problem import Problem as Problem
+    from ufm.report import Report as Report
+    from ufm.separability import Separability as Separability
+    from ufm.separability import separability as separability
+    from ufm.solution import Solution as Solution
+    from ufm.solvers import solve as solve
+    from ufm.solvers.accelerated import Accelerated as Accelerated
+    from ufm.solvers.projected_gradient import ProjectedGradient as ProjectedGradient
+    from ufm.status import Status as Status
+    from ufm.sweep import sweep as sweep
+    from ufm.theory import predict as predict
+    from ufm.theory.prediction import ClosedFormError as ClosedFormError
+    from ufm.theory.prediction import Prediction as Prediction
+    from ufm.validation import InputError as InputError
+    from ufm.verify import verify as verify
 
 _HOME = {
     "Accelerated": "solvers.accelerated",

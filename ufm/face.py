@@ -23,7 +23,7 @@ from ufm.problem import Problem
 #: Newton steps onto a face, and conjugate gradient iterations for each.
 NEWTON_STEPS = 4
 INNER_STEPS = 40
-#: Constraints violated by more than this are not linearised: the point is far from optimal.
+#: Constraints further from active than this are left alone: the point is far from optimal.
 LINEAR_RANGE = 0.5
 
 
@@ -39,7 +39,8 @@ def onto_spectral_face(
     """
     left, values, right = np.linalg.svd(_centred(problem, dual))
     energies = np.einsum("ki,ki->i", left, _per_class(gram) @ left)
-    return (left * np.where(energies + values**2 > 1, 1.0, values)) @ right
+    active = (energies + values**2 > 1) & (values > LINEAR_RANGE)  # the direction that is centred away has 0
+    return (left * np.where(active, 1.0, values)) @ right
 
 
 def onto_cone_face(

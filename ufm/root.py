@@ -34,7 +34,7 @@ class Root:
     @property
     def finished(self) -> bool:
         """Whether floating-point numbers cannot tell the ends of the bracket apart."""
-        return self.width <= 4 * np.finfo(np.float64).eps * abs(self.next)
+        return bool(self.width <= 4 * np.finfo(np.float64).eps * abs(self.next))
 
     def tell(self, value: float) -> None:
         """Take the function's value at `next`, and choose the next point."""

@@ -96,7 +96,8 @@ class Accelerated:
         rows = scaled if _many_rows(ahead) else feature_slope
         now = Observed(ahead.weight, rows, weight_slope, bias_slope, state.observed.distance)
         curvature = _observed_curvature(state.observed, now, _many_rows(ahead))
-        latest = jnp.where(state.taken > 1, curvature, state.curvatures[0])
+        known = jnp.max(state.curvatures)  # stands in where nothing moved and nothing can be observed
+        latest = jnp.where((state.taken > 1) & (curvature > 0), curvature, known)
         curvatures = state.curvatures.at[(state.taken - 1) % self.window].set(latest)
         step = 1 / (state.caution * jnp.max(curvatures))
         point = _proximal_step(objective, ahead, Point(weight_slope, feature_slope, bias_slope), step)

@@ -38,6 +38,8 @@ Observer = Callable[[Variables, np.ndarray], dict[str, float]]
 
 #: Times a run that overflowed is taken back, each time with a fourfold more cautious step.
 RETREATS = 12
+#: Times a run that moves without getting anywhere is given shorter steps before it counts as stalled.
+CALMINGS = 3
 
 
 @functools.partial(jax.jit, static_argnames="rule")
@@ -83,7 +85,7 @@ class Run:
         self.objective: Objective = build_objective(problem, level, rule.coordinates, dtype)
         self.history: list[Record] = []
         self.started = time.perf_counter()
-        self.steps, self.caution, self.retreats = 0, 1.0, 0
+        self.steps, self.caution, self.retreats, self.calmed = 0, 1.0, 0, 0
         self.event: str | None = None
         self.restart(start)
         self.look()
@@ -127,6 +129,14 @@ class Run:
         self.steps += steps
         return True
 
+    def calm(self) -> bool:
+        """Start again from here with steps a quarter as long; False once that has been tried often enough."""
+        self.calmed += 1
+        self.caution *= 4
+        self.event = f"no progress: steps now {self.caution:g} times shorter"
+        self.restart(self.variables)
+        return self.calmed <= CALMINGS
+
     def try_escape(self) -> bool:
         """Make an escape move if one lowers the objective."""
         move = escape(self.problem, self.level, self.variables)
@@ -150,6 +160,9 @@ def drive(run: Run, limits: Limits, escapes: bool, record_every: int | None) -> 
                 continue
             judge.refused(residual, run.steps)
         status = status or judge.gives_up(gap, residual, run.steps)
+        if status is Status.STALLED and residual > limits.residual and run.calm():
+            judge.escaped()
+            status = None
         if status is None and not run.advance(_chunk(limits, run.steps, record_every)):
             status = Status.NONFINITE
         if status is not None:

@@ -1,0 +1,475 @@
+"""Does the last layer of a real network, trained on imbalanced data, reach the predicted geometry?
+
+A ReLU network on scikit-learn's digits (or any data), trained on exactly the package's objective: mean cross-entropy
+plus ``lambda_W/2 |W|^2`` for the classifier plus ``lambda_H/2 sum_i |h_i|^2`` for the last features; the layers below
+are not decayed. The settings are step and long-tailed counts, each with ``sqrt(lambda_W lambda_H)`` well below and
+past the value at which the smallest class collapses. In minibatches the penalty of the features is converted by
+`ufm.conventions`, so that the objective stays the same on average.
+
+The duality gap of the trained last layer says how far it is from *every* choice of features and classifier, not only
+from what this network can express.
+
+    python experiments/network.py [--batch-size 100] [--dataset FILE.npz --counts 500x5,50x5 --level 0.3] [--quick]
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import matplotlib
+import numpy as np
+import optax
+import tyro
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.progress import track
+
+import ufm
+from ufm import conventions, metrics
+from ufm.figures import BLACK, BLUE, GREEN, ORANGE, PURPLE, SHADE, STYLE, VERMILLION, save_figure
+from ufm.observer import collapse_observer
+from ufm.profiles import parse_counts
+from ufm.theory.thresholds import largest_nuclear_weight
+
+#: Counts and level: sqrt(lambda_W lambda_H) over the value at which the smallest class collapses.
+SETTINGS = {
+    "step": ("150x5,30x5", 0.25),
+    "step, past": ("150x5,30x5", 1.4),
+    "long tail": ("exp:K=10,n_max=170,ratio=10", 0.25),
+    "long tail, past": ("exp:K=10,n_max=170,ratio=10", 1.5),
+}
+#: Residuals of the ICML 2024 paper and how they are drawn.
+RESIDUALS = {
+    "nc2_h": (BLUE, "-"),
+    "nc2_w": (GREEN, "--"),
+    "nc2_wwt": (ORANGE, "-."),
+    "nc3_wh": (VERMILLION, ":"),
+}
+#: Smallest value that a logarithmic axis shows.
+FLOOR = 1e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """Architecture and optimisation.
+
+    Args:
+        depth: number of layers before the classifier, each with a ReLU.
+        width: units of each.
+        dim: units of the last one, the feature dimension d; None: ``width``.
+        epochs: passes over the training set.
+        batch_size: samples per step; None: all.
+        learning_rate: of Adam, after a short linear warm-up; falls to zero on half a cosine.
+        records: how often to look, at epochs that are almost evenly spaced on a logarithmic axis.
+        seed: of the initial network, the choice of samples and the order of batches.
+    """
+
+    depth: int = 3
+    width: int = 128
+    dim: int | None = None
+    epochs: int = 6000
+    batch_size: int | None = None
+    learning_rate: float = 2e-3
+    records: int = 60
+    seed: int = 0
+
+
+QUICK = Training(width=64, epochs=1200, learning_rate=4e-3, records=12)
+Network = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Snapshot:
+    """The last layer after ``epoch`` epochs, in float64."""
+
+    epoch: int
+    weight: np.ndarray
+    features: np.ndarray
+
+
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    """Return scikit-learn's 1797 digits as rows of 64 grey values, and their labels."""
+    from sklearn.datasets import load_digits
+
+    return load_digits(return_X_y=True)
+
+
+def load(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return the arrays ``x`` (one sample per row, any shape) and ``y`` of an npz file."""
+    with np.load(path, allow_pickle=False) as archive:
+        if missing := [name for name in ("x", "y") if name not in archive]:
+            raise ufm.InputError(f"dataset must hold arrays x and y, {path} lacks {' and '.join(missing)}")
+        return archive["x"].reshape(len(archive["x"]), -1), archive["y"]
+
+
+def subset(
+    inputs: np.ndarray, labels: np.ndarray, counts: np.ndarray, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw ``counts[k]`` samples of class k, standardised as a whole."""
+    rng, rows = np.random.default_rng(seed), []
+    for k, count in enumerate(counts):
+        own = np.flatnonzero(labels == k)
+        if len(own) < count:
+            raise ufm.InputError(
+                f"counts must be at most what the data hold: {len(own)} of class {k}, got {count}"
+            )
+        rows.append(rng.permutation(own)[:count])
+    chosen = np.concatenate(rows)
+    kept = inputs[chosen] - inputs[chosen].mean(axis=0)
+    return (kept / kept.std()).astype(np.float32), labels[chosen].astype(np.int32)
+
+
+def problem_at(counts: np.ndarray, dim: int, level: float) -> ufm.Problem:
+    """Return the problem at a level; ``lambda_W/lambda_H = N/K`` makes rows of W and of H equally long on average."""
+    unit = largest_nuclear_weight(ufm.Problem(counts, dim, 1.0, 1.0))
+    return ufm.Problem(counts, dim, *conventions.from_nuclear(level * unit, counts.sum() / len(counts)))
+
+
+def features_of(network: Network, inputs: jax.Array) -> jax.Array:
+    """Return the last features: what the last ReLU lets through."""
+    for matrix, shift in network["layers"]:
+        inputs = jax.nn.relu(inputs @ matrix + shift)
+    return inputs
+
+
+def initial(problem: ufm.Problem, inputs: np.ndarray, training: Training) -> Network:
+    """Return He's initialisation with W and H rescaled: equal penalties, and logits of order one."""
+    rng = np.random.default_rng(training.seed)
+    sizes = [inputs.shape[1], *[training.width] * (training.depth - 1), problem.dim]
+    layers = [
+        [rng.standard_normal((m, n)) * np.sqrt(2 / m), np.zeros(n)] for m, n in itertools.pairwise(sizes)
+    ]
+    weight = rng.standard_normal((problem.num_classes, problem.dim))
+    network = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), {"layers": layers, "weight": weight})
+    features = np.asarray(features_of(network, jnp.asarray(inputs)))
+    ratio = np.sqrt(problem.feature_decay / problem.weight_decay * np.sum(features**2) / np.sum(weight**2))
+    scale = 1 / np.sqrt(ratio * np.std(features @ weight.T))
+    network["weight"] *= ratio * scale
+    network["layers"][-1][0] *= scale
+    return network
+
+
+def train(
+    problem: ufm.Problem, inputs: np.ndarray, labels: np.ndarray, training: Training
+) -> Iterator[Snapshot]:
+    """Train and yield the last layer at the recorded epochs, the first before any step and the last after all."""
+    batch = problem.num_samples if training.batch_size is None else training.batch_size
+    decays = conventions.Decays(problem.weight_decay, problem.feature_decay)
+    penalties = conventions.to_training(decays, num_samples=problem.num_samples, batch_size=batch)
+    steps = problem.num_samples // batch
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0, training.learning_rate, min(100, training.epochs // 10) * steps, training.epochs * steps
+    )
+    optimiser = optax.adam(schedule)
+    network = initial(problem, inputs, training)
+    state = (network, optimiser.init(network), jax.random.key(training.seed))
+    data = (jnp.asarray(inputs), jnp.asarray(labels))
+    run = jax.jit(functools.partial(_epochs, optimiser, penalties, batch))
+    done = 0
+    for epoch in recorded(training.epochs, training.records):
+        state = run(data, state, epoch - done)
+        done = epoch
+        last = (state[0]["weight"], features_of(state[0], data[0]))
+        yield Snapshot(epoch, *(np.asarray(array, np.float64) for array in last))
+
+
+def recorded(epochs: int, records: int) -> list[int]:
+    """Return the epochs at which to look, from 0 to the last."""
+    spaced = np.geomspace(1, epochs + 1, records) - 1
+    return np.unique(np.rint(spaced).astype(int)).tolist()
+
+
+def _epochs(
+    optimiser: optax.GradientTransformation,
+    penalties: tuple[float, float],
+    batch: int,
+    data: Any,
+    state: Any,
+    number: Any,
+) -> Any:
+    """Train for a number of epochs; samples left over when batches do not fit sit out, different ones each epoch."""
+    size = len(data[1])
+
+    def objective(network: Network, inputs: jax.Array, labels: jax.Array) -> jax.Array:
+        features = features_of(network, inputs)
+        loss = optax.softmax_cross_entropy_with_integer_labels(features @ network["weight"].T, labels).mean()
+        a, b = penalties
+        return loss + a / 2 * jnp.sum(network["weight"] ** 2) + b / 2 * jnp.sum(features**2)
+
+    def step(carry: Any, rows: jax.Array) -> Any:
+        network, moments = carry
+        gradient = jax.grad(objective)(network, data[0][rows], data[1][rows])
+        updates, moments = optimiser.update(gradient, moments, network)
+        return (optax.apply_updates(network, updates), moments), None
+
+    def epoch(_: Any, carry: Any) -> Any:
+        network, moments, key = carry
+        key, own = jax.random.split(key)
+        order = jax.random.permutation(own, size)[: size // batch * batch].reshape(-1, batch)
+        (network, moments), _ = jax.lax.scan(step, (network, moments), order)
+        return network, moments, key
+
+    return jax.lax.fori_loop(0, number, epoch, state)
+
+
+def look(problem: ufm.Problem, observe: Any, snapshot: Snapshot, labels: np.ndarray) -> dict[str, Any]:
+    """Return everything that is followed over epochs."""
+    weight, features = snapshot.weight, snapshot.features
+    statistics = metrics.measure(features, labels, weight)
+    certificate = ufm.certify(problem, weight, features, labels)
+    return {
+        "epoch": snapshot.epoch,
+        "loss": metrics.mean_cross_entropy(statistics),
+        "error": 1 - metrics.accuracy(statistics),
+        "objective": certificate.objective,
+        "relative_gap": certificate.relative_gap,
+        "margins": metrics.margins(statistics),
+        "norms": metrics.norms(statistics.means),
+        "weight_norms": metrics.norms(weight),
+        **observe(SimpleNamespace(weight=weight, features=features, bias=None), labels),
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """One trained network: what was followed, where it ended, and the verdict."""
+
+    name: str
+    problem: ufm.Problem
+    curves: dict[str, np.ndarray]
+    report: Any
+    seconds: float
+
+    @property
+    def error(self) -> float:
+        """Training error over the samples of classes that are predicted to live."""
+        living = np.repeat(~self.report.prediction.collapsed, self.problem.counts)
+        correct = self.report.measured.statistics.logits.correct[~self.report.prediction.collapsed].sum()
+        return 1 - float(correct) / max(int(living.sum()), 1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything but the curves, ready for JSON."""
+        return {
+            "name": self.name,
+            "counts": self.problem.counts.tolist(),
+            "dim": self.problem.dim,
+            "weight_decay": self.problem.weight_decay,
+            "feature_decay": self.problem.feature_decay,
+            "predicted_collapsed": np.flatnonzero(self.report.prediction.collapsed).tolist(),
+            "living_error": self.error,
+            "relative_gap": float(self.curves["relative_gap"][-1]),
+            "seconds": self.seconds,
+            **{name: float(self.curves[name][-1]) for name in ("nc1", *RESIDUALS)},
+            "report": self.report.to_dict(),
+        }
+
+
+def follow(
+    name: str,
+    data: tuple[np.ndarray, np.ndarray],
+    counts: np.ndarray,
+    level: float,
+    training: Training,
+    tolerance: float,
+) -> tuple[Outcome, Snapshot]:
+    """Train in one setting and verify the last layer."""
+    started = time.perf_counter()
+    problem = problem_at(counts, training.dim or training.width, level)
+    inputs, labels = subset(*data, counts, training.seed)
+    observe, records = collapse_observer(problem), []
+    for snapshot in track(
+        train(problem, inputs, labels, training),
+        total=len(recorded(training.epochs, training.records)),
+        description=f"{name:16}",
+        console=Console(stderr=True),
+    ):
+        records.append(look(problem, observe, snapshot, labels))
+    report = ufm.verify(
+        features=snapshot.features,
+        labels=labels,
+        weight=snapshot.weight,
+        problem=problem,
+        tolerance=tolerance,
+    )
+    curves = {key: np.array([record[key] for record in records]) for key in records[0]}
+    return Outcome(name, problem, curves, report, time.perf_counter() - started), snapshot
+
+
+def summary(outcomes: list[Outcome]) -> str:
+    """Return one line per setting."""
+    heads = (
+        "error*",
+        "gap",
+        "NC1",
+        "NC2_H",
+        "NC2_W",
+        "NC2_WWT",
+        "NC3_WH",
+        "collapsed",
+        "predicted",
+        "rows",
+        "s",
+    )
+    lines = [f"{'':16}" + "".join(f"{head:>10}" for head in heads)]
+    for outcome in outcomes:
+        row, counts = outcome.report["collapsed classes"], outcome.report.counts()
+        cells = [f"{outcome.error:10.4f}"]
+        cells += [f"{outcome.curves[key][-1]:10.1e}" for key in ("relative_gap", "nc1", *RESIDUALS)]
+        cells += [
+            f"{row.measured:10}{row.predicted:10}",
+            f"{counts['pass']:>7}/{counts['pass'] + counts['fail']}",
+        ]
+        lines.append(f"{outcome.name:16}" + "".join(cells) + f"{outcome.seconds:10.0f}")
+    return "\n".join([*lines, "* training error of the classes that are predicted to live"])
+
+
+def figure(outcomes: list[Outcome]) -> Figure:
+    """Return the figure: for every setting one row of convergence, margins and norms over epochs, and the end."""
+    with matplotlib.rc_context(STYLE):
+        drawing = Figure(figsize=(10.5, 0.4 + 2.15 * len(outcomes)), layout="constrained")
+        FigureCanvasAgg(drawing)
+        grid = drawing.subplots(len(outcomes), 4, squeeze=False, width_ratios=(1.15, 1, 1, 1))
+        for row, outcome in zip(grid, outcomes, strict=True):
+            _residual_panel(row[0], outcome)
+            _class_curves(row[1], outcome, "margins", r"margin $M_k$ (nats)")
+            _class_curves(row[2], outcome, "norms", r"norm of class mean $|h_k|$")
+            _final_panel(row[3], outcome)
+        for axes in grid[-1][:3]:
+            axes.set_xlabel("epoch")
+        grid[-1][3].set_xlabel("samples of the class")
+        grid[0][0].legend(loc="lower left", ncols=2)
+        grid[0][3].legend(loc="best")
+        titles = ("distance from the prediction", "margins", "feature norms", "after training")
+        for axes, title in zip(grid[0], titles, strict=True):
+            axes.set_title(title, loc="left")
+    return drawing
+
+
+def _epoch_axis(axes: Axes, epochs: np.ndarray) -> np.ndarray:
+    axes.set_xscale("log")
+    axes.set_xlim(0.9, epochs[-1] * 1.1)
+    return np.maximum(epochs, 1)
+
+
+def _residual_panel(axes: Axes, outcome: Outcome) -> None:
+    curves = outcome.curves
+    epochs = _epoch_axis(axes, curves["epoch"])
+    for name, (colour, style) in RESIDUALS.items():
+        axes.plot(epochs, curves[name], color=colour, ls=style, label=name.upper())
+    axes.plot(epochs, curves["nc1"], color=PURPLE, ls=(0, (5, 1)), label="NC1")
+    axes.plot(epochs, curves["relative_gap"], color=BLACK, lw=1.6, label="duality gap")
+    axes.set_yscale("log")
+    axes.set_ylim(FLOOR, 30)
+    axes.set_ylabel(f"{outcome.name}\nrelative size")
+
+
+def _class_colour(outcome: Outcome, k: int) -> Any:
+    """Dark for large classes, light for small ones, on a logarithmic scale."""
+    logs = np.log(outcome.problem.counts)
+    share = (logs.max() - logs[k]) / max(np.ptp(logs), 1e-9)
+    return matplotlib.colormaps["viridis"](0.85 * share)
+
+
+def _class_curves(axes: Axes, outcome: Outcome, name: str, label: str) -> None:
+    """One curve per class, its prediction as a black tick at the right end."""
+    epochs = _epoch_axis(axes, outcome.curves["epoch"])
+    predicted = getattr(outcome.report.prediction, name)
+    for k in range(outcome.problem.num_classes):
+        axes.plot(epochs, outcome.curves[name][:, k], color=_class_colour(outcome, k), lw=0.9)
+    axes.plot(
+        np.full(len(predicted), epochs[-1]),
+        predicted,
+        "_",
+        color=BLACK,
+        ms=9,
+        mew=1.4,
+        clip_on=False,
+        zorder=4,
+    )
+    axes.set_ylim(bottom=-0.03 * max(predicted.max(), outcome.curves[name][1:].max()))
+    axes.set_ylabel(label)
+
+
+def _final_panel(axes: Axes, outcome: Outcome) -> None:
+    """Final margins against counts, on the predicted curve, which continues to zero at the collapse threshold."""
+    problem, measured = outcome.problem, outcome.report.measured
+    threshold = float(ufm.theory.collapse_counts(problem)[0])
+    low, high = min(problem.counts.min(), threshold) / 1.5, problem.counts.max() * 1.3
+    sizes = np.geomspace(low, high, 300)
+    odds = np.sqrt(np.maximum(sizes / threshold, 1.0))
+    axes.axvspan(low, max(threshold, low), color=SHADE, lw=0, label="predicted to collapse")
+    axes.plot(sizes, np.log1p(problem.num_classes * (odds - 1)), color=BLACK, lw=1.0, label="predicted")
+    axes.scatter(problem.counts, measured.margins, s=16, color=VERMILLION, lw=0, zorder=3, label="network")
+    axes.set_xscale("log")
+    axes.set_xlim(low, high)
+    axes.set_ylabel(r"margin $M_k$ (nats)")
+
+
+def main(
+    training: tyro.conf.OmitArgPrefixes[Training] = Training(),
+    settings: tuple[str, ...] = tuple(SETTINGS),
+    dataset: Path | None = None,
+    counts: str | None = None,
+    level: float = 0.25,
+    tolerance: float = 0.02,
+    out: Path = Path("results/network"),
+    figures: Path = Path(__file__).parent / "figures",
+    suffix: Literal["png", "pdf", "svg"] = "png",
+    quick: bool = False,
+) -> int:
+    """Train, verify, save and draw; return 1 if a row of a report fails.
+
+    Args:
+        training: architecture and optimisation.
+        settings: which of the built-in settings to train in.
+        dataset: npz file with arrays x (one sample per row) and y (labels from 0); None: digits.
+        counts: training samples of every class instead of the settings; for a dataset, by default all.
+        level: with counts or a dataset: sqrt(lambda_W lambda_H) over the value at which the smallest class collapses.
+        tolerance: of the report: residuals are held to it, norms and margins to it times the largest predicted.
+        out: folder for curves and final layers (npz, which `ufm verify` reads) and reports (JSON).
+        figures: folder for the figure.
+        suffix: format of the figure; pdf and svg are vector graphics.
+        quick: a small network, two settings and a tolerance of 0.1; the figure goes to ``out``.
+    """
+    if quick:
+        training, settings, tolerance, figures = QUICK, settings[:2], 0.1, out
+    for folder in (out, figures):
+        folder.mkdir(parents=True, exist_ok=True)
+    data = digits() if dataset is None else load(dataset)
+    chosen = {name: (parse_counts(SETTINGS[name][0]), SETTINGS[name][1]) for name in settings}
+    if dataset is not None or counts is not None:
+        chosen = {"custom": (parse_counts(counts) if counts else np.bincount(data[1]), level)}
+    outcomes = []
+    for name, (sizes, strength) in chosen.items():
+        outcome, last = follow(name, data, sizes, strength, training, tolerance)
+        stem = out / name.replace(", ", "-").replace(" ", "-")
+        labels = np.repeat(np.arange(len(sizes)), sizes)
+        np.savez(
+            stem.with_suffix(".npz"),
+            features=last.features,
+            labels=labels,
+            weight=last.weight,
+            **outcome.curves,
+        )
+        stem.with_suffix(".json").write_text(json.dumps(outcome.to_dict()))
+        print(outcome.report.table(), end="\n\n", flush=True)
+        outcomes.append(outcome)
+    print(summary(outcomes))
+    save_figure(figure(outcomes), figures / f"network.{suffix}")
+    return int(not all(outcome.report.passed for outcome in outcomes))
+
+
+if __name__ == "__main__":
+    raise SystemExit(tyro.cli(main))

@@ -1,0 +1,153 @@
+"""One solver, one certificate, every model: all losses x feature sets x biases, found by introspection.
+
+A new loss needs no edit here: it is solved on every profile, and certified to a relative gap of 1e-8 if it says it
+is convex. All problems have the same shape, so that every model is compiled once.
+"""
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+from test_losses import concrete_losses
+
+import ufm
+from ufm.problem import FEATURE_SETS
+
+PROFILES = {
+    "step": np.array([300, 300, 300, 30, 30, 30]),
+    "long tail": np.array([400, 200, 100, 50, 25, 12]),
+    "with collapsed classes": np.array([400, 300, 100, 60, 3, 2]),
+}
+K = 6
+BIASES = (None, 0.02, 0.0)
+SEEDS = range(10)
+TOL = 1e-8
+
+
+def made_for(cls, counts):
+    """An instance of a loss with per-class parameters that favour small classes, defaults elsewhere."""
+    favour = (counts.max() / counts) ** 0.2
+    given = {
+        field.name: np.log(counts / counts.sum()) if field.name == "adjustments" else favour
+        for field in dataclasses.fields(cls)
+        if "Float[" in str(field.type)
+    }
+    return cls(**given)
+
+
+def problem_of(cls, features, bias, profile="step", dim=K):
+    counts = PROFILES[profile]
+    return ufm.Problem(counts, dim, 5e-3, 2e-5, loss=made_for(cls, counts), features=features, bias=bias)
+
+
+LOSSES = concrete_losses()
+MATRIX = list(itertools.product(LOSSES, FEATURE_SETS, BIASES))
+#: Every loss with every feature set, the bias going round: what runs every day.
+SUBSET = [cell for number, cell in enumerate(MATRIX) if number % 3 == (number // 3) % 3]
+
+
+def name(cell):
+    return f"{cell[0].__name__}-{cell[1]}-{cell[2]}"
+
+
+def check(problem, seed):
+    solution = ufm.solve(problem, seed=seed, tol=TOL)
+    if not problem.loss.convex:
+        assert solution.status == "no_certificate"
+        assert solution.certificate.lower_bound == -np.inf
+        assert solution.certificate.residual <= 1e-7
+        return solution
+    assert solution.status == "certified", (seed, solution.to_dict())
+    assert abs(solution.certificate.relative_gap) <= TOL
+    again = ufm.certify(problem, solution.weight, solution.features, solution.labels, solution.bias)
+    assert again == solution.certificate
+    return solution
+
+
+def test_everyday_subset_has_every_loss_feature_set_and_bias():
+    for axis, values in enumerate((LOSSES, FEATURE_SETS, BIASES)):
+        assert {cell[axis] for cell in SUBSET} == set(values)
+    assert {cell[:2] for cell in SUBSET} == set(itertools.product(LOSSES, FEATURE_SETS))
+
+
+@pytest.mark.parametrize("cell", SUBSET, ids=name)
+def test_family_is_certified(cell):
+    check(problem_of(*cell), seed=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", MATRIX, ids=name)
+def test_family_is_certified_on_every_profile_from_every_start(cell):
+    for profile in PROFILES:
+        problem = problem_of(*cell, profile=profile)
+        objectives = [check(problem, seed).objective for seed in SEEDS]
+        if problem.loss.convex:
+            assert np.ptp(objectives) <= TOL * min(objectives)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", [cell for cell in MATRIX if cell[0].convex], ids=name)
+def test_family_at_sample_level_reaches_the_class_level_optimum(cell):
+    problem = problem_of(*cell).replace(counts=np.array([30, 30, 30, 3, 3, 3]), dim=8)
+    coarse, fine = (ufm.solve(problem, level) for level in ("class", "sample"))
+    assert coarse.certified
+    assert fine.certified
+    assert fine.objective == pytest.approx(coarse.objective, rel=2 * TOL)
+
+
+# Models that must agree, or be ordered, whatever the numbers
+
+
+def optimum(loss, features="nonnegative", bias=None, counts=PROFILES["step"]):
+    solution = ufm.solve(ufm.Problem(counts, K, 5e-3, 2e-5, loss=loss, features=features, bias=bias))
+    assert solution.certified or not loss.convex
+    return solution
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        ufm.LabelSmoothing(0.0),
+        ufm.WeightedCrossEntropy(np.ones(K)),
+        ufm.LogitAdjustment(np.full(K, 3.0)),
+        ufm.VectorScaling(np.ones(K), np.full(K, -1.0)),
+        ufm.Focal(0.0),
+    ],
+    ids=lambda loss: type(loss).__name__,
+)
+def test_every_softmax_loss_contains_cross_entropy(loss):
+    plain, special = optimum(ufm.CrossEntropy()), optimum(loss)
+    assert special.objective == pytest.approx(plain.objective, rel=1e-12)
+    np.testing.assert_allclose(special.weight @ special.weight.T, plain.weight @ plain.weight.T, atol=1e-6)
+
+
+def test_a_free_bias_absorbs_logit_adjustment():
+    counts = PROFILES["step"]
+    adjusted = optimum(ufm.LogitAdjustment(np.log(counts / counts.sum())), bias=0.0)
+    plain = optimum(ufm.CrossEntropy(), bias=0.0)
+    assert adjusted.objective == pytest.approx(plain.objective, rel=1e-12)
+    shift = plain.bias - adjusted.bias
+    np.testing.assert_allclose(shift - shift.mean(), np.log(counts) - np.log(counts).mean(), atol=1e-5)
+
+
+@pytest.mark.parametrize("cls", [ufm.CrossEntropy, ufm.MSE])
+def test_more_freedom_is_never_worse(cls):
+    values = {
+        (features, bias): optimum(cls(), features, bias).objective
+        for features in FEATURE_SETS
+        for bias in BIASES
+    }
+    for bias in BIASES:
+        assert values["free", bias] <= values["nonnegative", bias] * (1 + 1e-12)
+    for features in FEATURE_SETS:
+        assert values[features, 0.0] < values[features, 0.02] < values[features, None]
+
+
+def test_inverse_root_weights_restore_equal_margins():
+    counts = PROFILES["long tail"]
+    balanced = optimum(ufm.WeightedCrossEntropy(counts**-0.5 * 20.0), counts=counts)
+    logits = balanced.features @ balanced.weight.T
+    margins = np.diag(logits) - np.max(np.where(np.eye(K) > 0, -np.inf, logits), axis=1)
+    assert np.ptp(margins) <= 1e-6 * margins.max()
+    assert margins.min() > 1
