@@ -65,7 +65,6 @@ def rmax(a, b):
         SMALL | {"level": "sample", "counts": "6x2,3x2", "loss": "weighted:0.5"},
         SMALL | {"solver": "sgd", "learning_rate": 2.0, "max_steps": 400, "escapes": False, "bias": 0.0},
         SMALL | {"precision": "float32", "tol": 1e-4, "loss": "mse"},
-        SMALL | {"loss": "focal:2", "max_steps": 300},
     ],
     ids=lambda fixed: "-".join(
         str(value) for name, value in fixed.items() if name not in ("dim", "max_steps")
@@ -85,6 +84,15 @@ def test_a_member_ends_where_it_ends_alone(fixed):
         assert rmax(mine, solution.features @ solution.weight.T) < digits
         if end.status is ufm.Status.MAX_STEPS:
             assert end.steps == solution.steps == 400
+
+
+def test_a_loss_that_is_not_convex_ends_stationary_and_uncertified():
+    for end in solve_together(
+        members_of(SMALL | {"loss": "focal:2", "nuclear_weight": 3e-3}, {"seed": [0, 1, 2]}), 8
+    ):
+        assert end.status is ufm.Status.NO_CERTIFICATE
+        assert end.certificate.residual <= 1e-7
+        assert end.certificate.lower_bound == -math.inf
 
 
 def test_every_member_is_certified_by_the_certificate_itself():

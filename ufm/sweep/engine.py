@@ -66,10 +66,10 @@ class _Course:
         Next to a point that is stuck, a class (or mixture) whose polar exceeds one by x promises a decrease of
         order x squared: that stands in for the gap.
         """
-        excess = max(polar - 1, 0.0)
+        stand_in = max(polar - 1, 0.0) ** 2 if self.judge.convex else math.inf
         return (
             residual <= self.judge.limits.residual
-            or self.judge.wants_escape(excess**2, residual, self.steps)
+            or self.judge.wants_escape(stand_in, residual, self.steps)
             or self.judge.gives_up(math.inf, residual, self.steps) is not None
         )
 

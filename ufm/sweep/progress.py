@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any
 
 
-class Progress(Protocol):
-    """What a sweep tells while it runs."""
+class Progress:
+    """Where a sweep tells how it goes. This one keeps silent."""
 
     def solved(self, members: int) -> None:
         """Say that some more members are solved."""
@@ -17,12 +17,20 @@ class Progress(Protocol):
         """Say that a member failed."""
 
 
-class _Silent:
+class _Bar(Progress):
+    """Tells a `rich.progress.Progress` with one task."""
+
+    def __init__(self, bar: Any, total: int, before: int) -> None:
+        self.bar = bar
+        self.task = bar.add_task("solving", total=total, completed=before, rate="")
+
     def solved(self, members: int) -> None:
-        """Say nothing."""
+        self.bar.update(self.task, advance=members)
+        speed = self.bar.tasks[0].speed
+        self.bar.update(self.task, rate="" if speed is None else f"{speed:.0f} per s")
 
     def failed(self, line: str) -> None:
-        """Say nothing."""
+        self.bar.console.print(line, style="yellow", highlight=False, soft_wrap=True)
 
 
 @contextlib.contextmanager
@@ -35,13 +43,13 @@ def sweep_progress(show: bool, total: int, before: int) -> Iterator[Progress]:
         before: how many of them an earlier run has solved.
     """
     if not show:
-        yield _Silent()
+        yield Progress()
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as RichProgress
 
-    console = Console(stderr=True)
-    rate = TextColumn("{task.fields[rate]:.0f} per s")
+    rate = TextColumn("{task.fields[rate]}")
     columns = (
         TextColumn("solving"),
         BarColumn(bar_width=32),
@@ -49,15 +57,5 @@ def sweep_progress(show: bool, total: int, before: int) -> Iterator[Progress]:
         rate,
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("solving", total=total, completed=before, rate=0.0)
-
-        class Shown:
-            def solved(self, members: int) -> None:
-                bar.update(task, advance=members)
-                bar.update(task, rate=bar.tasks[0].speed or 0.0)
-
-            def failed(self, line: str) -> None:
-                console.print(line, style="yellow", highlight=False, soft_wrap=True)
-
-        yield Shown()
+    with RichProgress(*columns, console=Console(stderr=True)) as bar:
+        yield _Bar(bar, total, before)
