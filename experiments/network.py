@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,7 @@ import tyro
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from rich.console import Console
 from rich.progress import track
 
@@ -413,6 +414,7 @@ def _final_panel(axes: Axes, outcome: Outcome) -> None:
     axes.plot(sizes, np.log1p(problem.num_classes * (odds - 1)), color=BLACK, lw=1.0, label="predicted")
     axes.scatter(problem.counts, measured.margins, s=16, color=VERMILLION, lw=0, zorder=3, label="network")
     axes.set_xscale("log")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlim(low, high)
     axes.set_ylabel(r"margin $M_k$ (nats)")
 
@@ -461,7 +463,7 @@ def main(
             features=last.features,
             labels=labels,
             weight=last.weight,
-            **outcome.curves,
+            **cast("dict[str, Any]", outcome.curves),
         )
         stem.with_suffix(".json").write_text(json.dumps(outcome.to_dict()))
         print(outcome.report.table(), end="\n\n", flush=True)
