@@ -23,6 +23,7 @@ from ufm.sweep.run import plan
 from ufm.sweep.stack import points_at, stackable
 
 SMALL = {"counts": "40x2,10x2", "dim": 6}
+SGD = {"solver": "sgd", "learning_rate": 0.5, "max_steps": 400, "escapes": False}
 TIGHT = {"counts": "100x2,200x2,300x2,400x2,500x2", "dim": 10, "weight_decay": 1e-4, "feature_decay": 1e-5}
 
 
@@ -64,8 +65,7 @@ def rmax(a, b):
         SMALL,
         SMALL | {"features": "free", "bias": 0.01},
         SMALL | {"level": "sample", "counts": "6x2,3x2", "loss": "weighted:0.5"},
-        SMALL | {"solver": "sgd", "learning_rate": 2.0, "max_steps": 400, "escapes": False, "bias": 0.0},
-        SMALL | {"precision": "float32", "tol": 1e-4, "loss": "mse"},
+        SMALL | SGD | {"precision": "float32", "tol": 1e-4, "loss": "mse", "bias": 0.0},
     ],
     ids=lambda fixed: "-".join(
         str(value) for name, value in fixed.items() if name not in ("dim", "max_steps")
