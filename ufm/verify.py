@@ -170,7 +170,8 @@ def _geometry_rows(
     clear = tolerances.resolved & ~prediction.collapsed
     noise = float(np.max(tolerances.norms[~clear] ** 2, initial=0.0))
     spread = noise
-    if tolerances.flat is not None:  # what is seen, or a flat tolerance could hide the living among many classes
+    # what is seen, or a flat tolerance could hide the living among many classes
+    if tolerances.flat is not None:
         seen = np.minimum(measured.norms, tolerances.norms)[~clear]
         spread = 4 * float(np.sum(seen**2)) / len(measured.norms)  # Weyl; 2 for the shift of the global mean
     return [
