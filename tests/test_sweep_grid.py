@@ -76,6 +76,13 @@ def test_an_axis_of_tables_sets_several_fields():
     assert [member.problem.num_classes for member in grid.members()] == [2, 2, 3, 3]
 
 
+def test_labels_that_are_numbers_make_a_numeric_coordinate():
+    sizes = [{"label": 90 / n, "counts": [90, n]} for n in (90, 30, 7)]
+    axis = make_grid({"dim": 2, "nuclear_weight": 1e-3}, {"ratio": sizes}).axes[0]
+    assert axis.labels.dtype == np.float64
+    assert axis.labels.tolist() == [1.0, 3.0, 90 / 7]
+
+
 def test_counts_lists_and_none_are_values():
     grid = make_grid(
         {"dim": 4, "nuclear_weight": 1e-2}, {"counts": [[5, 4], "6x3"], "bias": ["none", 0.0, 1.0]}

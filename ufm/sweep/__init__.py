@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["open_dataset", "run_config", "summary", "sweep"]
+__all__ = ["draw_figures", "open_dataset", "run_config", "summary", "sweep"]
 
 
 def sweep(
@@ -119,6 +119,21 @@ def open_dataset(folder: str | Path) -> xr.Dataset:
     from ufm.sweep import dataset
 
     return dataset.open_dataset(folder)
+
+
+def draw_figures(folder: str | Path, suffix: str = ".png") -> list[Path]:
+    """Draw the figures of a stored sweep into its folder and return their paths: curves, or maps over two axes.
+
+    Args:
+        folder: what `sweep` wrote to.
+        suffix: ``.png``, or ``.pdf`` or ``.svg`` for vector graphics.
+
+    Raises:
+        InputError: if there is no sweep, nothing to draw along, or nothing computed yet.
+    """
+    from ufm.sweep import figures
+
+    return figures.draw_figures(folder, suffix)
 
 
 def summary(dataset: xr.Dataset) -> str:

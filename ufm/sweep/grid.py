@@ -147,8 +147,7 @@ def _axis(name: str, values: Any) -> Axis:
     if all(isinstance(value, Mapping) for value in values):
         return _table_axis(name, values)
     _check_field(name)
-    numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-    labels = np.array(values) if numeric else np.array([_label(value) for value in values], dtype=object)
+    labels = _labels(values)
     if len(set(labels.tolist())) < len(labels):
         raise InputError(f"axis {name} must have different values, got one of them twice")
     return Axis(name, labels, tuple({name: _none(value)} for value in values))
@@ -158,7 +157,7 @@ def _table_axis(name: str, tables: list[Mapping[str, Any]]) -> Axis:
     """An axis whose positions set several fields at once."""
     if name in PROBLEM_FIELDS or name in SOLVER_FIELDS:
         raise InputError(f"axis {name} is a field and takes plain values, got tables")
-    labels = np.array([str(table.get("label", i)) for i, table in enumerate(tables)], dtype=object)
+    labels = _labels([table.get("label", i) for i, table in enumerate(tables)])
     settings = tuple(
         {field: _none(value) for field, value in table.items() if field != "label"} for table in tables
     )
@@ -220,8 +219,11 @@ def _none(value: Any) -> Any:
     return None if isinstance(value, str) and value.lower() == "none" else value
 
 
-def _label(value: Any) -> str:
-    return value if isinstance(value, str) else str(value)
+def _labels(values: list[Any]) -> np.ndarray:
+    """Return the coordinate: numbers where all values are, else text."""
+    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        return np.array(values)
+    return np.array([str(value) for value in values], dtype=object)
 
 
 def _jsonable(value: Any) -> Any:
