@@ -110,7 +110,7 @@ def sweep_figure(dataset: xr.Dataset) -> Figure:
 
 
 def _curves(panels: list[Axes], dataset: xr.Dataset) -> None:
-    """Margins, norms and classifier cosines of the largest and the smallest class, and how many collapse."""
+    """Margins and norms of the largest and the smallest class, and how many classes collapse."""
     (dim,) = (str(dim) for dim in dataset.status.dims)
     x = dataset[dim].values
     counts = dataset.class_counts.values
@@ -118,13 +118,12 @@ def _curves(panels: list[Axes], dataset: xr.Dataset) -> None:
     quantities = {
         "margin (nats)": ("margins", "predicted_margins"),
         r"feature norm $|h_k|$": ("norms", "predicted_norms"),
-        "classifier cosine within equals": ("weight_cosines", None),
+        r"classifier norm $|w_k|$": ("weight_norms", "predicted_weight_norms"),
     }
     for axes, (label, (name, predicted)) in zip(panels, quantities.items(), strict=False):
         for (who, where), colour, marker in zip(ends.items(), (BLUE, ORANGE), "os", strict=True):
             rows = np.arange(len(x))
-            if predicted is not None:
-                axes.plot(x, dataset[predicted].values[rows, where], color=BLACK, linewidth=0.9, zorder=1)
+            axes.plot(x, dataset[predicted].values[rows, where], color=BLACK, linewidth=0.9, zorder=1)
             axes.plot(x, dataset[name].values[rows, where], marker, color=colour, markersize=3, label=who)
         axes.set_ylabel(label)
     panels[0].legend()
