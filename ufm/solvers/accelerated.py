@@ -6,6 +6,9 @@ no objective evaluations: one pass over the features per step. The curvature is 
 inverse of the largest of the last few observations. A line search on the objective would need a second pass, and
 stops working at half the digits of the precision, where decreases drown in rounding; differences of gradients do
 not. The quadratic regulariser and the sign constraint are handled exactly by the proximal map.
+
+A step may still come out far too long: on a plateau of the loss the curvature observed so far says nothing about the
+slope beyond. The next observation shows it, and the step is taken back.
 """
 
 from __future__ import annotations
@@ -15,10 +18,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from ufm.objective import Coordinates, Objective, Point
 from ufm.softmax import feature_gradient, weight_gradient
+
+#: A step is taken back if it met this many times the curvature that it was made for.
+TOO_LONG = 20
 
 
 class Observed(NamedTuple):
@@ -36,11 +42,16 @@ class Observed(NamedTuple):
 
 
 class AcceleratedState(NamedTuple):
-    """Two last iterates, the momentum sequence, and a ring of curvature observations."""
+    """Two last iterates, the momentum sequence, and a ring of curvature observations.
+
+    ``uphill`` is the inner product of the last step with the gradient that made it: positive if momentum carried the
+    iterate uphill, and the next step then starts from rest.
+    """
 
     point: Point
     previous: Point
     momentum: Float[Array, ""]
+    uphill: Float[Array, ""]
     extrapolation: Float[Array, ""]
     observed: Observed
     curvatures: Float[Array, " window"]
@@ -75,7 +86,15 @@ class Accelerated:
         curvatures = jnp.zeros(self.window, dtype).at[0].set(objective.curvature_bound(point))
         one = jnp.ones((), dtype)
         return AcceleratedState(
-            point, point, one, 0 * one, none_yet, curvatures, jnp.ones((), jnp.int32), caution.astype(dtype)
+            point,
+            point,
+            one,
+            0 * one,
+            0 * one,
+            none_yet,
+            curvatures,
+            jnp.ones((), jnp.int32),
+            caution.astype(dtype),
         )
 
     def point(self, state: AcceleratedState) -> Point:
@@ -100,27 +119,34 @@ class Accelerated:
         latest = jnp.where((state.taken > 1) & (curvature > 0), curvature, known)
         curvatures = state.curvatures.at[(state.taken - 1) % self.window].set(latest)
         step = 1 / (state.caution * jnp.max(curvatures))
-        point = _proximal_step(objective, ahead, Point(weight_slope, feature_slope, bias_slope), step)
+        slope = Point(weight_slope, feature_slope, bias_slope)
+        too_long = latest > TOO_LONG * known
+        proposed = _proximal_step(objective, ahead, slope, step)
+        point = _choose(too_long, state.previous, proposed)
+        previous = _choose(too_long, state.previous, state.point)
 
-        moved = _inner(
-            jax.tree.map(jnp.subtract, ahead, point), jax.tree.map(jnp.subtract, point, state.point)
-        )
-        momentum = jnp.where(moved > 0, 1.0, state.momentum)
+        rest = (state.uphill > 0) | too_long
+        momentum = jnp.where(rest, 1.0, state.momentum)
         following = (1 + jnp.sqrt(1 + 4 * momentum**2)) / 2
         extrapolation = (momentum - 1) / following
-        jump = jax.tree.map(
-            lambda x, before, y: x + extrapolation * (x - before) - y, point, state.point, ahead
-        )
+        travelled = jax.tree.map(jnp.subtract, point, previous)
+        uphill = jnp.where(rest, 0.0, _inner(jax.tree.map(jnp.subtract, ahead, point), travelled))
+        jump = jax.tree.map(lambda x, gone, y: x + extrapolation * gone - y, point, travelled, ahead)
         return AcceleratedState(
             point,
-            state.point,
+            previous,
             following,
+            uphill,
             extrapolation,
             now._replace(distance=jnp.sqrt(_inner(jump, jump))),
             curvatures,
             state.taken + 1,
             state.caution,
         )
+
+
+def _choose(condition: Bool[Array, ""], first: Point, second: Point) -> Point:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), first, second)
 
 
 def _inner(a: Point, b: Point) -> Float[Array, ""]:
