@@ -78,9 +78,12 @@ def escape(problem: Problem, level: Level, variables: Variables) -> Move | None:
     if not len(atoms.u):
         return None
     most = min(len(atoms.u), problem.dim)
-    counts, bases = [most >> halvings for halvings in range(most.bit_length())], [scene.balanced]
+    counts = [most >> halvings for halvings in range(most.bit_length())]
     if problem.features == "nonnegative":
+        bases = [scene.balanced]
         bases += _onto_axes(*scene.balanced, scene.means(scene.balanced[1] / scene.share))
+    else:
+        bases = [_onto_principal_axes(*scene.balanced)]
     moves = itertools.chain(
         (_add_atoms(scene, base, atoms, count) for count in counts for base in bases),
         (_slide(scene, base) for base in bases[1:]),
@@ -175,6 +178,16 @@ def _onto_axes(
     turned[0][:, : len(living)] = weight @ rotation
     turned[1][:, : len(living)] = np.maximum(features @ rotation, 0)
     return [turned]
+
+
+def _onto_principal_axes(weight: Float[np.ndarray, "K d"], features: Float[np.ndarray, "rows d"]) -> Balanced:
+    """Return the point rotated so that coordinates its rank does not need are zero (free features only).
+
+    Neither logits nor regulariser change. Without it a point of low rank, such as a start in which classes have
+    collapsed, has no dead coordinate to offer: its few directions are spread over all of them.
+    """
+    axes = np.linalg.eigh(weight.T @ weight + features.T @ features)[1]
+    return weight @ axes, features @ axes
 
 
 @dataclasses.dataclass(frozen=True)
