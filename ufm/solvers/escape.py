@@ -41,7 +41,8 @@ NEGLIGIBLE = 1e-8
 POWER_STEPS = 40
 DOUBLINGS = HALVINGS = 40
 REFINEMENTS = 5
-#: A step from a rotated point counts if it lowers the objective by more than this share.
+#: A step from a rotated point, or a move of a loss that is not convex, counts if it lowers the objective by more
+#: than this share.
 WORTHWHILE = 1e-9
 #: Times the added atoms are halved before a move is given up.
 SHRINKS = 6
@@ -132,12 +133,14 @@ def _add_atoms(scene: _Scene, base: Balanced, atoms: Atoms, count: int) -> Move 
     weight, features, free, merged = _free_coordinates(*base, count)
     chosen = Atoms(atoms.u[: len(free)], atoms.w[: len(free)])
     sizes = np.sqrt(_strengths(scene.problem, scene.means(scene.logits), chosen))
+    # without a gap to close, moves within rounding would never end
+    least = 0.0 if scene.problem.loss.convex else WORTHWHILE * scene.value
     for _ in range(SHRINKS):
         weight[:, free] = (sizes[:, None] * chosen.w).T
         features[:, free] = (sizes[:, None] * chosen.u).T[scene.labels] * scene.share
         moved = scene.variables(weight, features)
         decrease = scene.value - scene.value_of(moved)
-        if decrease > 0:
+        if decrease > least:
             return Move(moved, f"merged {merged} coordinates, added {len(free)} atoms", decrease)
         sizes = sizes / 2
     return None
