@@ -277,3 +277,17 @@ def test_free_features_of_low_rank_are_turned_until_coordinates_are_free(level):
     left = ufm.solve(apart, level, start=stuck)
     assert left.certified
     assert np.linalg.norm(left.weight[2] - left.weight[3]) > 0.1
+
+
+@pytest.mark.parametrize(("power", "level"), [(1.0, 1.1), (0.5, 1.02)])
+def test_mixtures_of_classes_come_back_where_no_class_would_alone(power, level):
+    """Logit adjustment: all small classes are dead, none violates its own constraint, their mean does."""
+    counts = np.repeat([500, 50], 5)
+    weight = level * np.sqrt(50) / counts.sum()
+    loss = ufm.LogitAdjustment(power * np.log(counts / counts.sum()))
+    problem = ufm.Problem(counts, 10, weight, weight, loss=loss)
+    solution = ufm.solve(problem)
+    assert solution.certified
+    small = solution.features[5:]
+    assert np.linalg.norm(small, axis=1).min() > 0.05
+    np.testing.assert_allclose(small, np.broadcast_to(small[0], small.shape), atol=1e-6)

@@ -212,14 +212,18 @@ def _atoms(dual: Float[np.ndarray, "K K"], nonnegative: bool) -> Atoms:
 
 
 def _cone_directions(dual: Float[np.ndarray, "K K"]) -> Float[np.ndarray, "atoms K"]:
-    """Maximise ``|A' u|`` over non-negative unit vectors by projected power iteration from every violating class."""
+    """Maximise ``|A' u|`` over non-negative unit vectors by projected power iteration.
+
+    It starts from every violating class, and from mixtures of classes, which may violate where none does alone
+    (logit adjustment makes small classes share a direction): eigenvectors of the positive part of ``A A'``.
+    """
     gram = dual @ dual.T
-    starts = np.flatnonzero(np.diagonal(gram) > 1)
-    # where no class violates a mixture may: start from the Perron direction of the positive part
-    u = np.eye(len(dual))[starts] if len(starts) else np.ones((1, len(dual)))
-    off_diagonal = gram - np.diag(np.diagonal(gram))
-    if len(starts) and not np.any(off_diagonal > 0):
+    u = np.eye(len(dual))[np.diagonal(gram) > 1]
+    positive = np.maximum(gram, 0)
+    if not np.any(positive - np.diag(np.diagonal(gram)) > MARGIN):
         return u
+    values, vectors = np.linalg.eigh(positive)
+    u = np.vstack([u, np.abs(vectors.T[values > 1 + MARGIN])])
     for _ in range(POWER_STEPS):
         u = np.maximum(u @ gram, 0)
         u /= np.maximum(np.linalg.norm(u, axis=1, keepdims=True), np.finfo(float).tiny)
