@@ -30,17 +30,13 @@ from ufm.certificate import class_means, objective_value
 from ufm.dual import dual_scales
 from ufm.objective import Variables, scaling
 from ufm.problem import Level, Problem, row_labels, row_multiplicities
+from ufm.solvers.atoms import PARALLEL, Atoms, strengths, violating_atoms
 
-#: Columns count as parallel above this cosine, atoms as violating above 1 plus this margin.
-PARALLEL = 0.999
-MARGIN = 1e-9
 #: A coordinate is dead when it carries less than this share of the regulariser.
 DEAD = 1e-14
 #: Class means below this share of the largest singular value are zero.
 NEGLIGIBLE = 1e-8
-POWER_STEPS = 40
-DOUBLINGS = HALVINGS = 40
-REFINEMENTS = 5
+HALVINGS = 40
 #: A step from a rotated point, or a move of a loss that is not convex, counts if it lowers the objective by more
 #: than this share.
 WORTHWHILE = 1e-9
@@ -75,7 +71,7 @@ def escape(problem: Problem, level: Level, variables: Variables) -> Move | None:
     """
     scene = _Scene(problem, level, variables)
     dual = dual_scales(problem)[:, None] * scene.means(scene.slopes)
-    atoms = _atoms(dual, problem.features == "nonnegative")
+    atoms = violating_atoms(dual, problem.features == "nonnegative")
     if not len(atoms.u):
         return None
     most = min(len(atoms.u), problem.dim)
@@ -132,7 +128,7 @@ def _add_atoms(scene: _Scene, base: Balanced, atoms: Atoms, count: int) -> Move 
     """Free ``count`` coordinates of the base and give them to the strongest atoms, if that lowers the objective."""
     weight, features, free, merged = _free_coordinates(*base, count)
     chosen = Atoms(atoms.u[: len(free)], atoms.w[: len(free)])
-    sizes = np.sqrt(_strengths(scene.problem, scene.means(scene.logits), chosen))
+    sizes = np.sqrt(strengths(scene.problem, scene.means(scene.logits), chosen))
     # without a gap to close, moves within rounding would never end
     least = 0.0 if scene.problem.loss.convex else WORTHWHILE * scene.value
     for _ in range(SHRINKS):
@@ -193,47 +189,6 @@ def _onto_principal_axes(weight: Float[np.ndarray, "K d"], features: Float[np.nd
     return weight @ axes, features @ axes
 
 
-@dataclasses.dataclass(frozen=True)
-class Atoms:
-    """Unit directions in class space and the classifier columns that go with them, strongest first."""
-
-    u: Float[np.ndarray, "atoms K"]
-    w: Float[np.ndarray, "atoms K"]
-
-
-def _atoms(dual: Float[np.ndarray, "K K"], nonnegative: bool) -> Atoms:
-    """Return all directions found with ``|A' u| > 1``."""
-    directions = _cone_directions(dual) if nonnegative else np.linalg.svd(dual)[0].T
-    images = directions @ dual
-    sizes = np.linalg.norm(images, axis=1)
-    order = np.argsort(-sizes)
-    order = order[sizes[order] > 1 + MARGIN]
-    return Atoms(directions[order], -images[order] / sizes[order][:, None])
-
-
-def _cone_directions(dual: Float[np.ndarray, "K K"]) -> Float[np.ndarray, "atoms K"]:
-    """Maximise ``|A' u|`` over non-negative unit vectors by projected power iteration.
-
-    It starts from every violating class, and from mixtures of classes, which may violate where none does alone
-    (logit adjustment makes small classes share a direction): eigenvectors of the positive part of ``A A'``.
-    """
-    gram = dual @ dual.T
-    u = np.eye(len(dual))[np.diagonal(gram) > 1]
-    positive = np.maximum(gram, 0)
-    if not np.any(positive - np.diag(np.diagonal(gram)) > MARGIN):
-        return u
-    values, vectors = np.linalg.eigh(positive)
-    u = np.vstack([u, np.abs(vectors.T[values > 1 + MARGIN])])
-    for _ in range(POWER_STEPS):
-        u = np.maximum(u @ gram, 0)
-        u /= np.maximum(np.linalg.norm(u, axis=1, keepdims=True), np.finfo(float).tiny)
-    kept: list[int] = []
-    for candidate in range(len(u)):
-        if not kept or np.max(u[kept] @ u[candidate]) < PARALLEL:
-            kept.append(candidate)
-    return u[kept]
-
-
 def _free_coordinates(
     weight: Float[np.ndarray, "K d"], features: Float[np.ndarray, "rows d"], wanted: int
 ) -> tuple[Float[np.ndarray, "K d"], Float[np.ndarray, "rows d"], Int[np.ndarray, " free"], int]:
@@ -276,42 +231,3 @@ def _merge(weight: np.ndarray, features: np.ndarray, alive: np.ndarray, wanted: 
         if len(freed) >= wanted:
             break
     return freed
-
-
-def _strengths(
-    problem: Problem, mean_logits: Float[np.ndarray, "K K"], atoms: Atoms
-) -> Float[np.ndarray, " atoms"]:
-    """Return near-optimal strengths: the slope of the objective in each, on class-mean logits, brought to zero.
-
-    The class-mean logits move by ``sum_a theta_a u_a w_a / (sqrt(n) sqrt(lambda_W lambda_H))``. More than
-    four digits would be wasted: the steps that follow find them faster.
-    """
-    classes = np.arange(problem.num_classes)
-    reach = 1 / (np.sqrt(problem.counts) * problem.nuclear_weight)
-    weights = (problem.priors * reach)[:, None]
-
-    def slope(theta: np.ndarray) -> np.ndarray:
-        moved = mean_logits + reach[:, None] * ((theta[:, None] * atoms.u).T @ atoms.w)
-        gradient = problem.loss.gradient(moved, classes) * weights
-        return 1 + np.sum((atoms.u @ gradient) * atoms.w, axis=1)
-
-    # Bracket, then regula falsi (Illinois) for all at once: exact when atoms touch disjoint classes, as most do.
-    low = np.zeros(len(atoms.u))
-    high = np.full(len(atoms.u), problem.nuclear_weight * np.sqrt(problem.counts).min())
-    at_low, at_high = slope(low), slope(high)
-    for _ in range(DOUBLINGS):
-        short = at_high < 0
-        if not np.any(short):
-            break
-        low, high = np.where(short, high, low), np.where(short, 2 * high, high)
-        at_low, at_high = np.where(short, at_high, at_low), slope(high)
-    last = np.zeros(len(low))
-    for _ in range(REFINEMENTS):
-        middle = low + (high - low) * np.minimum(at_low, 0) / (np.minimum(at_low, 0) - at_high)
-        at_middle = slope(middle)
-        side = np.sign(at_middle)
-        keep = np.where(side == last, 0.5, 1.0)  # an end that stays twice is made to give way
-        low, at_low = np.where(side < 0, [middle, at_middle], [low, keep * at_low])
-        high, at_high = np.where(side < 0, [high, keep * at_high], [middle, at_middle])
-        last = side
-    return middle

@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from ufm.objective import Variables
-from ufm.solvers.escape import DOUBLINGS, MARGIN, NEGLIGIBLE, escape
+from ufm.solvers.atoms import DOUBLINGS, MARGIN
+from ufm.solvers.escape import NEGLIGIBLE, escape
 from ufm.sweep.member import Member
 from ufm.sweep.stack import Stack, points_at, stacks
 
