@@ -254,3 +254,40 @@ def test_a_nonconvex_loss_may_move_too_but_only_down():
     start = zero(problem, "class")
     move = escape(problem, "class", start)
     assert value(problem, "class", move.variables) < value(problem, "class", start)
+
+
+@pytest.mark.parametrize("level", ["class", "sample"])
+def test_free_features_of_low_rank_are_turned_until_coordinates_are_free(level):
+    """Two equal classes merged exactly, in a basis in which no coordinate is dead: no step can part them."""
+    merged = ufm.Problem([20, 20, 4, 4], 4, 8e-2, 8e-2, features="free")
+    start = ufm.solve(merged, level)
+    rows = row_labels(merged, level)
+    assert start.certified
+    np.testing.assert_allclose(start.weight[2], start.weight[3], atol=1e-6)
+    weight, features = start.weight.copy(), start.features.copy()
+    weight[2:] = weight[2:].mean(axis=0)
+    features[rows > 1] = features[rows > 1].mean(axis=0)
+    rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(4, 4)))[0]
+    stuck = Variables(weight @ rotation, features @ rotation, None)
+    assert np.linalg.norm(stuck.weight, axis=0).min() > 1e-2
+    apart = merged.replace(weight_decay=0.041, feature_decay=0.041)  # they part at sqrt(4)/48 = 0.0417
+    symmetric = ufm.solve(apart, level, start=stuck, escapes=False, max_steps=2000)
+    assert not symmetric.certified
+    assert escape(apart, level, variables_of(symmetric)) is not None
+    left = ufm.solve(apart, level, start=stuck)
+    assert left.certified
+    assert np.linalg.norm(left.weight[2] - left.weight[3]) > 0.1
+
+
+@pytest.mark.parametrize(("power", "level"), [(1.0, 1.1), (0.5, 1.02)])
+def test_mixtures_of_classes_come_back_where_no_class_would_alone(power, level):
+    """Logit adjustment: all small classes are dead, none violates its own constraint, their mean does."""
+    counts = np.repeat([500, 50], 5)
+    weight = level * np.sqrt(50) / counts.sum()
+    loss = ufm.LogitAdjustment(power * np.log(counts / counts.sum()))
+    problem = ufm.Problem(counts, 10, weight, weight, loss=loss)
+    solution = ufm.solve(problem)
+    assert solution.certified
+    small = solution.features[5:]
+    assert np.linalg.norm(small, axis=1).min() > 0.05
+    np.testing.assert_allclose(small, np.broadcast_to(small[0], small.shape), atol=1e-6)

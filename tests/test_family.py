@@ -96,6 +96,17 @@ def test_family_at_sample_level_reaches_the_class_level_optimum(cell):
     assert fine.objective == pytest.approx(coarse.objective, rel=2 * TOL)
 
 
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_loss_without_certificate_still_leaves_its_stuck_points(profile):
+    """No theorem, but on these profiles every start ends at the same value, in few steps."""
+    problem = problem_of(ufm.Focal, "nonnegative", None, profile)
+    solutions = [check(problem, seed) for seed in SEEDS]
+    assert np.ptp([solution.objective for solution in solutions]) <= 1e-10 * solutions[0].objective
+    assert max(len(solution.history) for solution in solutions) <= 40
+    stuck = [ufm.solve(problem, seed=seed, escapes=False) for seed in SEEDS]
+    assert max(solution.objective for solution in stuck) > 1.01 * solutions[0].objective
+
+
 # Models that must agree, or be ordered, whatever the numbers
 
 

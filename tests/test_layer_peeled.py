@@ -45,6 +45,22 @@ def test_minority_classifiers_merge_at_that_ratio(ratio, collapsed):
     assert (solution.nuclear_weight > threshold.nuclear_weight) == collapsed
 
 
+@pytest.mark.parametrize(("ratio", "collapsed"), [(12.19, False), (12.193, True)])
+def test_solutions_on_either_side_bracket_the_ratio_to_four_digits(ratio, collapsed):
+    """By solving alone, no criterion: the minority rows are one row exactly from R_0 on."""
+    solution = solve_layer_peeled(step_model(ratio), tol=1e-10)
+    assert solution.certified
+    apart = 1 - mean_cosine(solution.weight[MINORITY])
+    assert apart < 1e-12 if collapsed else apart > 5e-4
+
+
+def test_a_start_in_which_classes_have_merged_lets_them_part_again():
+    together = solve_layer_peeled(step_model(12.5))
+    apart = solve_layer_peeled(step_model(11.9), start=together)
+    assert apart.certified
+    assert 1 - mean_cosine(apart.weight[MINORITY]) == pytest.approx(0.0888, abs=1e-3)
+
+
 @pytest.mark.parametrize("features", ["free", "nonnegative"])
 def test_caps_are_met_and_no_random_point_within_them_is_below_the_bound(features):
     model = LayerPeeled(
@@ -146,6 +162,7 @@ def test_a_single_minority_class_has_no_twin():
         (lambda x: x - 1e6, 1e6),
         (lambda x: (1 if x > 0.3 else 1e-3) * (x - 0.3), 0.3),  # a kink, as where classes collapse
         (lambda x: np.tanh(50 * (x + 4)), -4.0),
+        (lambda x: x - 0.5, 0.5),  # zero exactly, met on the way
     ],
 )
 def test_root_is_found_with_few_evaluations(function, answer):

@@ -18,14 +18,14 @@ def to_numpy(name: str, value: Any) -> np.ndarray:
 
     No array library is imported: a tensor is recognised by what it can do (``detach``), the rest by NumPy.
     """
-    if hasattr(value, "detach"):
-        value = value.detach().cpu()
-        if "bfloat16" in str(value.dtype):  # NumPy has no such type
-            value = value.float()
     try:
+        if hasattr(value, "detach"):
+            value = value.detach().cpu()
+            if "bfloat16" in str(value.dtype):  # NumPy has no such type
+                value = value.float()
         return np.asarray(value)
-    except (TypeError, ValueError):
-        raise InputError(f"{name} must be an array of numbers, got {type(value).__name__}") from None
+    except (TypeError, ValueError, RuntimeError):  # torch: sparse, without data, or lazily conjugated
+        raise InputError(f"{name} must be a dense array of numbers, got {type(value).__name__}") from None
 
 
 def float_array(

@@ -38,6 +38,10 @@ class Root:
 
     def tell(self, value: float) -> None:
         """Take the function's value at `next`, and choose the next point."""
+        if value == 0:
+            self.low = self.high = (self.next, value)
+            self.evaluations, self.last = self.evaluations + 1, value
+            return
         share = value / self.last  # positive if the same end of the bracket moves again
         shrink = 1 - share if 0 < share < 1 else 0.5
         if value > 0:

@@ -41,7 +41,8 @@ NEGLIGIBLE = 1e-8
 POWER_STEPS = 40
 DOUBLINGS = HALVINGS = 40
 REFINEMENTS = 5
-#: A step from a rotated point counts if it lowers the objective by more than this share.
+#: A step from a rotated point, or a move of a loss that is not convex, counts if it lowers the objective by more
+#: than this share.
 WORTHWHILE = 1e-9
 #: Times the added atoms are halved before a move is given up.
 SHRINKS = 6
@@ -78,9 +79,12 @@ def escape(problem: Problem, level: Level, variables: Variables) -> Move | None:
     if not len(atoms.u):
         return None
     most = min(len(atoms.u), problem.dim)
-    counts, bases = [most >> halvings for halvings in range(most.bit_length())], [scene.balanced]
+    counts = [most >> halvings for halvings in range(most.bit_length())]
     if problem.features == "nonnegative":
+        bases = [scene.balanced]
         bases += _onto_axes(*scene.balanced, scene.means(scene.balanced[1] / scene.share))
+    else:
+        bases = [_onto_principal_axes(*scene.balanced)]
     moves = itertools.chain(
         (_add_atoms(scene, base, atoms, count) for count in counts for base in bases),
         (_slide(scene, base) for base in bases[1:]),
@@ -129,12 +133,14 @@ def _add_atoms(scene: _Scene, base: Balanced, atoms: Atoms, count: int) -> Move 
     weight, features, free, merged = _free_coordinates(*base, count)
     chosen = Atoms(atoms.u[: len(free)], atoms.w[: len(free)])
     sizes = np.sqrt(_strengths(scene.problem, scene.means(scene.logits), chosen))
+    # without a gap to close, moves within rounding would never end
+    least = 0.0 if scene.problem.loss.convex else WORTHWHILE * scene.value
     for _ in range(SHRINKS):
         weight[:, free] = (sizes[:, None] * chosen.w).T
         features[:, free] = (sizes[:, None] * chosen.u).T[scene.labels] * scene.share
         moved = scene.variables(weight, features)
         decrease = scene.value - scene.value_of(moved)
-        if decrease > 0:
+        if decrease > least:
             return Move(moved, f"merged {merged} coordinates, added {len(free)} atoms", decrease)
         sizes = sizes / 2
     return None
@@ -177,6 +183,16 @@ def _onto_axes(
     return [turned]
 
 
+def _onto_principal_axes(weight: Float[np.ndarray, "K d"], features: Float[np.ndarray, "rows d"]) -> Balanced:
+    """Return the point rotated so that coordinates its rank does not need are zero (free features only).
+
+    Neither logits nor regulariser change. Without it a point of low rank, such as a start in which classes have
+    collapsed, has no dead coordinate to offer: its few directions are spread over all of them.
+    """
+    axes = np.linalg.eigh(weight.T @ weight + features.T @ features)[1]
+    return weight @ axes, features @ axes
+
+
 @dataclasses.dataclass(frozen=True)
 class Atoms:
     """Unit directions in class space and the classifier columns that go with them, strongest first."""
@@ -196,14 +212,18 @@ def _atoms(dual: Float[np.ndarray, "K K"], nonnegative: bool) -> Atoms:
 
 
 def _cone_directions(dual: Float[np.ndarray, "K K"]) -> Float[np.ndarray, "atoms K"]:
-    """Maximise ``|A' u|`` over non-negative unit vectors by projected power iteration from every violating class."""
+    """Maximise ``|A' u|`` over non-negative unit vectors by projected power iteration.
+
+    It starts from every violating class, and from mixtures of classes, which may violate where none does alone
+    (logit adjustment makes small classes share a direction): eigenvectors of the positive part of ``A A'``.
+    """
     gram = dual @ dual.T
-    starts = np.flatnonzero(np.diagonal(gram) > 1)
-    # where no class violates a mixture may: start from the Perron direction of the positive part
-    u = np.eye(len(dual))[starts] if len(starts) else np.ones((1, len(dual)))
-    off_diagonal = gram - np.diag(np.diagonal(gram))
-    if len(starts) and not np.any(off_diagonal > 0):
+    u = np.eye(len(dual))[np.diagonal(gram) > 1]
+    positive = np.maximum(gram, 0)
+    if not np.any(positive - np.diag(np.diagonal(gram)) > MARGIN):
         return u
+    values, vectors = np.linalg.eigh(positive)
+    u = np.vstack([u, np.abs(vectors.T[values > 1 + MARGIN])])
     for _ in range(POWER_STEPS):
         u = np.maximum(u @ gram, 0)
         u /= np.maximum(np.linalg.norm(u, axis=1, keepdims=True), np.finfo(float).tiny)

@@ -8,6 +8,8 @@ import math
 from ufm.certificate import Certificate
 from ufm.status import Status
 
+#: Without a gap to compare with, a point is suspected to be stuck when its residual is within this of the target.
+NEARLY_STATIONARY = 1e2
 #: Steps between two looks at the point: few at first, then a tenth of the steps so far.
 FIRST_CHUNK = 20
 #: A point is suspected to be stuck when the gap is this much larger than the squared residual explains.
@@ -74,10 +76,14 @@ class Judge:
             return None
         if certificate.certifies(self.limits.tol):
             return Status.CERTIFIED
-        return None if self.convex else Status.NO_CERTIFICATE
+        untried = self.escapes and self.refused_residual > NEARLY_STATIONARY * self.limits.residual
+        # a loss without a gap is done where no escape move is found
+        return None if self.convex or untried else Status.NO_CERTIFICATE
 
     def stuck(self, relative_gap: float, residual: float) -> bool:
         """Return whether the gap is too large for how stationary the point is."""
+        if not self.convex:  # every point has an infinite gap; only near stationary ones can be stuck
+            return residual <= NEARLY_STATIONARY * self.limits.residual
         return relative_gap > max(self.limits.tol, STUCK_RATIO * residual**2)
 
     def wants_escape(self, relative_gap: float, residual: float, steps: int) -> bool:

@@ -1,85 +1,17 @@
-"""Losses, one class each: value, gradient in the logits, convex conjugate, curvature bound.
-
-Logits are rows ``z_i``; the label of the row selects the loss ``loss_{y_i}``. As in `ufm.softmax` the methods
-take NumPy or JAX arrays and stay in the namespace (and floating-point type) they were given. To add a loss,
-subclass `Loss`: the solver, the certificate and the test matrix use nothing but the methods below.
-"""
+"""Cross-entropy and its relatives: class weights, logit scales and offsets, label smoothing."""
 
 from __future__ import annotations
 
 import dataclasses
-from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from ufm import softmax as sm
+from ufm.losses.base import Loss
 from ufm.tilt import tilted_residual
 from ufm.validation import InputError, finite_vector, nonnegative_float
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Loss(ABC):
-    """A loss of the logits, given the label. Fields are its parameters: floats, or vectors over classes."""
-
-    #: Whether ``loss_y`` is convex in the logits: only then does a duality gap certify anything.
-    convex: ClassVar[bool] = True
-
-    @abstractmethod
-    def value(self, logits: Float[Any, "rows K"], labels: Int[Any, " rows"]) -> Float[Any, " rows"]:
-        """Return ``loss_{y_i}(z_i)`` for every row."""
-
-    @abstractmethod
-    def gradient(self, logits: Float[Any, "rows K"], labels: Int[Any, " rows"]) -> Float[Any, "rows K"]:
-        """Return the gradient of ``loss_{y_i}`` at ``z_i`` for every row."""
-
-    @abstractmethod
-    def curvature(self, labels: Int[Any, " rows"], num_classes: int) -> Float[Any, " rows"]:
-        """Return, for every row, a bound on the largest eigenvalue of the Hessian in the logits."""
-
-    @abstractmethod
-    def conjugate(
-        self, dual: Float[np.ndarray, "rows K"], labels: Int[np.ndarray, " rows"]
-    ) -> Float[np.ndarray, " rows"]:
-        """Return ``loss*_y(Q) = sup_z <Q, z> - loss_y(z)`` for rows Q in the domain (see `into_domain`)."""
-
-    def into_domain(
-        self, dual: Float[np.ndarray, "rows K"], labels: Int[np.ndarray, " rows"]
-    ) -> Float[np.ndarray, "rows K"]:
-        """Return rows in the domain of the conjugate; those inside already change by rounding at most."""
-        return dual
-
-    @abstractmethod
-    def centre(
-        self,
-        dual: Float[np.ndarray, "rows K"],
-        labels: Int[np.ndarray, " rows"],
-        priors: Float[np.ndarray, " rows"],
-    ) -> Float[np.ndarray, "rows K"]:
-        """Return rows near ``dual``, inside the domain, with ``sum_i priors_i Q_i = 0``: feasible for a free bias."""
-
-    def check_classes(self, num_classes: int) -> None:
-        """Raise `InputError` if a per-class parameter does not have ``num_classes`` entries."""
-        for name, value in self._parameters():
-            if isinstance(value, np.ndarray) and len(value) != num_classes:
-                raise InputError(
-                    f"{name} of {type(self).__name__} must have one entry per class ({num_classes}), "
-                    f"got {len(value)}"
-                )
-
-    def _parameters(self) -> list[tuple[str, Any]]:
-        return [(field.name, getattr(self, field.name)) for field in dataclasses.fields(self)]
-
-    def _key(self) -> tuple[Any, ...]:
-        values = (value for _, value in self._parameters())
-        return (type(self), *(v.tobytes() if isinstance(v, np.ndarray) else v for v in values))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Loss) and self._key() == other._key()
-
-    def __hash__(self) -> int:
-        return hash(self._key())
 
 
 class SoftmaxLoss(Loss):
@@ -282,100 +214,3 @@ class VectorScaling(SoftmaxLoss):
     def offsets(self) -> Any:
         """Logit offsets ``o``."""
         return self.adjustments
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class MSE(Loss):
-    """Squared error ``|z - onehot_y|^2 / 2`` (Dang et al., ICML 2023, arXiv:2301.00437)."""
-
-    def _residual(self, logits: Any, labels: Any) -> Any:
-        return logits - sm.label_mask(labels, logits.shape[-1]).astype(logits.dtype)
-
-    def value(self, logits: Float[Any, "rows K"], labels: Int[Any, " rows"]) -> Float[Any, " rows"]:
-        """Return ``|z - onehot|^2 / 2``."""
-        xp = logits.__array_namespace__()
-        return xp.sum(self._residual(logits, labels) ** 2, axis=-1) / 2
-
-    def gradient(self, logits: Float[Any, "rows K"], labels: Int[Any, " rows"]) -> Float[Any, "rows K"]:
-        """Return ``z - onehot``."""
-        return self._residual(logits, labels)
-
-    def curvature(self, labels: Int[Any, " rows"], num_classes: int) -> Float[Any, " rows"]:
-        """Return 1: the Hessian is the identity."""
-        return labels.__array_namespace__().ones(len(labels))
-
-    def conjugate(
-        self, dual: Float[np.ndarray, "rows K"], labels: Int[np.ndarray, " rows"]
-    ) -> Float[np.ndarray, " rows"]:
-        """Return ``|Q|^2 / 2 + Q_y``; every Q is in the domain."""
-        return np.sum(dual**2, axis=-1) / 2 + dual[np.arange(len(labels)), labels]
-
-    def centre(
-        self,
-        dual: Float[np.ndarray, "rows K"],
-        labels: Int[np.ndarray, " rows"],
-        priors: Float[np.ndarray, " rows"],
-    ) -> Float[np.ndarray, "rows K"]:
-        """Subtract the mean."""
-        return dual - priors @ dual / np.sum(priors)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Focal(Loss):
-    """Focal loss ``-(1 - p_y)^gamma log p_y`` (Lin et al., ICCV 2017). Not convex: solved, never certified.
-
-    Args:
-        gamma: focusing parameter, 0 (cross-entropy) or at least 1.
-    """
-
-    convex: ClassVar[bool] = False
-    gamma: float | Any = 2.0
-
-    def __post_init__(self) -> None:
-        gamma = nonnegative_float("gamma", self.gamma)
-        if 0 < gamma < 1:
-            raise InputError(f"gamma must be 0 or at least 1 (between, curvature is unbounded), got {gamma}")
-        object.__setattr__(self, "gamma", gamma)
-
-    def value(self, logits: Float[Any, "rows K"], labels: Int[Any, " rows"]) -> Float[Any, " rows"]:
-        """Return ``(1 - p_y)^gamma * ce`` with ``ce = -log p_y``."""
-        xp = logits.__array_namespace__()
-        ce = sm.cross_entropy_from_logits(logits, labels)
-        return (-xp.expm1(-ce)) ** self.gamma * ce
-
-    def gradient(self, logits: Float[Any, "rows K"], labels: Int[Any, " rows"]) -> Float[Any, "rows K"]:
-        """Return ``phi'(ce) (p - onehot)`` where ``phi(ce) = (1 - e^-ce)^gamma ce``."""
-        ce = sm.cross_entropy_from_logits(logits, labels)
-        return self._slope(ce)[:, None] * sm.softmax_residual(logits, labels)
-
-    def _slope(self, ce: Any) -> Any:
-        xp = ce.__array_namespace__()
-        miss = -xp.expm1(-ce)
-        # gamma = 0 has no second term, and miss may be 0
-        exponent = xp.maximum(xp.asarray(self.gamma, dtype=ce.dtype) - 1, 0.0)
-        return miss**self.gamma + self.gamma * miss**exponent * xp.exp(-ce) * ce
-
-    def curvature(self, labels: Int[Any, " rows"], num_classes: int) -> Float[Any, " rows"]:
-        """Return a bound on ``phi' (diag(p) - p p') + phi'' (p - onehot)(p - onehot)'`` from a grid of ce."""
-        xp = labels.__array_namespace__()
-        ce = xp.linspace(1e-4, 40.0, 20_000)
-        hit, miss = xp.exp(-ce), -xp.expm1(-ce)
-        gamma = self.gamma
-        # phi'' |p - onehot|^2 with |p - onehot|^2 <= 2 miss^2; powers of miss merged to stay finite at ce = 0
-        bend = 2 * gamma * miss**gamma * hit * xp.abs(2 * miss + (gamma - 1) * hit * ce - miss * ce)
-        return xp.max(sm.HESSIAN_BOUNDS[1] * self._slope(ce) + bend) * xp.ones(len(labels))
-
-    def conjugate(
-        self, dual: Float[np.ndarray, "rows K"], labels: Int[np.ndarray, " rows"]
-    ) -> Float[np.ndarray, " rows"]:
-        """Return ``+inf``: the conjugate of a non-convex loss gives no useful bound, so none is claimed."""
-        return np.full(len(labels), np.inf)
-
-    def centre(
-        self,
-        dual: Float[np.ndarray, "rows K"],
-        labels: Int[np.ndarray, " rows"],
-        priors: Float[np.ndarray, " rows"],
-    ) -> Float[np.ndarray, "rows K"]:
-        """Return the rows as they are: there is no dual problem to be feasible for."""
-        return dual
