@@ -65,8 +65,8 @@ class Checkpoints:
             return
         about = {"format": FORMAT, "key": self.key, "judge": judge.memory}
         about |= {name: getattr(run, name) for name in RUN_FIELDS}
-        arrays: dict[str, Any] = {f"leaf{i}": leaf for i, leaf in enumerate(leaves)}
-        arrays["about"] = json.dumps(about)
+        arrays: dict[str, Any] = {"about": json.dumps(about)}
+        arrays.update((f"leaf{i}", leaf) for i, leaf in enumerate(leaves))
         partial = self.path.with_name(self.path.name + ".partial")
         try:
             with partial.open("wb") as stream:

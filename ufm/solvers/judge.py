@@ -95,7 +95,7 @@ class Judge:
     def creeps(self, objective: float, relative_gap: float, steps: int) -> bool:
         """Remember the objective; return whether at this rate the gap would take many more looks to close."""
         self.decrease, self.objective = max(self.objective - objective, 0.0), objective
-        slow = self.decrease < CREEP * relative_gap * objective
+        slow = self.convex and self.decrease < CREEP * relative_gap * objective
         return self.escapes and relative_gap > self.limits.tol and slow and steps >= 2 * self.refused_steps
 
     def gives_up(self, relative_gap: float, residual: float, steps: int) -> Status | None:
