@@ -10,7 +10,7 @@ import pytest
 
 import ufm
 from ufm.profiles import parse_counts
-from ufm.solvers.loop import advance
+from ufm.solvers.compiled import advance_rounds
 from ufm.theory import collapse_counts
 
 STEP = ufm.Problem([500] * 5 + [50] * 5, 16, 5e-3, 1e-6)
@@ -204,11 +204,11 @@ def test_the_callers_jax_settings_are_left_alone():
 
 def test_one_compilation_serves_every_problem_of_a_shape():
     ufm.solve(STEP.replace(dim=17))
-    compiled = advance._cache_size()
+    compiled = advance_rounds._cache_size()
     for weight_decay in (1e-3, 1e-4):
         for seed in range(2):
             ufm.solve(STEP.replace(dim=17, weight_decay=weight_decay), seed=seed)
-    assert advance._cache_size() == compiled
+    assert advance_rounds._cache_size() == compiled
 
 
 def test_looking_more_often_changes_nothing():

@@ -29,6 +29,7 @@ from jaxtyping import Float, Int
 from ufm.dual import best_lower_bound
 from ufm.polar import ROUNDING
 from ufm.problem import Problem, bias_curvature
+from ufm.row_sums import RowSums, add_by_class, add_up, blocks, logits_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,20 +90,19 @@ def certify(
 
     Source: the module docstring, equation (3).
     """
-    weight, features = np.asarray(weight, np.float64), np.asarray(features, np.float64)
+    weight = np.asarray(weight, np.float64)
+    rows_per_class = np.bincount(labels, minlength=problem.num_classes)
     with np.errstate(all="ignore"):
-        rows_per_class = np.bincount(labels, minlength=problem.num_classes)
         multiplicities = (problem.counts / rows_per_class)[labels]
-        logits = _logits(weight, features, bias)
-        objective = float(multiplicities @ problem.loss.value(logits, labels)) / problem.num_samples
-        objective += _regulariser(problem, weight, features, bias, multiplicities)
-        slopes = problem.loss.gradient(logits, labels)
+        sums = add_up(problem, weight, features, labels, bias, multiplicities)
+        objective = sums.loss / problem.num_samples + _regulariser(problem, weight, sums.squares, bias)
         lower_bound, polar = -math.inf, math.nan
-        if _bound_applies(problem, features, rows_per_class, slopes):
-            means = [class_means(rows, labels, problem.num_classes) for rows in (slopes, features)]
-            balanced = means[1] * np.sqrt(problem.feature_decay * problem.counts)[:, None]
-            lower_bound, polar = best_lower_bound(problem, means[0], balanced @ balanced.T)
-        residual = _residual(problem, weight, features, bias, multiplicities, slopes)
+        complete = bool(np.all(rows_per_class > 0)) and bool(np.all(np.isfinite(sums.slopes)))
+        if problem.loss.convex and sums.feasible and complete:
+            slopes, means = (part / rows_per_class[:, None] for part in (sums.slopes, sums.features))
+            balanced = means * np.sqrt(problem.feature_decay * problem.counts)[:, None]
+            lower_bound, polar = best_lower_bound(problem, slopes, balanced @ balanced.T)
+        residual = _residual(problem, weight, bias, sums)
         residual = residual / math.sqrt(2 * objective) if objective > 0 else math.inf
     return Certificate(objective, lower_bound, polar, residual, problem.num_classes)
 
@@ -116,9 +116,12 @@ def objective_value(
 ) -> float:
     """Return ``P(W, H, b)`` in float64; rows stand for samples as in `certify`."""
     multiplicities = (problem.counts / np.bincount(labels, minlength=problem.num_classes))[labels]
-    losses = problem.loss.value(_logits(weight, features, bias), labels)
-    data = float(multiplicities @ losses) / problem.num_samples
-    return data + _regulariser(problem, weight, features, bias, multiplicities)
+    loss = squares = 0.0
+    for part in blocks(len(features), weight.shape[1]):
+        rows, times = features[part], multiplicities[part]
+        loss += float(times @ problem.loss.value(logits_of(weight, rows, bias), labels[part]))
+        squares += float(times @ np.einsum("ij,ij->i", rows, rows))
+    return loss / problem.num_samples + _regulariser(problem, weight, squares, bias)
 
 
 def class_means(
@@ -128,53 +131,23 @@ def class_means(
     rows_per_class = np.bincount(labels, minlength=num_classes)
     if len(rows) == num_classes and np.all(rows_per_class == 1):
         return rows[np.argsort(labels)]
-    sums = [np.bincount(labels, weights=column, minlength=num_classes) for column in rows.T]
-    return np.stack(sums, axis=1) / rows_per_class[:, None]
+    sums = np.zeros((num_classes, rows.shape[1]))
+    add_by_class(sums, rows, labels)
+    return sums / rows_per_class[:, None]
 
 
-def _logits(weight: np.ndarray, features: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
-    return features @ weight.T if bias is None else features @ weight.T + bias
-
-
-def _bound_applies(
-    problem: Problem, features: np.ndarray, rows_per_class: np.ndarray, slopes: np.ndarray
-) -> bool:
-    feasible = problem.features == "free" or bool(np.all(features >= 0))
-    complete = bool(np.all(rows_per_class > 0)) and bool(np.all(np.isfinite(slopes)))
-    return problem.loss.convex and feasible and complete
-
-
-def _regulariser(
-    problem: Problem,
-    weight: np.ndarray,
-    features: np.ndarray,
-    bias: np.ndarray | None,
-    multiplicities: np.ndarray,
-) -> float:
-    value = problem.weight_decay / 2 * np.vdot(weight, weight)
-    value += problem.feature_decay / 2 * (multiplicities @ np.einsum("ij,ij->i", features, features))
+def _regulariser(problem: Problem, weight: np.ndarray, squares: float, bias: np.ndarray | None) -> float:
+    value = problem.weight_decay / 2 * np.vdot(weight, weight) + problem.feature_decay / 2 * squares
     if bias is not None:
         value += (problem.bias or 0.0) / 2 * np.vdot(bias, bias)
     return float(value)
 
 
-def _residual(
-    problem: Problem,
-    weight: np.ndarray,
-    features: np.ndarray,
-    bias: np.ndarray | None,
-    multiplicities: np.ndarray,
-    slopes: np.ndarray,
-) -> float:
+def _residual(problem: Problem, weight: np.ndarray, bias: np.ndarray | None, sums: RowSums) -> float:
     """Return the norm of the projected gradient in balanced coordinates (the bias in its own)."""
-    residual = slopes * (multiplicities / problem.num_samples)[:, None]
-    in_weight = (residual.T @ features + problem.weight_decay * weight) / math.sqrt(problem.weight_decay)
-    decays = (problem.feature_decay * multiplicities)[:, None]
-    in_features = (residual @ weight + decays * features) / np.sqrt(decays)
-    if problem.features == "nonnegative":
-        in_features = np.where(features > 0, in_features, np.minimum(in_features, 0))
-    square = np.vdot(in_weight, in_weight) + np.vdot(in_features, in_features)
+    in_weight = sums.weight_slope / problem.num_samples + problem.weight_decay * weight
+    square = np.vdot(in_weight, in_weight) / problem.weight_decay + sums.stationarity
     if bias is not None:
-        in_bias = residual.sum(axis=0) + (problem.bias or 0.0) * bias
+        in_bias = sums.bias_slope / problem.num_samples + (problem.bias or 0.0) * bias
         square += np.vdot(in_bias, in_bias) / bias_curvature(problem)
     return math.sqrt(square)

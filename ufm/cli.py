@@ -23,7 +23,7 @@ from ufm.problem import Problem
 from ufm.profiles import parse_counts
 from ufm.tables import WIDTH, class_table, describe
 from ufm.theory import ClosedFormError, Prediction, predict
-from ufm.validation import InputError
+from ufm.validation import CheckpointError, InputError
 
 _LOSS_HELP = "; ".join(f"{name} ({meaning})" for name, (_, meaning, _) in LOSS_FORMS.items())
 _COUNTS_HELP = (
@@ -62,6 +62,31 @@ Flags = OmitArgPrefixes[ProblemFlags]
 Json = Annotated[bool, arg(help="print one JSON object and nothing else")]
 
 
+@dataclasses.dataclass(frozen=True)
+class ProcessFlags:
+    """Several processes that share the samples of one problem, each with its own devices."""
+
+    distributed: Annotated[
+        bool, arg(help="this is one of several processes; Slurm, MPI and TPU pods say which")
+    ] = False
+    coordinator: Annotated[str | None, arg(help="elsewhere: HOST:PORT of the first process")] = None
+    num_processes: Annotated[int | None, arg(help="elsewhere: how many processes there are")] = None
+    process_id: Annotated[int | None, arg(help="elsewhere: which this is, from 0")] = None
+
+    def join(self) -> bool:
+        """Join the others, if there are any; return whether this is the process that prints and writes."""
+        given = (self.coordinator, self.num_processes, self.process_id)
+        if not self.distributed:
+            if any(part is not None for part in given):
+                raise InputError("coordinator, num_processes and process_id need --distributed")
+            return True
+        from ufm.agreement import is_first_process, join_processes
+
+        _keep_stdout_for_python()
+        join_processes(*given)
+        return is_first_process()
+
+
 def predict_command(problem: Flags = ProblemFlags(), json: Json = False) -> int:
     """Print the closed form of the global optimum, without solving anything.
 
@@ -90,12 +115,16 @@ def solve_command(
     max_steps: int = 100_000,
     figure: Annotated[Path | None, arg(help="PNG, PDF or SVG; None for no figure")] = Path("ufm-solve.png"),
     save: Annotated[Path | None, arg(help="npz file for features, labels, weight")] = None,
+    checkpoint: Annotated[Path | None, arg(help="file to keep the state of the run in")] = None,
+    resume: Annotated[bool, arg(help="go on from --checkpoint")] = False,
+    processes: OmitArgPrefixes[ProcessFlags] = ProcessFlags(),
     json: Json = False,
 ) -> int:
     """Solve to a certified global optimum and compare it with the closed form.
 
     Example: ufm solve --counts 5000x5,50x5 --weight-decay 5e-4 --feature-decay 1e-5
     """
+    first = processes.join()
     from ufm.observer import collapse_observer
     from ufm.solvers import solve
     from ufm.verify import verify
@@ -108,11 +137,15 @@ def solve_command(
         seed,
         tol,
         max_steps,
-        progress=not json and sys.stderr.isatty(),
+        progress=first and not json and sys.stderr.isatty(),
         precision=precision,
         observe=collapse_observer(given) if figure is not None else None,
+        checkpoint=checkpoint,
+        resume=resume,
     )
     report = verify(solution)
+    if not first:
+        return 0 if solution.certified and report.passed else 1
     if save is not None:
         _write(save, solution.save)
     if figure is not None:
@@ -235,6 +268,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"ufm: {error}", file=sys.stderr)
         return 2
+    except CheckpointError as error:
+        print(f"ufm: {error}", file=sys.stderr)
+        return 1
     except ModuleNotFoundError as missing:
         print(f'ufm: this needs the package {missing.name}: pip install "ufm[sweep]"', file=sys.stderr)
         return 2
@@ -244,6 +280,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("ufm: interrupted", file=sys.stderr)
         return 130
+
+
+def _keep_stdout_for_python() -> None:
+    """Send to stderr what compiled libraries write to stdout, as those that connect processes do."""
+    sys.stdout.flush()
+    ours = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    sys.stdout = ours
 
 
 def _emit(outcome: dict[str, Any], as_json: bool, text: str) -> None:

@@ -17,8 +17,10 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jaxtyping import Array, Float, Int
 
+from ufm.layout import Layout
 from ufm.losses import Loss
 from ufm.problem import Level, Problem, bias_curvature, row_labels, row_multiplicities
 from ufm.softmax import feature_gradient, weight_gradient
@@ -80,6 +82,7 @@ class Objective:
         bias_scale: ``s``.
         bias_decay: ``rho_B``.
         nonnegative: whether features are constrained to be non-negative.
+        layout: how rows are spread over devices and blocks; None: all at once, on one device.
     """
 
     labels: Int[Array, " rows"]
@@ -91,6 +94,7 @@ class Objective:
     bias_scale: Float[Array, ""]
     bias_decay: Float[Array, ""]
     nonnegative: bool = dataclasses.field(metadata={"static": True})
+    layout: Layout | None = dataclasses.field(default=None, metadata={"static": True})
 
     def logits(self, point: Point) -> Float[Array, "rows K"]:
         """Return the logits ``W h_i + b`` of every row."""
@@ -148,10 +152,23 @@ class Objective:
         return 1 + bilinear + jnp.linalg.norm(self.residual(point) * self.logit_scales[:, None])
 
 
-def build_objective(problem: Problem, level: Level, coordinates: Coordinates, dtype: str) -> Objective:
-    """Return the objective of ``problem`` at ``level`` in ``coordinates``, its arrays in ``dtype``."""
-    arrays = jax.device_put(objective_arrays(problem, level, coordinates, dtype))
-    return Objective(**arrays, nonnegative=problem.features == "nonnegative")
+def build_objective(
+    problem: Problem, level: Level, coordinates: Coordinates, dtype: str, layout: Layout | None = None
+) -> Objective:
+    """Return the objective of ``problem`` at ``level`` in ``coordinates``, its arrays in ``dtype``.
+
+    With a ``layout`` that has more rows than the problem, rows without weight fill it up; they stay zero.
+    """
+    arrays = objective_arrays(problem, level, coordinates, dtype)
+    per_row = {name: arrays.pop(name) for name in ("labels", "loss_weights", "logit_scales", "row_decays")}
+    if layout is None:
+        placed = jax.device_put(per_row | arrays)
+    else:
+        fill = layout.rows - len(per_row["labels"])
+        ends = {"labels": 0, "loss_weights": 0, "logit_scales": 1, "row_decays": 1}
+        filled = {name: np.pad(part, (0, fill), constant_values=ends[name]) for name, part in per_row.items()}
+        placed = jax.device_put(filled, layout.by_row) | jax.device_put(arrays, layout.replicated)
+    return Objective(**placed, nonnegative=problem.features == "nonnegative", layout=layout)
 
 
 def objective_arrays(problem: Problem, level: Level, coordinates: Coordinates, dtype: str) -> dict[str, Any]:
@@ -194,19 +211,33 @@ def _register(loss: type[Loss]) -> None:
     _REGISTERED.add(loss)
 
 
-def to_point(variables: Variables, scales: Scaling, dtype: str) -> Point:
-    """Return ``(W, H, b)`` in the coordinates of ``scales``, on the default device."""
-    bias = None if variables.bias is None else jax.device_put((variables.bias * scales.bias).astype(dtype))
-    weight = jax.device_put((variables.weight * scales.weight).astype(dtype))
-    features = jax.device_put((variables.features * scales.rows[:, None]).astype(dtype))
-    return Point(weight, features, bias)
+def to_point(variables: Variables, scales: Scaling, dtype: str, layout: Layout | None = None) -> Point:
+    """Return ``(W, H, b)`` in the coordinates of ``scales``, on the default device or as ``layout`` says."""
+    features = (variables.features * scales.rows[:, None]).astype(dtype, copy=False)
+    if layout is not None and layout.rows > len(features):
+        features = np.pad(features, ((0, layout.rows - len(features)), (0, 0)))
+    bias = None if variables.bias is None else (variables.bias * scales.bias).astype(dtype)
+    weight = (variables.weight * scales.weight).astype(dtype)
+    by_row, everywhere = (None, None) if layout is None else (layout.by_row, layout.replicated)
+    return Point(
+        jax.device_put(weight, everywhere),
+        jax.device_put(features, by_row),
+        None if bias is None else jax.device_put(bias, everywhere),
+    )
 
 
 def to_variables(point: Point, scales: Scaling) -> Variables:
-    """Return the point as ``(W, H, b)`` in float64 NumPy."""
+    """Return the point as ``(W, H, b)`` in float64 NumPy, without rows that only fill a layout.
+
+    Features that are spread over several processes are brought together on each of them.
+    """
     bias = None if point.bias is None else np.asarray(point.bias, np.float64) / scales.bias
+    features = point.features
+    if isinstance(features, jax.Array) and not features.is_fully_addressable:
+        features = multihost_utils.process_allgather(features, tiled=True)
+    rows = np.asarray(features)[: len(scales.rows)]
     return Variables(
         np.asarray(point.weight, np.float64) / scales.weight,
-        np.asarray(point.features, np.float64) / scales.rows[:, None],
+        np.divide(rows, scales.rows[:, None], dtype=np.float64),
         bias,
     )

@@ -20,6 +20,10 @@ class InputError(ValueError):
     """An argument that the mathematics does not allow; the message is one sentence fit for a terminal."""
 
 
+class CheckpointError(OSError):
+    """A checkpoint could not be written; the one before, if any, is intact."""
+
+
 def positive_integer(name: str, value: Any) -> int:
     """Return ``value`` as an int of at least 1, or raise `InputError`."""
     if isinstance(value, bool | np.bool_):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import functools
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -13,9 +16,12 @@ from ufm.objective import Variables
 from ufm.problem import LEVELS, Level, Problem, row_labels
 from ufm.solution import Solution
 from ufm.solvers.accelerated import Accelerated
-from ufm.solvers.loop import Limits, Observer, Record, Run, drive
+from ufm.solvers.checkpoint import Checkpoints, run_key
+from ufm.solvers.judge import Limits
+from ufm.solvers.loop import drive
 from ufm.solvers.progress import progress_bar
 from ufm.solvers.rule import StepRule
+from ufm.solvers.run import Observer, Record, Run
 from ufm.solvers.start import random_start
 from ufm.validation import InputError, one_of, positive_float, positive_integer
 
@@ -39,6 +45,10 @@ def solve(
     precision: Precision = "float64",
     record_every: int | None = None,
     observe: Observer | None = None,
+    devices: Sequence[jax.Device] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: float = 60.0,
+    resume: bool = False,
 ) -> Solution:
     """Minimise the objective of ``problem`` and certify the answer.
 
@@ -61,12 +71,17 @@ def solve(
         precision: ``"float64"`` (the caller's JAX settings are left alone) or ``"float32"``.
         record_every: steps between two records of the history; by default 20, growing with the run.
         observe: called with ``(variables, labels)`` at every record; its dict of numbers joins the record.
+        devices: devices that share the samples at sample level; all that JAX sees, in every process, if omitted.
+        checkpoint: file to write the state of the run to, now and then, so that it can go on after a kill.
+        checkpoint_every: least number of seconds between two of them.
+        resume: go on from ``checkpoint``; the answer is that of the undisturbed run.
 
     Returns:
         A `Solution`; look at ``.status`` before anything else.
 
     Raises:
         InputError: naming the argument, its value and what is required.
+        CheckpointError: if a checkpoint cannot be written; the one before it is intact.
 
     Example:
         >>> import ufm
@@ -86,11 +101,19 @@ def solve(
     )
     if record_every is not None:
         record_every = positive_integer("record_every", record_every)
-    first = random_start(problem, level, seed) if start is None else _checked_start(problem, level, start)
+    first = functools.partial(random_start, problem, level, seed)
+    if start is not None:
+        first = functools.partial(_checked_start, problem, level, start)
     rule = Accelerated() if solver is None else solver
+    checkpoints = None
+    if checkpoint is not None:
+        key = run_key(problem, level, rule, precision, seed if start is None else first())
+        checkpoints = Checkpoints(Path(checkpoint), positive_float("checkpoint_every", checkpoint_every), key)
+    elif resume:
+        raise InputError("resume needs checkpoint, the file to go on from")
     with _precision(precision), progress_bar(progress, limits.tol) as report:
-        run = Run(problem, level, rule, first, precision, observe, report)
-        outcome = drive(run, limits, escapes, record_every)
+        run = Run(problem, level, rule, first(), precision, observe, report, devices)
+        outcome = drive(run, limits, escapes, record_every, checkpoints, resume)
     return Solution(
         problem,
         level,

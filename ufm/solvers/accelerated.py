@@ -8,7 +8,8 @@ stops working at half the digits of the precision, where decreases drown in roun
 not. The quadratic regulariser and the sign constraint are handled exactly by the proximal map.
 
 A step may still come out far too long: on a plateau of the loss the curvature observed so far says nothing about the
-slope beyond. The next observation shows it, and the step is taken back.
+slope beyond. The next observation shows it, and the step is taken back. The restart comes one step after the step
+that asks for it: otherwise the next gradient could not be evaluated in the pass that makes the step (`row_pass`).
 """
 
 from __future__ import annotations
@@ -16,33 +17,34 @@ from __future__ import annotations
 import dataclasses
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from ufm.objective import Coordinates, Objective, Point
-from ufm.softmax import feature_gradient, weight_gradient
+from ufm.solvers.row_pass import Classifier, Move, Moved, move_part, nothing_kept, pass_over_rows
 
 #: A step is taken back if it met this many times the curvature that it was made for.
 TOO_LONG = 20
 
 
-class Observed(NamedTuple):
-    """What the last step saw, kept to measure the curvature.
+class Seen(NamedTuple):
+    """The last evaluation of the loss, at ``point + extrapolation (point - previous)``.
 
-    The feature slope ``R V`` is kept where rows are few; where they are many (``rows >= 4 K``) the smaller logit
-    residual ``R`` takes its place.
+    Attributes:
+        kept: what `row_pass` keeps of every row.
+        weight_slope: gradient in the classifier.
+        bias_slope: gradient in the bias.
+        curvature: ``|difference of gradients| / |difference of points|`` to the evaluation before.
     """
 
-    weight: Float[Array, "K d"]
-    rows: Float[Array, "rows any"]
+    kept: Float[Array, "rows any"]
     weight_slope: Float[Array, "K d"]
     bias_slope: Float[Array, " K"] | None
-    distance: Float[Array, ""]
+    curvature: Float[Array, ""]
 
 
 class AcceleratedState(NamedTuple):
-    """Two last iterates, the momentum sequence, and a ring of curvature observations.
+    """Two last iterates, the momentum sequence, the last evaluation, and a ring of curvature observations.
 
     ``uphill`` is the inner product of the last step with the gradient that made it: positive if momentum carried the
     iterate uphill, and the next step then starts from rest.
@@ -51,9 +53,10 @@ class AcceleratedState(NamedTuple):
     point: Point
     previous: Point
     momentum: Float[Array, ""]
-    uphill: Float[Array, ""]
     extrapolation: Float[Array, ""]
-    observed: Observed
+    uphill: Float[Array, ""]
+    went_back: Bool[Array, ""]
+    seen: Seen
     curvatures: Float[Array, " window"]
     taken: Int[Array, ""]
     caution: Float[Array, ""]
@@ -74,121 +77,65 @@ class Accelerated:
         """Start at rest; the first step is as long as the worst-case curvature bound allows."""
         point = objective.project(point)
         dtype = point.weight.dtype
-        many = _many_rows(point)
-        rows = jnp.zeros((len(point.features), len(point.weight)), dtype) if many else point.features
-        none_yet = Observed(
-            jnp.zeros_like(point.weight),
-            jnp.zeros_like(rows),
+        zero, one, no = jnp.zeros((), dtype), jnp.ones((), dtype), jnp.zeros((), bool)
+        curvatures = jnp.zeros(self.window, dtype).at[0].set(objective.curvature_bound(point))
+        nothing = Seen(
+            nothing_kept(objective, point),
             jnp.zeros_like(point.weight),
             None if point.bias is None else jnp.zeros_like(point.bias),
-            jnp.zeros((), dtype),
+            zero,
         )
-        curvatures = jnp.zeros(self.window, dtype).at[0].set(objective.curvature_bound(point))
-        one = jnp.ones((), dtype)
-        return AcceleratedState(
-            point,
-            point,
-            one,
-            0 * one,
-            0 * one,
-            none_yet,
-            curvatures,
-            jnp.ones((), jnp.int32),
-            caution.astype(dtype),
+        taken = jnp.zeros((), jnp.int32)
+        state = AcceleratedState(
+            point, point, one, zero, zero, no, nothing, curvatures, taken, caution.astype(dtype)
         )
+        return _go(objective, state, Move(zero, zero, zero, no))  # a step of no length evaluates the loss
 
     def point(self, state: AcceleratedState) -> Point:
         """Return the last iterate."""
         return state.point
 
     def step(self, objective: Objective, state: AcceleratedState) -> AcceleratedState:
-        """Extrapolate, observe the curvature, take one proximal gradient step, restart momentum if it hurts."""
-        ahead = jax.tree.map(
-            lambda x, before: x + state.extrapolation * (x - before), state.point, state.previous
-        )
-        residual = objective.residual(ahead)
-        scaled = residual * objective.logit_scales[:, None]
-        weight_slope = weight_gradient(scaled, ahead.features, ahead.weight, 0.0)
-        feature_slope = feature_gradient(scaled, ahead.weight, ahead.features, jnp.zeros(()))
-        bias_slope = None if ahead.bias is None else objective.bias_scale * residual.sum(axis=0)
-
-        rows = scaled if _many_rows(ahead) else feature_slope
-        now = Observed(ahead.weight, rows, weight_slope, bias_slope, state.observed.distance)
-        curvature = _observed_curvature(state.observed, now, _many_rows(ahead))
+        """Choose the step from the curvature seen, make it, and evaluate the loss where the next one begins."""
         known = jnp.max(state.curvatures)  # stands in where nothing moved and nothing can be observed
+        curvature = state.seen.curvature
         latest = jnp.where((state.taken > 1) & (curvature > 0), curvature, known)
         curvatures = state.curvatures.at[(state.taken - 1) % self.window].set(latest)
-        step = 1 / (state.caution * jnp.max(curvatures))
-        slope = Point(weight_slope, feature_slope, bias_slope)
-        too_long = latest > TOO_LONG * known
-        proposed = _proximal_step(objective, ahead, slope, step)
-        point = _choose(too_long, state.previous, proposed)
-        previous = _choose(too_long, state.previous, state.point)
-
-        rest = (state.uphill > 0) | too_long
+        back = (latest > TOO_LONG * known) & ~state.went_back
+        rest = (state.uphill > 0) | back
         momentum = jnp.where(rest, 1.0, state.momentum)
         following = (1 + jnp.sqrt(1 + 4 * momentum**2)) / 2
-        extrapolation = (momentum - 1) / following
-        travelled = jax.tree.map(jnp.subtract, point, previous)
-        uphill = jnp.where(rest, 0.0, _inner(jax.tree.map(jnp.subtract, ahead, point), travelled))
-        jump = jax.tree.map(lambda x, gone, y: x + extrapolation * gone - y, point, travelled, ahead)
-        return AcceleratedState(
-            point,
-            previous,
-            following,
-            uphill,
-            extrapolation,
-            now._replace(distance=jnp.sqrt(_inner(jump, jump))),
-            curvatures,
-            state.taken + 1,
-            state.caution,
-        )
+        step = 1 / (state.caution * jnp.max(curvatures))
+        move = Move(step, state.extrapolation, (momentum - 1) / following, back)
+        moved = _go(objective, state._replace(momentum=following, curvatures=curvatures), move)
+        return moved._replace(uphill=jnp.where(rest, 0.0, moved.uphill))
 
 
-def _choose(condition: Bool[Array, ""], first: Point, second: Point) -> Point:
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), first, second)
-
-
-def _inner(a: Point, b: Point) -> Float[Array, ""]:
-    return sum(
-        (jnp.vdot(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)), jnp.zeros(())
+def _go(objective: Objective, state: AcceleratedState, move: Move) -> AcceleratedState:
+    """Move the point and evaluate the loss at the next extrapolated one."""
+    point, previous, seen = state.point, state.previous, state.seen
+    weight = move_part(point.weight, previous.weight, seen.weight_slope, objective.weight_decay, move)
+    bias: Moved | None = None
+    if point.bias is not None and previous.bias is not None and seen.bias_slope is not None:
+        bias = move_part(point.bias, previous.bias, seen.bias_slope, objective.bias_decay, move)
+    before = point.weight + move.extrapolation * (point.weight - previous.weight)
+    classifier = Classifier(before, weight.ahead, None if bias is None else bias.ahead)
+    rows = pass_over_rows(objective, point.features, previous.features, seen.kept, classifier, move)
+    sums = rows.sums
+    change = sums.weight_slope - seen.weight_slope
+    bend = jnp.maximum(sums.bend, 0) + jnp.vdot(change, change)
+    jump, uphill, bias_slope = weight.jump + sums.jump, weight.uphill + sums.uphill, None
+    if bias is not None and seen.bias_slope is not None:
+        bias_slope = objective.bias_scale * sums.residual
+        bend += jnp.vdot(bias_slope - seen.bias_slope, bias_slope - seen.bias_slope)
+        jump, uphill = jump + bias.jump, uphill + bias.uphill
+    curvature = jnp.where(jump > 0, jnp.sqrt(bend / jump), 0.0)
+    return state._replace(
+        point=Point(weight.point, rows.features, None if bias is None else bias.point),
+        previous=point,
+        extrapolation=move.next_extrapolation,
+        uphill=uphill,
+        went_back=jnp.asarray(move.back),
+        seen=Seen(rows.kept, sums.weight_slope, bias_slope, curvature),
+        taken=state.taken + 1,
     )
-
-
-def _proximal_step(objective: Objective, point: Point, slope: Point, step: Float[Array, ""]) -> Point:
-    """Return the proximal map of the regulariser and the sign constraint after a step along ``-slope``."""
-    bias = None
-    if point.bias is not None and slope.bias is not None:
-        bias = (point.bias - step * slope.bias) / (1 + step * objective.bias_decay)
-    return objective.project(
-        Point(
-            (point.weight - step * slope.weight) / (1 + step * objective.weight_decay),
-            (point.features - step * slope.features) / (1 + step * objective.row_decays[:, None]),
-            bias,
-        )
-    )
-
-
-def _many_rows(point: Point) -> bool:
-    return len(point.features) >= 4 * len(point.weight)
-
-
-def _observed_curvature(old: Observed, new: Observed, many_rows: bool) -> Float[Array, ""]:
-    """Return ``|difference of gradients| / |difference of points|`` of the loss between two evaluations.
-
-    Where feature gradients ``R V`` are not stored, with ``dR = R - R_old`` and ``dV = V - V_old`` their difference
-    is ``dR V + R_old dV``, whose norm needs K x K products only and, unlike ``|R V|^2 - ...``, does not cancel.
-    """
-    d_rows, d_weight = new.rows - old.rows, new.weight - old.weight
-    if many_rows:
-        square = jnp.vdot(d_rows.T @ d_rows, new.weight @ new.weight.T)
-        square += 2 * jnp.vdot(d_rows.T @ old.rows, new.weight @ d_weight.T)
-        square += jnp.vdot(old.rows.T @ old.rows, d_weight @ d_weight.T)
-    else:
-        square = jnp.vdot(d_rows, d_rows)
-    d_slope = new.weight_slope - old.weight_slope
-    square = jnp.maximum(square, 0) + jnp.vdot(d_slope, d_slope)
-    if new.bias_slope is not None and old.bias_slope is not None:
-        d_bias = new.bias_slope - old.bias_slope
-        square += jnp.vdot(d_bias, d_bias)
-    return jnp.where(new.distance > 0, jnp.sqrt(square) / new.distance, 0.0)

@@ -14,6 +14,8 @@ NEARLY_STATIONARY = 1e2
 FIRST_CHUNK = 20
 #: A point is suspected to be stuck when the gap is this much larger than the squared residual explains.
 STUCK_RATIO = 1e3
+#: A run creeps when a look finds less than this share of the gap closed since the last one.
+CREEP = 0.1
 #: Looks without progress after which the run has stalled.
 PATIENCE = 40
 
@@ -36,8 +38,8 @@ class Limits:
     max_steps: int
 
     def chunk(self, steps: int) -> int:
-        """Return how many steps to take before the next look, after ``steps`` of them."""
-        return min(max(FIRST_CHUNK, steps // 10), self.max_steps - steps)
+        """Return how many steps to take before the next look, after ``steps`` of them: an even number or all."""
+        return min(max(FIRST_CHUNK, steps // 20 * 2), self.max_steps - steps)
 
 
 class Judge:
@@ -47,10 +49,22 @@ class Judge:
         self.limits, self.escapes, self.convex = limits, escapes, convex
         self.escaped()
 
-    def escaped(self) -> None:
-        """Start afresh after an escape move."""
+    def escaped(self, steps: int = -1) -> None:
+        """Start afresh after an escape move at ``steps``: the next one only after more steps."""
+        self.escaped_steps = steps
         self.best, self.idle = math.inf, 0
+        self.objective, self.decrease = math.inf, math.inf
         self.refused_residual, self.refused_steps = math.inf, 0
+
+    @property
+    def memory(self) -> dict[str, float]:
+        """What the judge remembers of the run, for a checkpoint."""
+        settings = ("limits", "escapes", "convex")
+        return {name: value for name, value in vars(self).items() if name not in settings}
+
+    @memory.setter
+    def memory(self, remembered: dict[str, float]) -> None:
+        vars(self).update(remembered)
 
     def refused(self, residual: float, steps: int) -> None:
         """Remember that no escape move was found here: ask again only when the point is much more exact."""
@@ -75,7 +89,14 @@ class Judge:
     def wants_escape(self, relative_gap: float, residual: float, steps: int) -> bool:
         """Return whether an escape move should be tried."""
         fresh = residual <= self.refused_residual / 10 or steps >= 2 * self.refused_steps
+        fresh = fresh and steps > self.escaped_steps
         return self.escapes and fresh and self.stuck(relative_gap, residual)
+
+    def creeps(self, objective: float, relative_gap: float, steps: int) -> bool:
+        """Remember the objective; return whether at this rate the gap would take many more looks to close."""
+        self.decrease, self.objective = max(self.objective - objective, 0.0), objective
+        slow = self.convex and self.decrease < CREEP * relative_gap * objective
+        return self.escapes and relative_gap > self.limits.tol and slow and steps >= 2 * self.refused_steps
 
     def gives_up(self, relative_gap: float, residual: float, steps: int) -> Status | None:
         """Count a look; return the status of a run in which nothing moves or the steps are used up."""

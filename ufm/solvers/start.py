@@ -32,10 +32,10 @@ def random_start(problem: Problem, level: Level, seed: int) -> Variables:
     draw = _kept_draws if small else _draws
     weight, features = draw(seed, problem.num_classes, len(labels), problem.dim)
     weight = weight * np.sqrt(unit.mean() / problem.dim)
-    if problem.features == "nonnegative":
-        features = np.abs(features)
     share = unit[labels] * multiplicities / problem.counts[labels]
     features = features * (np.sqrt(share / problem.dim) / scales.rows)[:, None]
+    if problem.features == "nonnegative":
+        np.abs(features, out=features)
     bias = None if problem.bias is None else np.zeros(problem.num_classes)
     return Variables(weight / scales.weight, features, bias)
 

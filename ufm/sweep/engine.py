@@ -18,7 +18,7 @@ from ufm.certificate import Certificate
 from ufm.objective import Variables
 from ufm.solvers import _precision
 from ufm.solvers.judge import Judge
-from ufm.solvers.loop import RETREATS
+from ufm.solvers.run import RETREATS
 from ufm.solvers.start import random_start
 from ufm.status import Status
 from ufm.sweep.batch import Batch

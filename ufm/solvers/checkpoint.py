@@ -1,0 +1,147 @@
+"""Checkpoints: the whole state of a solve in one file, from which it goes on exactly as it would have.
+
+The file is an npz, replaced atomically: whenever the process dies there is a whole one, the last. Feature rows that
+only fill a layout are not saved, so a run may go on with another number of devices.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import sys
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from ufm.agreement import agreed, is_first_process
+from ufm.objective import to_variables
+from ufm.solvers.judge import Judge
+from ufm.solvers.run import Run
+from ufm.validation import CheckpointError, InputError
+
+#: Changes when the contents of a checkpoint do.
+FORMAT = 1
+RUN_FIELDS = ("steps", "caution", "retreats", "calmed", "event", "history")
+
+
+@dataclasses.dataclass
+class Checkpoints:
+    """Writes checkpoints of one run now and then, and takes it up again from the last.
+
+    Args:
+        path: the file.
+        every: least number of seconds between two checkpoints.
+        key: what the run is about; a checkpoint of another is refused.
+    """
+
+    path: Path
+    every: float
+    key: str
+
+    def __post_init__(self) -> None:
+        if not self.path.parent.is_dir():
+            raise InputError(f"checkpoint must be a file in a folder that exists, got {self.path}")
+        self.written = time.monotonic()
+        self.last_step: int | None = None
+
+    def keep(self, run: Run, judge: Judge, now: bool = False) -> None:
+        """Write a checkpoint if it is time to, or ``now``."""
+        if agreed(now or time.monotonic() - self.written >= self.every):
+            self.write(run, judge)
+            self.written, self.last_step = time.monotonic(), run.steps
+
+    def write(self, run: Run, judge: Judge) -> None:
+        """Write a checkpoint; raise `CheckpointError` if that fails."""
+        leaves = [_on_host(leaf, run) for leaf in jax.tree.leaves(run.state)]
+        if not is_first_process():
+            return
+        about = {"format": FORMAT, "key": self.key, "judge": judge.memory}
+        about |= {name: getattr(run, name) for name in RUN_FIELDS}
+        arrays: dict[str, Any] = {"about": json.dumps(about)}
+        arrays.update((f"leaf{i}", leaf) for i, leaf in enumerate(leaves))
+        partial = self.path.with_name(self.path.name + ".partial")
+        try:
+            with partial.open("wb") as stream:
+                np.savez(
+                    stream, about=json.dumps(about), **{f"leaf{i}": leaf for i, leaf in enumerate(leaves)}
+                )
+                stream.flush()
+                os.fsync(stream.fileno())
+            partial.replace(self.path)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            kept = (
+                "there is none" if self.last_step is None else f"the one of step {self.last_step} is intact"
+            )
+            reason = error.strerror or str(error)
+            raise CheckpointError(f"cannot write checkpoint {self.path}: {reason}; {kept}") from error
+
+    def restore(self, run: Run, judge: Judge) -> None:
+        """Put ``run`` and ``judge`` where the checkpoint left them; raise `InputError` if it does not fit."""
+        about, leaves = self._read()
+        if about["key"] != self.key:
+            raise InputError(
+                f"{self.path} belongs to another run: problem, level, solver, start and precision must be the same; "
+                "use another file, or start anew without resuming"
+            )
+        now, structure = jax.tree.flatten(run.state)
+        fits = len(leaves) == len(now) and all(
+            leaf.shape[1:] == old.shape[1:] and leaf.dtype == old.dtype
+            for leaf, old in zip(leaves, now, strict=True)
+        )
+        if not fits:
+            raise InputError(f"{self.path} was written by another version of the solver; start anew")
+        run.state = jax.tree.unflatten(structure, map(_on_device, leaves, now))
+        run.variables = to_variables(run.rule.point(run.state), run.scales)
+        for name in RUN_FIELDS:
+            setattr(run, name, about[name])
+        last = run.history.pop()
+        run.event, run.started = last["event"], time.perf_counter() - last["seconds"]
+        run.look()
+        judge.memory = about["judge"]
+        self.last_step = run.steps
+
+    def _read(self) -> tuple[dict[str, Any], list[np.ndarray]]:
+        try:
+            with self.path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+                about = json.loads(str(file["about"]))
+                leaves = [file[f"leaf{i}"] for i in range(len(file.files) - 1)]
+        except FileNotFoundError:
+            raise InputError(f"there is no checkpoint {self.path} to resume from") from None
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise InputError(f"{self.path} is not a whole checkpoint ({error}); start anew") from None
+        if about.get("format") != FORMAT:
+            raise InputError(f"{self.path} was written by another version of the solver; start anew")
+        return about, leaves
+
+
+def run_key(*about: Any) -> str:
+    """Return a fingerprint of everything that must not change when a run goes on: problem, level, rule, start, ..."""
+    with np.printoptions(threshold=sys.maxsize, floatmode="unique"):
+        text = re.sub(r" at 0x[0-9a-f]+", "", repr(about))  # where functions lie in memory
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _on_host(leaf: jax.Array, run: Run) -> np.ndarray:
+    """Return a leaf of the state in NumPy, without the rows that only fill the layout."""
+    if not leaf.is_fully_addressable:
+        leaf = multihost_utils.process_allgather(leaf, tiled=True)
+    whole = np.asarray(leaf)
+    if run.layout is not None and whole.ndim == 2 and len(whole) == run.layout.rows:
+        return whole[: len(run.labels)]
+    return whole
+
+
+def _on_device(leaf: np.ndarray, old: jax.Array) -> jax.Array:
+    """Return a saved leaf as the one it replaces is laid out."""
+    if leaf.ndim and len(leaf) < len(old):
+        leaf = np.pad(leaf, [(0, len(old) - len(leaf))] + [(0, 0)] * (leaf.ndim - 1))
+    return jax.device_put(leaf, old.sharding)

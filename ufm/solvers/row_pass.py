@@ -1,0 +1,247 @@
+"""One pass over the feature rows does a whole step: move them, extrapolate, and evaluate the loss where they land.
+
+The gradient in a row's features depends on the row and the classifier alone, and the classifier's step is known
+before the pass begins. So a row is read once, moved, extrapolated to where the next gradient is wanted, its logits
+and residual computed there, its share of the classifier's gradient summed, and written once, in the place of the
+iterate before last. All else that the rule needs of the rows are sums.
+
+With a `Layout` the pass runs over blocks of rows that stay in cache, on every device over its own, and keeps the
+logit residual of every row (K numbers) for the next pass; without one it takes all rows at once and keeps the
+feature slopes (d numbers), which saves a product.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Bool, Float
+
+from ufm.layout import SAMPLES, Layout
+from ufm.objective import Objective, Point
+from ufm.softmax import feature_gradient, weight_gradient
+
+
+class Move(NamedTuple):
+    """How every part of the point moves in one step.
+
+    Attributes:
+        step: length of the gradient step.
+        extrapolation: the gradient was taken at ``x + extrapolation (x - previous)``.
+        next_extrapolation: the same for the next gradient.
+        back: whether to go back to ``previous`` instead of making the step.
+    """
+
+    step: Float[Array, ""]
+    extrapolation: Float[Array, ""]
+    next_extrapolation: Float[Array, ""]
+    back: Bool[Array, ""] | bool
+
+
+class Sums(NamedTuple):
+    """What a pass adds up over rows.
+
+    Attributes:
+        weight_slope: gradient of the loss in the classifier at the next extrapolated point.
+        residual: sum of the logit residuals there, the gradient in the logits of a bias.
+        uphill: ``<ahead - moved, moved - x>``, positive where the step went against its gradient.
+        jump: squared distance between the two extrapolated points.
+        bend: squared norm of the difference between the feature gradients there.
+    """
+
+    weight_slope: Float[Array, "K d"]
+    residual: Float[Array, " K"]
+    uphill: Float[Array, ""]
+    jump: Float[Array, ""]
+    bend: Float[Array, ""]
+
+
+class Passed(NamedTuple):
+    """What a pass leaves behind: moved features, what it keeps per row, and sums."""
+
+    features: Float[Array, "rows d"]
+    kept: Float[Array, "rows any"]
+    sums: Sums
+
+
+class Classifier(NamedTuple):
+    """The classifier where the last gradient was taken, and weight and bias where the next one is."""
+
+    before: Float[Array, "K d"]
+    weight: Float[Array, "K d"]
+    bias: Float[Array, " K"] | None
+
+
+class Moved(NamedTuple):
+    """One part of the point after its move: where it is, where the next gradient is wanted, and two sums."""
+
+    point: Float[Array, ...]
+    ahead: Float[Array, ...]
+    uphill: Float[Array, ""]
+    jump: Float[Array, ""]
+
+
+def move_part(
+    part: Float[Array, ...],
+    previous: Float[Array, ...],
+    slope: Float[Array, ...],
+    decay: Any,
+    move: Move,
+    nonnegative: bool = False,
+) -> Moved:
+    """Make one proximal gradient step of a part of the point, extrapolate, and measure.
+
+    Args:
+        part: ``x``.
+        previous: ``x`` one step ago.
+        slope: gradient of the loss at the extrapolated point; the regulariser ``decay/2 |x|^2`` is not in it.
+        decay: of the regulariser, whose proximal map is exact, as is the clipping at zero.
+        move: lengths.
+        nonnegative: whether to clip.
+    """
+    ahead = part + move.extrapolation * (part - previous)
+    moved = (ahead - move.step * slope) / (1 + move.step * decay)
+    if nonnegative:
+        moved = jnp.maximum(moved, 0)
+    moved = jnp.where(move.back, previous, moved)
+    travelled = moved - part
+    following = moved + move.next_extrapolation * travelled
+    return Moved(
+        moved, following, _inner(ahead - moved, travelled), _inner(following - ahead, following - ahead)
+    )
+
+
+def nothing_kept(objective: Objective, point: Point) -> Float[Array, "rows any"]:
+    """Return what a pass before the first step would have kept: zeros."""
+    kept = point.features if objective.layout is None else objective.residual(point)
+    return jnp.zeros_like(kept)
+
+
+def pass_over_rows(
+    objective: Objective,
+    features: Float[Array, "rows d"],
+    previous: Float[Array, "rows d"],
+    kept: Float[Array, "rows any"],
+    classifier: Classifier,
+    move: Move,
+) -> Passed:
+    """Move all rows and evaluate the loss where the next gradient is wanted.
+
+    Args:
+        objective: the objective, in the coordinates of the point.
+        features: rows of the point.
+        previous: rows of the point one step ago; their place is taken by the moved ones.
+        kept: what the last pass kept.
+        classifier: classifier and bias, already moved.
+        move: lengths.
+    """
+    if objective.layout is None:
+        return _all_rows(objective, features, previous, kept, classifier, move)
+    return _by_blocks(objective, objective.layout, features, previous, kept, classifier, move)
+
+
+def _all_rows(
+    objective: Objective, features: Any, previous: Any, slope: Any, classifier: Classifier, move: Move
+) -> Passed:
+    moved = move_part(features, previous, slope, objective.row_decays[:, None], move, objective.nonnegative)
+    residual, scaled, weight_slope = _evaluate(objective, moved.ahead, classifier)
+    next_slope = feature_gradient(scaled, classifier.weight, moved.ahead, jnp.zeros(()))
+    bend = _inner(next_slope - slope, next_slope - slope)
+    sums = Sums(weight_slope, residual.sum(axis=0), moved.uphill, moved.jump, bend)
+    return Passed(moved.point, next_slope, sums)
+
+
+def _by_blocks(
+    objective: Objective,
+    layout: Layout,
+    features: Any,
+    previous: Any,
+    kept: Any,
+    classifier: Classifier,
+    move: Move,
+) -> Passed:
+    """Let every device work through its blocks, writing in place, and add up the sums of all devices."""
+    rows, everywhere = PartitionSpec(SAMPLES), PartitionSpec()
+    by_row = (objective.labels, objective.loss_weights, objective.logit_scales, objective.row_decays)
+    common = (objective.loss, objective.bias_scale, classifier, move)
+
+    def on_one_device(features: Any, previous: Any, kept: Any, by_row: Any, common: Any) -> Any:
+        loss, bias_scale, classifier, move = common
+
+        def one_block(number: Any, carry: Any) -> Any:
+            previous, kept, sums = carry
+            first = number * layout.block
+
+            def cut(part: Any) -> Any:
+                return jax.lax.dynamic_slice_in_dim(part, first, layout.block)
+
+            names = ("labels", "loss_weights", "logit_scales", "row_decays")
+            here = dict(zip(names, map(cut, by_row), strict=True))
+            block = dataclasses.replace(objective, **here, loss=loss, bias_scale=bias_scale, layout=None)
+            # A branch keeps all that reads a block ahead of what overwrites it: else XLA copies all blocks first.
+            ways = [
+                functools.partial(_one_block, block, classifier, move._replace(back=b)) for b in (True, False)
+            ]
+            passed = jax.lax.cond(move.back, *ways, cut(features), cut(previous), cut(kept))
+            previous = jax.lax.dynamic_update_slice_in_dim(previous, passed.features, first, 0)
+            kept = jax.lax.dynamic_update_slice_in_dim(kept, passed.kept, first, 0)
+            return previous, kept, jax.tree.map(jnp.add, sums, passed.sums)
+
+        zero = jnp.zeros((), features.dtype)
+        none = Sums(jnp.zeros_like(classifier.weight), jnp.zeros_like(kept[0]), zero, zero, zero)
+        moved, kept, sums = jax.lax.fori_loop(0, layout.blocks, one_block, (previous, kept, none))
+        return moved, kept, jax.lax.psum(sums, SAMPLES)
+
+    parallel = jax.shard_map(
+        on_one_device,
+        mesh=layout.mesh,
+        in_specs=(rows, rows, rows, rows, everywhere),
+        out_specs=(rows, rows, everywhere),
+        check_vma=False,
+    )
+    return Passed(*parallel(features, previous, kept, by_row, common))
+
+
+def _one_block(
+    objective: Objective, classifier: Classifier, move: Move, features: Any, previous: Any, old: Any
+) -> Passed:
+    slope = feature_gradient(old, classifier.before, features, jnp.zeros(()))
+    moved = move_part(features, previous, slope, objective.row_decays[:, None], move, objective.nonnegative)
+    residual, scaled, weight_slope = _evaluate(objective, moved.ahead, classifier)
+    bend = _bend(old, scaled, slope, classifier)
+    sums = Sums(weight_slope, residual.sum(axis=0), moved.uphill, moved.jump, bend)
+    return Passed(moved.point, scaled, sums)
+
+
+def _evaluate(objective: Objective, ahead: Any, classifier: Classifier) -> tuple[Any, Any, Any]:
+    """Return logit residuals, the same in the units of the coordinates, and the classifier's gradient."""
+    residual = objective.residual(Point(classifier.weight, ahead, classifier.bias))
+    scaled = residual * objective.logit_scales[:, None]
+    return residual, scaled, weight_gradient(scaled, ahead, classifier.weight, 0.0)
+
+
+def _bend(old: Any, new: Any, slope: Any, classifier: Classifier) -> Float[Array, ""]:
+    """Return ``|new V - old V_before|^2``, the squared difference of two feature gradients ``R V``.
+
+    It is ``dR V + old dV``, whose norm needs three K x K products and, unlike ``|new V|^2 - ...``, does not cancel:
+    cheaper than a product with V where classes are few.
+    """
+    K, dim = classifier.weight.shape
+    if dim <= 3 * K:
+        change = feature_gradient(new, classifier.weight, slope, jnp.zeros(())) - slope
+        return _inner(change, change)
+    change, shift = new - old, classifier.weight - classifier.before
+    square = jnp.sum((change.T @ change) * (classifier.weight @ classifier.weight.T))
+    square += 2 * jnp.sum((change.T @ old) * (classifier.weight @ shift.T))
+    return square + jnp.sum((old.T @ old) * (shift @ shift.T))
+
+
+def _inner(a: Float[Array, ...], b: Float[Array, ...]) -> Float[Array, ""]:
+    """Return ``<a, b>``, over rows first and by a product: XLA adds up all of a matrix number by number on CPUs."""
+    if a.ndim < 2:
+        return jnp.vdot(a, b)
+    return jnp.sum(jnp.ones(len(a), a.dtype) @ (a * b))

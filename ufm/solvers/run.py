@@ -1,0 +1,123 @@
+"""One solve in progress: the state on the device, and what the host sees of it between chunks of steps."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ufm.agreement import agreed
+from ufm.certificate import Certificate, certify
+from ufm.layout import choose_layout
+from ufm.objective import Objective, Scaling, Variables, build_objective, scaling, to_point, to_variables
+from ufm.problem import Level, Problem, row_labels
+from ufm.solvers.compiled import advance, begin, finite
+from ufm.solvers.escape import escape
+from ufm.solvers.rule import StepRule
+
+Record = dict[str, Any]
+Observer = Callable[[Variables, np.ndarray], dict[str, float]]
+
+#: Times a run that overflowed is taken back, each time with a fourfold more cautious step.
+RETREATS = 12
+#: Times a run that moves without getting anywhere is given shorter steps before it counts as stalled.
+CALMINGS = 3
+
+
+class Run:
+    """One solve in progress: the device state, the last look at it, and the record."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        level: Level,
+        rule: StepRule,
+        start: Variables,
+        dtype: str,
+        observe: Observer | None,
+        report: Callable[[Record], None],
+        devices: Sequence[jax.Device] | None = None,
+    ) -> None:
+        self.problem, self.level, self.rule, self.dtype = problem, level, rule, dtype
+        self.observe, self.report = observe, report
+        self.labels = row_labels(problem, level)
+        self.scales: Scaling = scaling(problem, level, rule.coordinates)
+        self.layout = None
+        if level == "sample":
+            self.layout = choose_layout(len(self.labels), problem.dim, jnp.dtype(dtype).itemsize, devices)
+        self.objective: Objective = build_objective(problem, level, rule.coordinates, dtype, self.layout)
+        self.history: list[Record] = []
+        self.started = time.perf_counter()
+        self.steps, self.caution, self.retreats, self.calmed = 0, 1.0, 0, 0
+        self.event: str | None = None
+        self.restart(start)
+        self.look()
+
+    def restart(self, variables: Variables) -> None:
+        """Begin again at a point, momentum forgotten."""
+        self.state = begin(
+            self.rule,
+            self.objective,
+            to_point(variables, self.scales, self.dtype, self.layout),
+            jnp.asarray(self.caution, self.dtype),
+        )
+        self.variables = to_variables(self.rule.point(self.state), self.scales)
+
+    def look(self) -> None:
+        """Certify the current point and record what is seen."""
+        point = self.variables
+        seen = certify(self.problem, point.weight, point.features, self.labels, point.bias)
+        self.certificate = Certificate(*agreed(dataclasses.astuple(seen)))
+        record: Record = {
+            "step": self.steps,
+            "objective": self.certificate.objective,
+            "lower_bound": self.certificate.lower_bound,
+            "relative_gap": self.certificate.relative_gap,
+            "residual": self.certificate.residual,
+            "seconds": time.perf_counter() - self.started,
+            "event": self.event,
+        }
+        if self.observe is not None:
+            record |= self.observe(point, self.labels)
+        self.event = None
+        self.history.append(record)
+        self.report(record)
+
+    def advance(self, steps: int) -> bool:
+        """Take a chunk of steps; on overflow go back to its start with more caution. False if that is exhausted."""
+        state = advance(self.rule, self.objective, self.state, steps)
+        if not finite(self.rule.point(state)):
+            self.retreats += 1
+            self.caution *= 4
+            self.event = f"overflow: steps now {self.caution:g} times shorter"
+            self.restart(self.variables)
+            return self.retreats <= RETREATS
+        self.state = state
+        del self.variables  # before the next are made: features may be large
+        self.variables = to_variables(self.rule.point(state), self.scales)
+        self.steps += steps
+        return True
+
+    def calm(self) -> bool:
+        """Start again from here with steps a quarter as long; False once that has been tried often enough."""
+        self.calmed += 1
+        self.caution *= 4
+        self.event = f"no progress: steps now {self.caution:g} times shorter"
+        self.restart(self.variables)
+        return self.calmed <= CALMINGS
+
+    def try_escape(self, least: float) -> bool:
+        """Make an escape move if one lowers the objective by more than ``least``."""
+        move = escape(self.problem, self.level, self.variables)
+        if not agreed(move is not None and move.decrease > least):
+            return False
+        better = self.variables if move is None else move.variables
+        self.event = "escape" if move is None else "escape: " + move.sentence
+        self.restart(agreed(better))
+        self.look()
+        return True
