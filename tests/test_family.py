@@ -162,3 +162,13 @@ def test_inverse_root_weights_restore_equal_margins():
     margins = np.diag(logits) - np.max(np.where(np.eye(K) > 0, -np.inf, logits), axis=1)
     assert np.ptp(margins) <= 1e-6 * margins.max()
     assert margins.min() > 1
+
+
+@pytest.mark.parametrize("features", FEATURE_SETS)
+@pytest.mark.parametrize("exponent", [-28, -24, -20, -16, -12])
+def test_vanishing_decays_are_certified(features, exponent):
+    """Where the worst-case curvature is 1e25 times the true one, first steps are lost in rounding and must grow."""
+    counts = np.repeat([500, 50], 5)
+    solution = ufm.solve(ufm.Problem(counts, 10, 10.0**exponent, 10.0**exponent, features=features))
+    assert solution.certified
+    assert solution.steps < 2000

@@ -97,10 +97,15 @@ class Accelerated:
 
     def step(self, objective: Objective, state: AcceleratedState) -> AcceleratedState:
         """Choose the step from the curvature seen, make it, and evaluate the loss where the next one begins."""
-        known = jnp.max(state.curvatures)  # stands in where nothing moved and nothing can be observed
-        curvature = state.seen.curvature
-        latest = jnp.where((state.taken > 1) & (curvature > 0), curvature, known)
-        curvatures = state.curvatures.at[(state.taken - 1) % self.window].set(latest)
+        curvature, observations = state.seen.curvature, state.curvatures
+        # where nothing moved nothing can be observed, but the step was lost in rounding: the next ones are longer,
+        # up to that of the regulariser, whose curvature is one
+        still = (state.taken > 1) & (curvature == 0)
+        longer = jnp.maximum(observations / 4, jnp.minimum(observations, 1.0))
+        observations = jnp.where(still, longer, observations)
+        known = jnp.max(observations)
+        latest = jnp.where((state.taken > 1) & ~still, curvature, known)
+        curvatures = observations.at[(state.taken - 1) % self.window].set(latest)
         back = (latest > TOO_LONG * known) & ~state.went_back
         rest = (state.uphill > 0) | back
         momentum = jnp.where(rest, 1.0, state.momentum)
