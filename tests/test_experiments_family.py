@@ -1,0 +1,201 @@
+"""The experiments on the family: published series reproduced, predicted thresholds found, models compared."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import ufm
+from ufm.theory import total_collapse_weight
+
+EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, EXPERIMENTS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+layer_peeled, hong_ling, geometries = (load(name) for name in ("layer_peeled", "hong_ling", "geometries"))
+
+
+def run(module, out, capsys, **options):
+    """Run an experiment; return its exit code, what it printed and what it saved."""
+    code = module.main(out=out, figures=out, **options)
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= 80
+    name = module.__name__
+    assert (out / f"{name}.png").stat().st_size > 10_000
+    return code, printed, json.loads((out / f"{name}.json").read_text())
+
+
+# Layer-Peeled Model
+
+
+def test_quick_curve_of_the_layer_peeled_model(tmp_path, capsys):
+    code, printed, saved = run(layer_peeled, tmp_path, capsys, quick=True)
+    assert code == 0
+    assert "minority collapse at R_0 = 12.19" in printed
+    ratios = [record["R"] for record in saved["curve"]]
+    np.testing.assert_allclose(ratios, 10 ** (0.5 * np.arange(9)), rtol=1e-12)
+    cosines = np.array([record["cosine minority"] for record in saved["curve"]])
+    assert cosines[0] == pytest.approx(-1 / 9, abs=1e-6)
+    np.testing.assert_array_equal(cosines > 1 - 1e-6, np.array(ratios) > 12.19)
+    for record in saved["curve"]:
+        assert record["certified"]
+        assert (record["price"] > record["threshold"]) == (record["R"] > 12.19)
+
+
+@pytest.mark.slow
+def test_published_curve_of_the_layer_peeled_model(tmp_path, capsys):
+    code, _, saved = run(layer_peeled, tmp_path, capsys)
+    assert code == 0
+    assert len(saved["curve"]) == 41
+    cosines = np.array([record["cosine minority"] for record in saved["curve"]])
+    assert cosines[0] == pytest.approx(-0.111, abs=5e-4)
+    assert np.all(np.diff(cosines) > -1e-6)
+    assert saved["R_0"] == pytest.approx(12.19, abs=5e-3)
+    assert len(saved["others"]) == 9
+
+
+# Hong and Ling
+
+
+@pytest.mark.parametrize("quick", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_hong_and_ling(tmp_path, capsys, quick):
+    code, _, saved = run(hong_ling, tmp_path, capsys, quick=quick, sizes=(20,))
+    assert code == 0
+    series = saved["by weight"] + saved["by majority"]
+    assert len(series) == (4 + 5 if quick else 10 + 14)
+    for record in series:
+        for group, count in (("majority", record["n_A"]), ("minority", 100)):
+            expected = max(0.0, 1 - record["l"] * record["N"] / np.sqrt(count))
+            assert record["contrasts"][group] == pytest.approx(expected, abs=1e-6)
+        assert record["block error"] < 1e-5
+    accuracy = 1e-2 if quick else 5e-5
+    found = {(row["group"], row["parameter"]): row["found"] for row in saved["thresholds"]}
+    assert found["minority", "l"] == pytest.approx(0.003333, rel=accuracy + 1e-4)
+    assert found["majority", "l"] == pytest.approx(0.007454, rel=accuracy + 1e-4)
+    assert found["minority", "n_A"] == 300
+    assert found["majority", "n_A"] == 1393
+    assert found["a lone majority", "l"] == pytest.approx(0.017326, rel=accuracy + 1e-4)
+    assert (
+        found["a lone majority", "l"] < 0.8 * np.sqrt(500) / 1000
+    )  # two majority classes would last until here
+
+
+def test_published_settings_of_hong_and_ling():
+    assert hong_ling.WEIGHTS == (
+        0.0027,
+        0.0030,
+        0.0033,
+        0.0039,
+        0.0045,
+        0.0051,
+        0.0057,
+        0.0063,
+        0.0069,
+        0.0075,
+    )
+    assert list(hong_ling.MAJORITIES) == list(range(100, 1401, 100))
+    problem = hong_ling.problem_of(500, 0.0027)
+    assert problem.counts.tolist() == [500] * 5 + [100] * 5
+    assert (problem.bias, problem.features, problem.nuclear_weight) == (0.01, "free", 0.0027)
+    assert total_collapse_weight(problem) == pytest.approx(np.sqrt(500) / 3000, rel=1e-12)
+
+
+def test_block_error_sees_any_entry_out_of_its_block():
+    matrix = np.kron([[2.0, -1.0], [-1.0, 0.5]], np.ones((3, 3))) + np.diag([4.0] * 3 + [1.0] * 3)
+    assert hong_ling.block_error(matrix) == 0
+    for place in ((0, 0), (0, 1), (0, 4), (4, 4), (4, 5)):
+        spoiled = matrix.copy()
+        spoiled[place] += 0.6
+        assert hong_ling.block_error(spoiled) == pytest.approx(0.1, rel=0.15)
+
+
+def test_thresholds_are_not_drawn_from_what_is_not_certified(monkeypatch):
+    real = ufm.solve
+    monkeypatch.setattr(ufm, "solve", lambda problem: real(problem, max_steps=3))
+    with pytest.raises(RuntimeError, match="max_steps"):
+        hong_ling.optimum(hong_ling.problem_of(500, 0.003))
+
+
+# Geometries
+
+
+def model(name):
+    return next(candidate for candidate in geometries.MODELS if candidate.name == name)
+
+
+def test_quick_table_of_geometries(tmp_path, capsys):
+    code, printed, saved = run(geometries, tmp_path, capsys, quick=True)
+    assert code == 0
+    assert "R_0 = 12.19" in printed
+    assert len(saved["models"]) == len(geometries.MODELS[1::3]) + 1
+    for record in saved["models"]:
+        assert record["relative gap"] < 1e-8
+        for key, value in (record["predicted"] or {}).items():
+            assert record["solved"][key] == pytest.approx(value, rel=1e-5), (record["model"], key)
+        if "threshold" in record:
+            assert record["threshold"]["found"] == pytest.approx(record["threshold"]["predicted"], rel=1e-2)
+
+
+@pytest.mark.parametrize("case", geometries.MODELS, ids=lambda case: case.name)
+def test_every_model_agrees_with_its_closed_form(case):
+    record = geometries.compare(case.__class__(**vars(case) | {"decay": case.decay or 0.3}), 0.3, 1.0)
+    assert record["sound"]
+    assert (record["predicted"] is None) == (case.name in WITHOUT_CLOSED_FORM)
+    limit = 2e-2 if case.name.startswith("SELI") else 1e-6  # the limit is approached like 1/log
+    for key, value in (record["predicted"] or {}).items():
+        assert record["solved"][key] == pytest.approx(value, rel=limit), key
+
+
+WITHOUT_CLOSED_FORM = {"free, CE", "UFM+ adjusted logits", "UFM+ CDT 0.1", "UFM+ focal 2"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "case", [case for case in geometries.MODELS if case.decay is None], ids=lambda case: case.name
+)
+def test_every_threshold_is_found_where_it_is_predicted(case):
+    found, sound = geometries.found_threshold(case, 1e-4)
+    assert sound
+    assert found == pytest.approx(geometries.predicted_threshold(case), rel=3e-4)
+
+
+def test_what_losses_do_to_margins_and_thresholds():
+    thresholds = {case.name: geometries.predicted_threshold(case) for case in geometries.MODELS}
+    plain = thresholds["UFM+ CE"]
+    assert plain == pytest.approx(np.sqrt(0.9), rel=1e-12)
+    assert thresholds["UFM+ smoothing 0.1"] == pytest.approx(0.9 * plain, rel=1e-12)
+    assert thresholds["UFM+ adjusted logits"] == pytest.approx(1.0, rel=1e-12)
+    assert (
+        thresholds["UFM+ CDT 0.1"]
+        < plain
+        < thresholds["UFM+ weights n^-1/2"]
+        < thresholds["UFM+ weights 1/n"]
+    )
+    margins = {
+        case.name: geometries.predicted(case, 0.3)["margin"]
+        for case in geometries.MODELS
+        if case.name not in WITHOUT_CLOSED_FORM
+    }
+    assert margins["UFM+ weights n^-1/2"] == pytest.approx(1.0, rel=1e-9)
+    assert margins["UFM+ CE"] < 0.7 < 1.3 < margins["UFM+ weights 1/n"]
+
+
+def test_adjusted_logits_let_small_classes_share_a_direction():
+    """Below the threshold neither dead nor orthogonal; at it one, and still alive."""
+    case = model("UFM+ adjusted logits")
+    for decay, cosine in ((0.5, (0.1, 0.9)), (1.02, (1 - 1e-9, 1 + 1e-9))):
+        solution = ufm.solve(case.problem(decay))
+        assert solution.certified
+        first, second = solution.features[-2:]
+        assert np.linalg.norm(first) > 0.1
+        assert cosine[0] < first @ second / np.linalg.norm(first) / np.linalg.norm(second) < cosine[1]
