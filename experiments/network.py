@@ -310,36 +310,24 @@ def follow(
 
 def summary(outcomes: list[Outcome]) -> str:
     """Return one line per setting."""
-    heads = (
-        "error*",
-        "gap",
-        "NC1",
-        "NC2_H",
-        "NC2_W",
-        "NC2_WWT",
-        "NC3_WH",
-        "collapsed",
-        "predicted",
-        "rows",
-        "s",
-    )
-    lines = [f"{'':16}" + "".join(f"{head:>10}" for head in heads)]
+    residuals = "".join(f"{name.upper():>9}" for name in RESIDUALS)
+    lines = [f"{'':15}{'error*':>7}{'gap':>9}{residuals}{'lost':>5}{'of':>3}{'s':>5}"]
     for outcome in outcomes:
-        row, counts = outcome.report["collapsed classes"], outcome.report.counts()
-        cells = [f"{outcome.error:10.4f}"]
-        cells += [f"{outcome.curves[key][-1]:10.1e}" for key in ("relative_gap", "nc1", *RESIDUALS)]
-        cells += [
-            f"{row.measured:10}{row.predicted:10}",
-            f"{counts['pass']:>7}/{counts['pass'] + counts['fail']}",
-        ]
-        lines.append(f"{outcome.name:16}" + "".join(cells) + f"{outcome.seconds:10.0f}")
-    return "\n".join([*lines, "* training error of the classes that are predicted to live"])
+        lost = outcome.report["collapsed classes"]
+        sizes = "".join(f"{outcome.curves[key][-1]:9.1e}" for key in ("relative_gap", *RESIDUALS))
+        lines.append(
+            f"{outcome.name:15}{outcome.error:7.4f}{sizes}{lost.measured:5}{lost.predicted:3}"
+            f"{outcome.seconds:5.0f}"
+        )
+    return "\n".join(
+        [*lines, "* of classes predicted to live; lost: collapsed classes, of as many predicted"]
+    )
 
 
 def figure(outcomes: list[Outcome]) -> Figure:
     """Return the figure: for every setting one row of convergence, margins and norms over epochs, and the end."""
     with matplotlib.rc_context(STYLE):
-        drawing = Figure(figsize=(10.5, 0.4 + 2.15 * len(outcomes)), layout="constrained")
+        drawing = Figure(figsize=(8.4, 0.4 + 1.65 * len(outcomes)), layout="constrained")
         FigureCanvasAgg(drawing)
         grid = drawing.subplots(len(outcomes), 4, squeeze=False, width_ratios=(1.15, 1, 1, 1))
         for row, outcome in zip(grid, outcomes, strict=True):
@@ -350,8 +338,8 @@ def figure(outcomes: list[Outcome]) -> Figure:
         for axes in grid[-1][:3]:
             axes.set_xlabel("epoch")
         grid[-1][3].set_xlabel("samples of the class")
-        grid[0][0].legend(loc="lower left", ncols=2)
-        grid[0][3].legend(loc="best")
+        grid[0][0].legend(loc="lower left", borderaxespad=0.1, labelspacing=0.2)
+        grid[0][3].legend(loc="lower right", handlelength=1.2)
         titles = ("distance from the prediction", "margins", "feature norms", "after training")
         for axes, title in zip(grid[0], titles, strict=True):
             axes.set_title(title, loc="left")
