@@ -72,8 +72,12 @@ def test_everyday_subset_has_every_loss_feature_set_and_bias():
 
 
 @pytest.mark.parametrize("cell", SUBSET, ids=name)
-def test_family_is_certified(cell):
-    check(problem_of(*cell), seed=0)
+def test_family_is_certified_and_verified(cell):
+    solution = check(problem_of(*cell), seed=0)
+    report = ufm.verify(solution)
+    assert report.passed == solution.problem.loss.convex, report.table()
+    if report.prediction is None:
+        assert "the certified solver, ufm.solve, is then the prediction" in " ".join(report.table().split())
 
 
 @pytest.mark.slow
