@@ -1,7 +1,7 @@
 """Are classes further apart than they are wide, and what does the loss alone say about it?
 
 P(inter-class distance > intra-class distance) of last-layer features, its confidence interval, and the three lower
-bounds of `ufm.separability`, along the training of a ReLU network (`network.py`) and along a solve of the model
+bounds of `ufm.separability`, along the training of a ReLU network (`training.py`) and along a solve of the model
 itself with one row per sample; drawn against the mean cross-entropy. Below, the distributions of the squared norms
 ``|C W (x_i - x_j)|^2`` that the classifier sees, with gamma laws of equal moments.
 
@@ -22,9 +22,9 @@ from jax.scipy.special import gammainc
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from network import QUICK, Training, digits, problem_at, recorded, subset, train
 from rich.console import Console
 from rich.progress import track
+from training import QUICK, Training, digits, problem_at, recorded, subset, train
 
 import ufm
 from ufm.figures import BLACK, BLUE, GREEN, ORANGE, STYLE, VERMILLION, save_figure
@@ -84,11 +84,11 @@ def violations(course: list[tuple[int, Separability]]) -> int:
 def summary(name: str, course: list[tuple[int, Separability]]) -> str:
     """Return a few lines of the course: the start, where it gets halfway, and the end."""
     heads = ("time", "mean loss", "P", "bound (1)", "bound (2)", "bound (3)")
-    lines = [f"{name:24}" + "".join(f"{head:>11}" for head in heads)]
+    lines = [name, "".join(f"{head:>11}" for head in heads)]
     for number in (0, halfway(course), len(course) - 1):
         time, found = course[number]
         values = (found.mean_loss, found.probability, *(getattr(found, bound) for bound in BOUNDS))
-        lines.append(f"{'':24}{time:11}" + "".join(f"{value:11.4f}" for value in values))
+        lines.append(f"{time:11}" + "".join(f"{value:11.4f}" for value in values))
     return "\n".join([*lines, f"bounds above the probability: {violations(course)} of {3 * len(course)}"])
 
 

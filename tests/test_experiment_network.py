@@ -1,5 +1,6 @@
 """A small network trained on digits, or on anybody's data, ends where the closed form says, collapsed or not."""
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import ufm
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "experiments"))
 import network
+import separability
 
 
 def outcomes(folder):
@@ -56,9 +58,7 @@ def dataset(tmp_path):
     [({}, []), ({"level": 1.4}, [2]), ({"counts": "50x2,10", "level": 1.4, "batch_size": 55}, [2])],
 )
 def test_any_dataset(tmp_path, dataset, monkeypatch, options, collapsed):
-    training = network.dataclasses.replace(
-        network.QUICK, epochs=2000, batch_size=options.pop("batch_size", None)
-    )
+    training = dataclasses.replace(network.QUICK, epochs=2000, batch_size=options.pop("batch_size", None))
     monkeypatch.setattr(network, "QUICK", training)
     network.main(dataset=dataset, out=tmp_path / "out", quick=True, **options)
     (outcome,) = outcomes(tmp_path / "out").values()
@@ -72,3 +72,16 @@ def test_datasets_that_do_not_fit_are_named(tmp_path, dataset):
     np.savez(tmp_path / "other.npz", inputs=np.zeros((2, 2)))
     with pytest.raises(ufm.InputError, match="lacks x and y"):
         network.main(dataset=tmp_path / "other.npz", out=tmp_path, quick=True)
+
+
+def test_quick_separability_holds_every_bound(tmp_path, capsys):
+    assert separability.main(quick=True, out=tmp_path) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("bounds above the probability: 0 of") == 2
+    assert max(map(len, printed.splitlines())) <= 80
+    assert (tmp_path / "separability.png").stat().st_size > 10_000
+    for course in json.loads((tmp_path / "separability.json").read_text()).values():
+        losses = [point["mean_loss"] for point in course]
+        assert losses[-1] < 0.1 * losses[0]
+        assert course[-1]["probability"] > 0.99 > course[0]["probability"]
+        assert course[-1]["profile_bound"] > 0.5  # the bounds follow as the loss falls
