@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 
@@ -95,3 +97,15 @@ def test_scales_follow_the_values():
     assert not logarithmic(np.array([0.0, 1.0, 10.0]))
     np.testing.assert_allclose(_edges(np.array([1.0, 10.0, 100.0])), 10 ** np.array([-0.5, 0.5, 1.5, 2.5]))
     np.testing.assert_allclose(_edges(np.array([0.0, 1.0])), [-0.5, 0.5, 1.5])
+
+
+def test_labels_of_a_map_do_not_overlap():
+    drawn = sweep_figure(
+        ufm.sweep(FIXED, RATIOS | {"nuclear_weight": list(np.geomspace(1e-3, 2e-2, 4))}, **BATCHES)
+    )
+    drawn.draw_without_rendering()
+    for axes in drawn.axes[:2]:
+        texts = [*axes.get_xticklabels(), *axes.get_xticklabels(minor=True)]
+        boxes = sorted((t.get_window_extent() for t in texts if t.get_text()), key=lambda box: box.x0)
+        assert len(boxes) >= 3
+        assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))

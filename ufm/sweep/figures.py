@@ -16,6 +16,7 @@ from ufm.validation import InputError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 #: Axis labels of the commonest dimensions.
@@ -205,8 +206,20 @@ def _map_axes(axes: Axes, dataset: xr.Dataset) -> None:
     axes.set_ylabel(LABELS.get(vertical, vertical))
     if logarithmic(dataset[horizontal].values):
         axes.set_xscale("log")
+        _label_sparsely(axes.xaxis, dataset[horizontal].values)
     if logarithmic(dataset[vertical].values):
         axes.set_yscale("log")
+        _label_sparsely(axes.yaxis, dataset[vertical].values)
+
+
+def _label_sparsely(axis: Axis, values: np.ndarray) -> None:
+    """Label powers of ten, over short ranges also twice and five times them; matplotlib would let labels overlap."""
+    from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullFormatter
+
+    short = np.max(values) < 100 * np.min(values)
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if short else (1,)))
+    axis.set_major_formatter(LogFormatterSciNotation(minor_thresholds=(np.inf, np.inf)))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _known(dataset: xr.Dataset) -> np.ndarray:
