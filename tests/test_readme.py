@@ -1,48 +1,170 @@
-"""The README cannot rot: its Python example prints what it says, and its commands run."""
+"""The README cannot rot: its example prints what it says, every command runs, every name and link exists.
 
+The two installing commands are the exception: they need a network and minutes, and are run from nothing by `.ci/run`.
+"""
+
+import os
 import re
+import runpy
 import shlex
+import socket
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
+import ufm
 from ufm.cli import main
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.DOTALL)
+PROSE = re.sub(r"```.*?```", "", README, flags=re.DOTALL)
+SPANS = [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", PROSE)]
+#: Stands in for Slurm's: two tasks on this machine, told who they are as Slurm tells them.
+SRUN = """#!/usr/bin/env bash
+export SLURM_JOB_ID=77 SLURM_STEP_NODELIST=localhost SLURM_NTASKS=2
+SLURM_PROCID=1 SLURM_LOCALID=1 "$@" > second.txt & second=$!
+SLURM_PROCID=0 SLURM_LOCALID=0 "$@" && wait $second && test ! -s second.txt
+"""
 
 
 def blocks(language):
     return [text for name, text in BLOCKS if name == language]
 
 
-def test_the_example_prints_what_the_readme_shows():
+def test_the_example_prints_what_the_readme_shows(tmp_path):
     (example,), (output,) = blocks("python"), blocks("text")
-    done = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", example], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
     assert done.stdout == output
+    assert len([line for line in example.splitlines() if line]) <= 15
 
 
-COMMANDS = [line for text in blocks("sh") for line in text.splitlines() if line.startswith("ufm ")]
+SETUP, *SHELL = blocks("sh")
+PLAIN = [text for text in SHELL if all(re.fullmatch(r"ufm [^&|$]*", line) for line in text.splitlines())]
+SCRIPTS = [text for text in SHELL if text not in PLAIN]
 
 
-def test_every_command_runs(tmp_path, monkeypatch, capsys):
+def test_plain_commands_run(tmp_path, monkeypatch, capsys):
     """In order and in one empty directory, because later commands read what earlier ones wrote."""
-    assert len(COMMANDS) >= 5
+    lines = [line for text in PLAIN for line in text.splitlines()]
+    assert {line.split()[1] for line in lines} >= {"predict", "solve", "verify", "advise", "sweep"}
     monkeypatch.chdir(tmp_path)
-    for line in COMMANDS:
+    (config,) = blocks("toml")
+    (tmp_path / "ratios.toml").write_text(config)
+    for line in lines:
         assert main(shlex.split(line)[1:]) == 0, (line, capsys.readouterr())
-        assert capsys.readouterr().out
+        assert max(map(len, capsys.readouterr().out.splitlines())) <= 80, line
 
 
-@pytest.mark.parametrize("path", re.findall(r"\]\((experiments/[^)]+)\)", README))
-def test_every_picture_is_there(path):
-    picture = Path(__file__).parent.parent / path
-    assert picture.stat().st_size > 10_000
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_scripts_run(script, tmp_path):
+    """As a shell runs them, in an empty directory; what asks for a port gets a free one, `srun` is simulated."""
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    cli = f'exec {shlex.quote(sys.executable)} -c "from ufm.cli import main; raise SystemExit(main())" "$@"\n'
+    for name, text in {"ufm": "#!/usr/bin/env bash\n" + cli, "srun": SRUN}.items():
+        (commands / name).write_text(text)
+        (commands / name).chmod(0o755)
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        port = listener.getsockname()[1]
+    script = script.replace("localhost:12355", f"localhost:{port}")
+    home = tmp_path / "empty"
+    home.mkdir()
+    done = subprocess.run(
+        ["bash", "-euc", f"{script}\nwait -n || test $? = 127"],
+        cwd=home,
+        env=os.environ
+        | {"PATH": f"{commands}:{os.environ['PATH']}", "JAX_PLATFORMS": "cpu", "COLUMNS": "80"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    solved = sum(line.startswith("ufm solve") or " ufm solve" in line for line in script.splitlines())
+    solved -= "--process-id 1" in script  # which keeps silent
+    assert done.stdout.count("Status: certified") == solved
+    assert done.stdout.count("PASSED") == solved
 
 
 def test_the_two_commands_do_all_the_set_up():
-    setup = [line for line in blocks("sh")[0].splitlines() if line]
+    setup = [line for line in SETUP.splitlines() if line]
     assert len(setup) == 2
     assert all(line.startswith("python3 -m venv .venv && ") for line in setup)
+
+
+EXPERIMENTS = sorted({span for span in SPANS if span.startswith("python experiments/")})
+
+
+@pytest.mark.parametrize("command", EXPERIMENTS)
+def test_experiments_understand_their_commands(command, tmp_path, monkeypatch, capsys):
+    _, script, *flags = command.split()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [script, *flags, "--help"])
+    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(ROOT / script), run_name="__main__")
+    assert stop.value.code == 0
+    assert "--out" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", sorted({command.split()[1] for command in EXPERIMENTS}))
+def test_experiments_run_in_their_quick_variant(script, tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(ROOT / script), "--quick"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("command", sorted({span for span in SPANS if span.startswith("pytest ")}))
+def test_test_commands_select_tests(command):
+    flags = [flag for flag in command.split()[1:] if flag not in ("-n", "2")]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "--collect-only", "-q", *(flags or ["tests/test_readme.py"])],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_no_command_in_the_prose_is_left_out():
+    """Commands inside sentences are placeholders, or repeat one that is run above or timed."""
+    run = {" ".join(line.split()[:2]) for text in SHELL for line in text.splitlines()}
+    for span in SPANS:
+        words = span.removeprefix("time ").split()
+        if words[0] == "ufm" and len(words) > 1 and words[1].islower():
+            assert " ".join(words[:2]) in run, span
+
+
+def test_names_in_the_readme_exist():
+    names = {name for name in re.findall(r"\bufm((?:\.[a-z_]\w*|\.[A-Z]\w*)+)", README) if name != ".toml"}
+    assert len(names) >= 10
+    for name in names:
+        value = ufm
+        for part in name.split(".")[1:]:
+            __import__("ufm.theory"), __import__("ufm.solvers.escape")
+            value = getattr(value, part)
+
+
+def test_extras_exist():
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    extras = set(re.findall(r'"\.\[(\w+)\]"', README))
+    assert {"dev", "notebooks", "sweep", "cuda", "tpu"} <= extras <= set(declared)
+
+
+@pytest.mark.parametrize("path", re.findall(r"\]\(([^)]+)\)", README))
+def test_every_picture_and_link_is_there(path):
+    assert (ROOT / path).stat().st_size > 10_000

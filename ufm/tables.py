@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,19 +18,20 @@ LINES = 24
 
 
 def describe(problem: Problem) -> str:
-    """Return the problem in two lines."""
+    """Return the problem in two lines, or three if they would not fit."""
     n = problem.counts
     loss = type(problem.loss).__name__
     if problem.bias is None:
         bias = "no bias"
     else:
         bias = f"bias decay {problem.bias:g}" if problem.bias else "unregularised bias"
-    return (
+    lines = (
         f"K = {problem.num_classes} classes, N = {problem.num_samples} samples "
-        f"({n.max()} to {n.min()} per class), d = {problem.dim}\n"
+        f"({n.max()} to {n.min()} per class), d = {problem.dim}",
         f"lambda_W = {problem.weight_decay:g}, lambda_H = {problem.feature_decay:g}, "
-        f"{loss}, {problem.features} features, {bias}"
+        f"{loss}, {problem.features} features, {bias}",
     )
+    return "\n".join(textwrap.fill(line, WIDTH, subsequent_indent="  ") for line in lines)
 
 
 def count_groups(counts: Int[np.ndarray, " K"]) -> list[tuple[int, Int[np.ndarray, " members"]]]:
@@ -65,7 +67,8 @@ def _cell(values: np.ndarray) -> str:
         return distinct[0] if len(distinct) == 1 else "mixed"
     low, high = float(values.min()), float(values.max())
     if high - low <= 1e-5 * max(abs(low), abs(high)) or high - low < 1e-9:
-        return f"{np.median(values):.5g}"
+        value = float(np.median(values))
+        return f"{value:.5g}" if value == 0 or abs(value) > 1e-9 else f"{value:.0e}"
     return f"{low:.3g}..{high:.3g}"
 
 

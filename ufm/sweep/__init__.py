@@ -147,8 +147,6 @@ def summary(dataset: xr.Dataset) -> str:
     if np.any(known):
         worst = float(np.abs(dataset.objective_deviation.values[known]).max())
         mismatches = int(np.sum(dataset.collapse_mismatches.values[known] > 0))
-        lines.append(
-            f"closed form known for {int(known.sum())}: objectives agree to {worst:.1e}, "
-            f"collapsed classes differ in {mismatches}"
-        )
+        lines.append(f"closed form known for {int(known.sum())}: objectives agree to {worst:.1e},")
+        lines.append(f"collapsed classes differ in {mismatches}")
     return "\n".join(lines)
