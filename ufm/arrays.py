@@ -85,7 +85,8 @@ def label_array(labels: Any, num_classes: int, rows: int | None = None) -> Int[n
     array = to_numpy("labels", labels)
     if array.ndim != 1:
         raise InputError(
-            f"labels must be a vector with one label per row of features, got shape {array.shape}"
+            "labels must be a vector with one label per row of features (of one-hot rows, take the argmax), "
+            f"got shape {array.shape}"
         )
     if rows is not None and len(array) != rows:
         raise InputError(f"labels must have one entry per row of features ({rows}), got {len(array)}")
@@ -96,8 +97,11 @@ def label_array(labels: Any, num_classes: int, rows: int | None = None) -> Int[n
     good = (array >= 0) & (array < num_classes) & (array == np.floor(array))  # false for NaN
     if not np.all(good):
         where = int(np.argmin(good))
+        hint = (
+            "; if yours count from 1, subtract 1" if array.min() == 1 and array.max() == num_classes else ""
+        )
         raise InputError(
-            f"labels must be integers from 0 to {num_classes - 1}, got labels[{where}] = {array[where]}"
+            f"labels must be integers from 0 to {num_classes - 1}, got labels[{where}] = {array[where]}{hint}"
         )
     return array.astype(np.int64)
 

@@ -18,12 +18,14 @@ import numpy as np
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
+from ufm.files import check_output, counts_of, read_layer, write_output
 from ufm.loss_forms import LOSS_FORMS, parse_loss
 from ufm.problem import Problem
 from ufm.profiles import parse_counts
 from ufm.tables import WIDTH, class_table, describe
 from ufm.theory import ClosedFormError, Prediction, predict
 from ufm.validation import CheckpointError, InputError
+from ufm.waiting import waiting
 
 _LOSS_HELP = "; ".join(f"{name} ({meaning})" for name, (_, meaning, _) in LOSS_FORMS.items())
 _COUNTS_HELP = (
@@ -124,12 +126,17 @@ def solve_command(
 
     Example: ufm solve --counts 5000x5,50x5 --weight-decay 5e-4 --feature-decay 1e-5
     """
+    from ufm.figures import SUFFIXES
+
+    given = problem.problem()
+    check_output("figure", figure, SUFFIXES)
+    check_output("save", save)
     first = processes.join()
     from ufm.observer import collapse_observer
     from ufm.solvers import solve
     from ufm.verify import verify
 
-    given = problem.problem()
+    show = first and not json and sys.stderr.isatty()
     solution = solve(
         given,
         level,
@@ -137,19 +144,20 @@ def solve_command(
         seed,
         tol,
         max_steps,
-        progress=first and not json and sys.stderr.isatty(),
+        progress=show,
         precision=precision,
         observe=collapse_observer(given) if figure is not None else None,
         checkpoint=checkpoint,
         resume=resume,
     )
-    report = verify(solution)
+    with waiting("verifying, writing", show):
+        report = verify(solution)
+        if first and save is not None:
+            write_output(save, solution.save)
+        if first and figure is not None:
+            write_output(figure, report.plot)
     if not first:
         return 0 if solution.certified and report.passed else 1
-    if save is not None:
-        _write(save, solution.save)
-    if figure is not None:
-        _write(figure, report.plot)
     outcome = _problem_dict(given) | solution.to_dict() | {"report": report.to_dict()}
     _emit(outcome, json, _solution_text(solution, report, figure, save))
     return 0 if solution.certified and report.passed else 1
@@ -175,21 +183,28 @@ def verify_command(
 
     Without the two decays they are estimated, and only what has no scale is a test.
 
-    Example: ufm verify layer.npz --weight-decay 5e-4 --feature-decay 1e-5
+    Example: ufm solve --save layer.npz && ufm verify layer.npz
     """
+    from ufm.figures import SUFFIXES
     from ufm.verify import verify
 
-    arrays = _load(file)
+    check_output("figure", figure, SUFFIXES)
+    show = not json and sys.stderr.isatty()
+    with waiting(f"reading {file}", show):
+        arrays = read_layer(file)
     if (weight_decay is None) != (feature_decay is None):
-        raise InputError("weight_decay and feature_decay must be given together or both left out")
+        raise InputError(
+            "weight_decay and feature_decay must be given together, or both left out to be estimated"
+        )
     problem = None
     if weight_decay is not None and feature_decay is not None:
-        sizes = parse_counts(counts) if counts else _counts_of(arrays["labels"], len(arrays["weight"]))
+        sizes = parse_counts(counts) if counts else counts_of(arrays["labels"], len(arrays["weight"]))
         dim = arrays["weight"].shape[1] if arrays["weight"].ndim == 2 else 1
         problem = Problem(sizes, dim, weight_decay, feature_decay, parse_loss(loss, sizes), features, bias)
-    report = verify(**arrays, problem=problem, tol=tol, tolerance=tolerance)
-    if figure is not None:
-        _write(figure, report.plot)
+    with waiting(f"verifying {len(arrays['features']):,} rows", show):
+        report = verify(**arrays, problem=problem, tol=tol, tolerance=tolerance)
+        if figure is not None:
+            write_output(figure, report.plot)
     _emit(report.to_dict(), json, report.table())
     return 0 if report.passed else 1
 
@@ -228,7 +243,11 @@ def sweep_command(
 ) -> int:
     """Solve a grid of problems described by a TOML file; killed at any moment, it resumes.
 
-    Example: ufm sweep ratios.toml --out results/ratios --resume
+    Example: ufm sweep ratios.toml --out ratios, where ratios.toml holds
+
+    problem = { counts = "exp:K=10,n_max=5000", dim = 16 }
+
+    axes = { "counts.ratio" = [1, 10, 100], nuclear_weight = [1e-3, 2e-3] }
     """
     from ufm.sweep import run_config, summary
 
@@ -246,6 +265,10 @@ def sweep_command(
     return 0 if certified == found.certified.size else 1
 
 
+#: What to install where a package is missing: all that the command needs, not one at a time.
+_EXTRAS = {"xarray": "xarray zarr", "zarr": "xarray zarr"}
+_SMALLER = "try --level class, --precision float32, a smaller --dim, or more devices"
+
 COMMANDS: dict[str, Callable[..., Any]] = {
     "predict": predict_command,
     "solve": solve_command,
@@ -261,7 +284,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return tyro.extras.subcommand_cli_from_dict(
             COMMANDS,
             prog="ufm",
-            description="Unconstrained-feature models of neural collapse under class imbalance.",
+            description=(
+                "Unconstrained-feature models of neural collapse under class imbalance.\n\n"
+                "Example: ufm solve    (a default problem: solved, certified, verified, drawn)"
+            ),
             args=argv,
             config=(tyro.conf.FlagCreatePairsOff,),
         )
@@ -272,8 +298,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"ufm: {error}", file=sys.stderr)
         return 1
     except ModuleNotFoundError as missing:
-        print(f'ufm: this needs the package {missing.name}: pip install "ufm[sweep]"', file=sys.stderr)
+        print(
+            f"ufm: this needs {missing.name}: pip install {_EXTRAS.get(missing.name or '', missing.name)}",
+            file=sys.stderr,
+        )
         return 2
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        print(f"ufm: not enough memory ({str(error).splitlines()[0]}): {_SMALLER}", file=sys.stderr)
+        return 1
     except BrokenPipeError:  # the reader, `head` for instance, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -372,38 +406,3 @@ def _rule(name: str, learning_rate: float) -> Any:
         "adam": lambda: ProjectedGradient(optax.adam(rate)),
     }
     return rules[one_of("solver", name, tuple(rules))]()
-
-
-def _load(file: Path) -> dict[str, Any]:
-    """Return the arrays of an npz file, or raise `InputError` saying what is wrong with it."""
-    required, optional = ("features", "labels", "weight"), ("bias",)
-    try:
-        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            missing = [name for name in required if name not in archive]
-            if missing:
-                raise InputError(
-                    f"{file} must hold arrays {', '.join(required)}; missing {', '.join(missing)}"
-                )
-            return {name: archive[name] for name in (*required, *optional) if name in archive}
-    except InputError:
-        raise
-    except FileNotFoundError:
-        raise InputError(f"file must exist, got {file}") from None
-    except Exception as reason:
-        raise InputError(f"file must be a readable npz archive, got {file} ({reason})") from None
-
-
-def _counts_of(labels: np.ndarray, num_classes: int) -> np.ndarray:
-    if labels.dtype.kind not in "iu" or labels.ndim != 1 or labels.size == 0:
-        raise InputError(f"labels must be a vector of integers, got {labels.dtype} of shape {labels.shape}")
-    if labels.min() < 0 or labels.max() >= num_classes:
-        raise InputError(f"labels must be in 0..{num_classes - 1}, got {labels.min()}..{labels.max()}")
-    return np.bincount(labels.astype(np.int64), minlength=num_classes)
-
-
-def _write(path: Path, write: Any) -> None:
-    """Write a file, or raise `InputError` saying that it cannot be written."""
-    try:
-        write(path)
-    except (OSError, ValueError) as reason:
-        raise InputError(f"output {path} must be writable with a known suffix ({reason})") from None

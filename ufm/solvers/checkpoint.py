@@ -70,9 +70,7 @@ class Checkpoints:
         partial = self.path.with_name(self.path.name + ".partial")
         try:
             with partial.open("wb") as stream:
-                np.savez(
-                    stream, about=json.dumps(about), **{f"leaf{i}": leaf for i, leaf in enumerate(leaves)}
-                )
+                np.savez(stream, **arrays)
                 stream.flush()
                 os.fsync(stream.fileno())
             partial.replace(self.path)
@@ -115,7 +113,9 @@ class Checkpoints:
                 about = json.loads(str(file["about"]))
                 leaves = [file[f"leaf{i}"] for i in range(len(file.files) - 1)]
         except FileNotFoundError:
-            raise InputError(f"there is no checkpoint {self.path} to resume from") from None
+            raise InputError(
+                f"there is no checkpoint {self.path} to resume from; leave out resume to begin"
+            ) from None
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise InputError(f"{self.path} is not a whole checkpoint ({error}); start anew") from None
         if about.get("format") != FORMAT:

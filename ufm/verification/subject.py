@@ -86,8 +86,9 @@ def subject_of_arrays(features: Any, labels: Any, weight: Any, bias: Any, proble
     nonnegative = problem is not None and problem.features == "nonnegative"
     table = float_array("features", features, 2, nonnegative=nonnegative)
     if table.shape[1] != matrix.shape[1]:
+        hint = "; its rows are classes: transpose it" if table.shape[1] == len(matrix) else ""
         raise InputError(
-            f"features must have as many columns as weight ({matrix.shape[1]}), got shape {table.shape}"
+            f"features must have as many columns as weight ({matrix.shape[1]}), got shape {table.shape}{hint}"
         )
     if len(table) == 0:
         raise InputError("features must have at least one row, got none")
