@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import itertools
 import json
 import math
 from pathlib import Path
@@ -28,6 +29,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from rich.console import Console
+from rich.progress import track
 
 import ufm
 from ufm.figures import BLUE, GREEN, ORANGE, STYLE, VERMILLION, save_figure
@@ -104,21 +107,16 @@ def stuck_point(solution: ufm.Solution) -> dict[str, Any]:
 
 def measure(dims: tuple[int, ...], seeds: int) -> list[dict[str, Any]]:
     """Run every method from every seed on every profile in every dimension."""
+    plan = itertools.product(dims, PROFILES.items(), METHODS.items(), range(seeds))
+    total = len(dims) * len(PROFILES) * len(METHODS) * seeds
     records = []
-    for dim in dims:
-        for profile, problem in PROFILES.items():
-            for name, method in METHODS.items():
-                for seed in range(seeds):
-                    solution = run(problem.replace(dim=dim), method, seed)
-                    record = {
-                        "profile": profile,
-                        "dim": dim,
-                        "method": name,
-                        "seed": seed,
-                        "steps": solution.steps,
-                    }
-                    record["certified"] = solution.certified
-                    records.append(record | ({} if solution.certified else {"stuck": stuck_point(solution)}))
+    for dim, (profile, problem), (name, method), seed in track(
+        plan, "solving", total, console=Console(stderr=True)
+    ):
+        solution = run(problem.replace(dim=dim), method, seed)
+        record = {"profile": profile, "dim": dim, "method": name, "seed": seed, "steps": solution.steps}
+        record["certified"] = solution.certified
+        records.append(record | ({} if solution.certified else {"stuck": stuck_point(solution)}))
     return records
 
 

@@ -28,6 +28,8 @@ from typing import Any
 import independent
 import numpy as np
 import tyro
+from rich.console import Console
+from rich.progress import track
 
 import ufm
 
@@ -193,7 +195,9 @@ def main(
     largest_first = sorted(groups.items(), key=lambda item: -item[0][0] * item[0][1])
     spawn = multiprocessing.get_context("spawn")  # a forked JAX may hang
     with concurrent.futures.ProcessPoolExecutor(jobs, spawn) as pool:
-        for future in [pool.submit(solve_group, shape, numbers, out) for shape, numbers in largest_first]:
+        futures = [pool.submit(solve_group, shape, numbers, out) for shape, numbers in largest_first]
+        finished = concurrent.futures.as_completed(futures)
+        for future in track(finished, "shapes", len(futures), console=Console(stderr=True)):
             future.result()
     records = [json.loads(line) for line in out.read_text().splitlines()]
     print(summary(sorted(records, key=lambda record: record["problem"])))
