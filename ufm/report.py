@@ -64,6 +64,12 @@ class Report:
         unresolved_classes: classes whose collapse cannot be decided.
         history: records of the solver, for the figure.
         estimate: effective decays, if they were estimated from the data; ready for JSON.
+
+    Example:
+        >>> import ufm
+        >>> report = ufm.verify(ufm.solve(Problem([30, 20], dim=4, weight_decay=1e-2, feature_decay=1e-3)))
+        >>> report["margins"].verdict, report.counts()["fail"]
+        ('pass', 0)
     """
 
     rows: tuple[Row, ...]

@@ -36,6 +36,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from jaxtyping import Float, Integer
 
+from ufm.binomial import binomial_interval
 from ufm.validation import InputError, one_of, positive_integer
 
 Weighting = Literal["pairs", "classes"]
@@ -59,19 +60,35 @@ class SquaredNorms:
 
 @dataclasses.dataclass(frozen=True)
 class Separability:
-    """What `separability` returns, in the terms of the theorem in `ufm.separability`."""
+    """What `separability` returns, in the terms of the theorem in `ufm.separability`.
 
-    probability: float  # P(inter > intra), strictly
-    interval: tuple[float, float]  # Clopper-Pearson at CONFIDENCE; a point if all pairs were compared
-    draws: int | None  # None if all pairs were compared
+    Attributes:
+        probability: ``P(inter > intra)``, strictly.
+        interval: Clopper-Pearson interval at `CONFIDENCE`; a point if all pairs were compared.
+        draws: number of couples drawn; None if all pairs were compared.
+        weighting: whether pairs or classes count alike.
+        profile_bound: (1), from every loss; all three bound the exact probability, sampled or not.
+        class_bound: (2), from the mean loss of every class.
+        mean_bound: (3), from the mean loss alone.
+        mean_loss: ``L`` in nats.
+        pair_loss: ``E_inter (l_i + l_j)/2`` in nats.
+        intra_rms: ``R``, in the unit of the features.
+        classifier_distance: ``D``.
+        intra: law of ``|C W (x_i - x_j)|^2`` (nats squared) over pairs of one class.
+        inter: the same over pairs of two classes.
+    """
+
+    probability: float
+    interval: tuple[float, float]
+    draws: int | None
     weighting: Weighting
-    profile_bound: float  # (1), from every loss; all three bound the exact probability, sampled or not
-    class_bound: float  # (2), from the mean loss of every class
-    mean_bound: float  # (3), from the mean loss alone
-    mean_loss: float  # L
-    pair_loss: float  # E_inter (l_i + l_j)/2
-    intra_rms: float  # R
-    classifier_distance: float  # D
+    profile_bound: float
+    class_bound: float
+    mean_bound: float
+    mean_loss: float
+    pair_loss: float
+    intra_rms: float
+    classifier_distance: float
     intra: SquaredNorms
     inter: SquaredNorms
 
@@ -104,7 +121,16 @@ def separability(
     Raises:
         InputError: for shapes that do not fit, entries not finite or above 1e60, labels without both pairs.
 
+    Returns:
+        A `Separability`: the probability, its interval, and three lower bounds.
+
     Source: the question is that of Das and Chaudhuri (arXiv:1909.06930); the bounds are derived here.
+
+    Example:
+        >>> x = np.array([[5.0, 0.0], [5.5, 0.0], [0.0, 5.0], [0.0, 5.5]])
+        >>> found = separability(x, np.array([0, 0, 1, 1]), np.array([[1.0, -1.0], [-1.0, 1.0]]))
+        >>> found.probability, 0.9 < found.mean_bound <= found.class_bound <= found.profile_bound <= 1
+        (1.0, True)
     """
     x, y, w, b = _checked(features, labels, weight, bias)
     odds, view = _safe_log_odds(x, y, w, b), centred(x @ w.T)
@@ -119,7 +145,7 @@ def separability(
         interval = (probability, probability)
     else:
         hits = int(np.count_nonzero(long > short))
-        probability, interval = hits / draws, _binomial_interval(hits, draws, (1 - CONFIDENCE) / 2)
+        probability, interval = hits / draws, binomial_interval(hits, draws, (1 - CONFIDENCE) / 2)
     norms: dict[str, Any] = {"intra": _describe(view, intra), "inter": _describe(view, inter)}
     theorem = _theorem(x, y, w[present], odds, a, c)
     return Separability(probability, interval, draws, weighting, **theorem, **norms)
@@ -246,22 +272,6 @@ def _exceedance(inter: _Array, inter_weights: _Array, intra: _Array, intra_weigh
     below = np.cumsum(np.rint(intra_weights[order] / intra_weights.sum() * 2.0**60).astype(np.int64))
     shares = np.append(0, below)[np.searchsorted(intra[order], inter, side="left")] / below[-1]
     return float(np.sum(shares * inter_weights) / np.sum(inter_weights))
-
-
-def _binomial_interval(hits: int, draws: int, tail: float) -> tuple[float, float]:
-    """Clopper-Pearson: the rates under which neither ``>= hits`` nor ``<= hits`` is rarer than ``tail``."""
-
-    def lowest(hits: int) -> float:
-        n = np.arange(hits, min(draws, hits + 10 * math.isqrt(draws) + 100) + 1)  # beyond: below 1e-80
-        ways = np.array([-math.lgamma(m + 1) - math.lgamma(draws - m + 1) for m in n.tolist()])
-        low, high = 0.0, hits / draws
-        while high - low > 1e-12 * high:
-            p = (low + high) / 2
-            logs = math.lgamma(draws + 1) + ways + n * math.log(p) + (draws - n) * math.log1p(-p)
-            low, high = (p, high) if np.exp(logs).sum() < tail else (low, p)
-        return low
-
-    return lowest(hits), 1 - lowest(draws - hits)
 
 
 def _describe(view: _Array, pairs: _Pairs) -> SquaredNorms:

@@ -33,6 +33,12 @@ class Solution:
         steps: number of steps taken.
         history: one record per check of the loop: ``step``, ``objective``, ``lower_bound``, ``relative_gap``,
             ``residual``, ``seconds``, ``event`` (an escape move in words, or None), and what observers added.
+
+    Example:
+        >>> import ufm
+        >>> solution = ufm.solve(Problem([30, 20], dim=4, weight_decay=1e-2, feature_decay=1e-3))
+        >>> solution.weight.shape, solution.features.shape, solution.labels.tolist(), solution.certified
+        ((2, 4), (2, 4), [0, 1], True)
     """
 
     problem: Problem

@@ -17,7 +17,13 @@ MAX_SAMPLES = 2**53
 
 
 class InputError(ValueError):
-    """An argument that the mathematics does not allow; the message is one sentence fit for a terminal."""
+    """An argument that the mathematics does not allow; the message is one sentence fit for a terminal.
+
+    Example:
+        >>> positive_float("weight_decay", -1)
+        Traceback (most recent call last):
+        ufm.validation.InputError: weight_decay must be a finite number above 0, got -1.0
+    """
 
 
 class CheckpointError(OSError):

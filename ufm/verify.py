@@ -89,6 +89,23 @@ def verify(
 
     Raises:
         InputError: one sentence that names the argument, its value and what is required.
+
+    Source: the module docstring; the metrics' own are in `ufm.metrics`.
+
+    Example:
+        >>> import ufm
+        >>> solution = ufm.solve(Problem([30, 20], dim=4, weight_decay=1e-2, feature_decay=1e-3))
+        >>> report = verify(solution)
+        >>> report.passed, report["collapsed classes"].measured
+        (True, 0)
+        >>> twice = verify(
+        ...     features=2 * solution.features,
+        ...     labels=solution.labels,
+        ...     weight=solution.weight,
+        ...     problem=solution.problem,
+        ... )
+        >>> twice.passed, twice["feature norms"].verdict
+        (False, 'fail')
     """
     tol = None if tol is None else positive_float("tol", tol)
     tolerance = None if tolerance is None else nonnegative_float("tolerance", tolerance)

@@ -14,7 +14,21 @@ from ufm.validation import InputError
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Loss(ABC):
-    """A loss of the logits, given the label. Fields are its parameters: floats, or vectors over classes."""
+    """A loss ``loss_y(z)`` of the logits, given the label: subclass it to add one.
+
+    A subclass is a frozen dataclass (``eq=False``) whose fields are its parameters, floats or vectors over classes,
+    with value, gradient, curvature bound, conjugate and centring. Everything else follows: solver, certificate,
+    verification. Methods that the solver calls take NumPy and JAX arrays; those of the dual, NumPy.
+
+    Shapes: logits and gradients (rows, K), labels (rows,) in ``0..K-1``, values (rows,). ``value`` sets the unit.
+
+    Example:
+        >>> from ufm.losses import MSE
+        >>> logits, labels = np.array([[1.0, 2.0]]), np.array([0])
+        >>> dual = MSE().gradient(logits, labels)  # Fenchel-Young holds with equality at the gradient
+        >>> float(MSE().value(logits, labels)[0] + MSE().conjugate(dual, labels)[0]), float(np.sum(dual * logits))
+        (4.0, 4.0)
+    """
 
     #: Whether ``loss_y`` is convex in the logits: only then does a duality gap certify anything.
     convex: ClassVar[bool] = True

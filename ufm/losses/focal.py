@@ -15,10 +15,19 @@ from ufm.validation import InputError, nonnegative_float
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Focal(Loss):
-    """Focal loss ``-(1 - p_y)^gamma log p_y`` (Lin et al., ICCV 2017). Not convex: solved, never certified.
+    """Focal loss ``-(1 - p_y)^gamma log p_y`` with ``p = softmax(z)``. Not convex: solved, never certified.
 
     Args:
-        gamma: focusing parameter, 0 (cross-entropy) or at least 1.
+        gamma: focusing parameter without unit, 0 (cross-entropy) or at least 1.
+
+    Raises:
+        InputError: if ``gamma`` is out of range.
+
+    Source: Lin et al., ICCV 2017.
+
+    Example:
+        >>> Focal(2.0).value(np.zeros((1, 2)), np.array([0])).round(4).tolist(), Focal.convex
+        ([0.1733], False)
     """
 
     convex: ClassVar[bool] = False

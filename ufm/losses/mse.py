@@ -14,7 +14,14 @@ from ufm.losses.base import Loss
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MSE(Loss):
-    """Squared error ``|z - onehot_y|^2 / 2`` (Dang et al., ICML 2023, arXiv:2301.00437)."""
+    """Squared error ``|z - onehot_y|^2 / 2``, whose optimum is a general orthogonal frame.
+
+    Source: Dang et al., ICML 2023 (arXiv:2301.00437).
+
+    Example:
+        >>> MSE().value(np.array([[0.5, 0.0, 0.0]]), np.array([0])).tolist()
+        [0.125]
+    """
 
     def _residual(self, logits: Any, labels: Any) -> Any:
         return logits - sm.label_mask(labels, logits.shape[-1]).astype(logits.dtype)

@@ -64,10 +64,20 @@ class AcceleratedState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Accelerated:
-    """Accelerated projected gradient with gradient restart and observed curvature.
+    """Accelerated projected gradient with gradient restart and observed curvature: the default step rule.
+
+    ``x <- prox(y - grad(y)/L)``, ``y <- x + beta (x - x_previous)`` in the balanced coordinates of `ufm.objective`,
+    with L the largest of the last observed curvatures and beta the momentum of FISTA.
 
     Args:
         window: number of latest curvature observations whose maximum sets the step size.
+
+    Source: Beck and Teboulle, SIAM J. Imaging Sci. 2009; O'Donoghue and Candes, Found. Comput. Math. 2015.
+
+    Example:
+        >>> import ufm
+        >>> ufm.solve(ufm.Problem([30, 20], 4, 1e-2, 1e-3), solver=ufm.Accelerated(window=4)).certified
+        True
     """
 
     window: int = 8

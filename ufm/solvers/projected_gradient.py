@@ -27,6 +27,12 @@ class ProjectedGradient:
         transformation: for instance ``optax.sgd(0.1, momentum=0.9)`` or ``optax.adam(1e-3)``.
         coordinates: ``"natural"`` works on ``(W, H, b)`` as training code does; ``"balanced"`` on the
             well-conditioned variables of `ufm.objective`, where a step of 0.1 suits most problems.
+
+    Example:
+        >>> import ufm
+        >>> adam = ufm.ProjectedGradient(optax.adam(1e-2), coordinates="balanced")
+        >>> ufm.solve(ufm.Problem([30, 20], 4, 1e-2, 1e-3), solver=adam, tol=1e-6).certified
+        True
     """
 
     transformation: optax.GradientTransformation

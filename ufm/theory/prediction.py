@@ -17,7 +17,14 @@ MAX_MATRIX_CLASSES = 20_000
 
 
 class ClosedFormError(ValueError):
-    """No theorem covers this problem; the message says which assumption fails."""
+    """No theorem covers this problem; the message says which assumption fails and what to do instead.
+
+    Example:
+        >>> import ufm
+        >>> ufm.predict(Problem([30, 20], 4, 1e-2, 1e-3, features="free"))  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ufm.theory.prediction.ClosedFormError: no closed form: cross-entropy with free features needs equal counts...
+    """
 
 
 def not_covered(reason: str) -> ClosedFormError:
@@ -52,6 +59,16 @@ class Prediction:
         collapsed: classes whose feature is zero and whose classifier row is shared ("minority collapse").
         objective: the optimal value P*.
         bias: the optimal bias, or None for a problem without one.
+
+    Margins and logits are in nats for the losses of the cross-entropy family.
+
+    Source: ``theorem`` names it.
+
+    Example:
+        >>> import ufm
+        >>> prediction = ufm.predict(Problem([500, 500, 5], 4, weight_decay=5e-3, feature_decay=1e-3))
+        >>> prediction.collapsed.tolist(), prediction.gram_features.shape
+        ([False, False, True], (3, 3))
     """
 
     problem: Problem
