@@ -152,6 +152,22 @@ def test_advise_speaks(capsys):
     assert max(map(len, out.splitlines())) <= 80
 
 
+def test_figures_draws_a_stored_sweep_complete_or_not(capsys, tmp_path):
+    fixed = {"counts": "step:K=4,n_max=40,ratio=4", "dim": 6}
+    axes = {"nuclear_weight": [1e-3, 1e-2, 1e-1]}
+    ufm.sweep(fixed, axes, out=tmp_path / "out", batch_size=2, process_index=0, process_count=2)
+    code, out, _ = run(capsys, "figures", str(tmp_path / "out"))
+    assert code == 0
+    assert out.startswith("2 of 3 members computed")
+    assert (tmp_path / "out" / "sweep.png").stat().st_size > 10_000
+    ufm.sweep(fixed, axes, out=tmp_path / "out", batch_size=2, resume=True)
+    code, out, err = run(capsys, "figures", str(tmp_path / "out"), "--format", "pdf", "--json")
+    drawn = str(tmp_path / "out" / "sweep.pdf")
+    assert (code, err) == (0, "")
+    assert json.loads(out) == {"figures": [drawn], "members": 3, "computed": 3}
+    assert (tmp_path / "out" / "sweep.pdf").read_bytes().startswith(b"%PDF")
+
+
 BAD_PROBLEMS = {
     "empty counts": (["--counts", ""], "counts"),
     "zero count": (["--counts", "5,0"], "counts"),
@@ -241,7 +257,9 @@ def test_other_bad_arguments(capsys, tmp_path):
     assert stop.value.code == 2
 
 
-@pytest.mark.parametrize("command", [[], ["predict"], ["solve"], ["verify"], ["advise"]])
+@pytest.mark.parametrize(
+    "command", [[], ["predict"], ["solve"], ["verify"], ["advise"], ["sweep"], ["figures"]]
+)
 def test_help_fits_80_columns(capsys, command):
     with pytest.raises(SystemExit) as stop:
         main([*command, "--help"])

@@ -64,6 +64,8 @@ MISTAKES = {
     "no sweep": ("sweep missing.toml --out out", "No such file"),
     "misspelt field": ("sweep misspelt.toml --out out", "did you mean nuclear_weight?"),
     "folder of something else": ("sweep ratios.toml --out taken", "taken"),
+    "no folder to draw": ("figures out", "`ufm sweep CONFIG.toml --out FOLDER` wrote"),
+    "folder without a sweep": ("figures taken", "holds no sweep"),
 }
 
 

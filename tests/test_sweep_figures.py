@@ -91,6 +91,14 @@ def test_what_cannot_be_drawn_is_an_input_error(tmp_path):
         draw_figures(tmp_path / "empty")
 
 
+def test_a_folder_that_cannot_be_written_to_is_an_input_error(tmp_path):
+    out = tmp_path / "out"
+    ufm.sweep(FIXED | {"counts.ratio": 4.0}, WEIGHTS, out=out, **BATCHES)
+    (out / "sweep.png").mkdir()
+    with pytest.raises(ufm.InputError, match="choose another place"):
+        draw_figures(out)
+
+
 def test_scales_follow_the_values():
     assert logarithmic(np.geomspace(1, 100, 5))
     assert not logarithmic(np.linspace(1, 100, 5))

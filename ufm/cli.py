@@ -1,4 +1,4 @@
-"""The command line: ``ufm predict | solve | verify | advise | sweep``.
+"""The command line: ``ufm predict | solve | verify | advise | sweep | figures``.
 
 Exit codes: 0 = did what was asked and it holds; 1 = ran, but not certified or not verified; 2 = bad input.
 """
@@ -234,14 +234,14 @@ def advise_command(
 
 
 def sweep_command(
-    config: Positional[Path],
+    config: Annotated[Positional[Path], arg(help="the TOML file")],
     out: Annotated[Path, arg(help="folder for the results")],
     resume: Annotated[bool, arg(help="go on with the sweep in that folder")] = False,
     process_index: Annotated[int, arg(help="which of --process-count processes this is")] = 0,
     process_count: Annotated[int, arg(help="processes that share the sweep and the folder")] = 1,
     json: Json = False,
 ) -> int:
-    """Solve a grid of problems described by a TOML file; killed at any moment, it resumes.
+    """Solve a grid of problems from a TOML file; killed at any moment, it resumes.
 
     Example: ufm sweep ratios.toml --out ratios, where ratios.toml holds
 
@@ -265,6 +265,33 @@ def sweep_command(
     return 0 if certified == found.certified.size else 1
 
 
+def figures_command(
+    directory: Annotated[Positional[Path], arg(help="what ufm sweep wrote to")],
+    format: Annotated[
+        Literal["png", "pdf", "svg"], arg(help="of the files; pdf and svg are vectors")
+    ] = "png",
+    json: Json = False,
+) -> int:
+    """Draw a sweep, complete or not, into its folder: solved beside predicted.
+
+    Curves along one numeric axis or maps over two; a figure per value of others.
+
+    Example: ufm figures ratios, after ufm sweep ratios.toml --out ratios
+    """
+    from ufm.sweep import draw_figures, open_dataset
+
+    with waiting(f"drawing {directory}", not json and sys.stderr.isatty()):
+        status = open_dataset(directory).status.values
+        paths = [str(path) for path in draw_figures(directory, f".{format}")]
+    computed = int(np.sum(status != "missing"))
+    lines = [
+        f"{computed} of {status.size} members computed",
+        *(f"Figure written to {path}" for path in paths),
+    ]
+    _emit({"figures": paths, "members": status.size, "computed": computed}, json, "\n".join(lines))
+    return 0
+
+
 #: What to install where a package is missing: all that the command needs, not one at a time.
 _EXTRAS = {"xarray": "xarray zarr", "zarr": "xarray zarr"}
 _SMALLER = "try --level class, --precision float32, a smaller --dim, or more devices"
@@ -275,6 +302,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "verify": verify_command,
     "advise": advise_command,
     "sweep": sweep_command,
+    "figures": figures_command,
 }
 
 

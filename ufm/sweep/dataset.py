@@ -86,7 +86,10 @@ def open_dataset(folder: str | Path) -> xr.Dataset:
     """
     data = Path(folder) / "data.zarr"
     if not data.is_dir():
-        raise InputError(f"{folder} holds no sweep (there is no data.zarr in it)")
+        raise InputError(
+            f"{folder} holds no sweep (there is no data.zarr in it); name the folder that "
+            "`ufm sweep CONFIG.toml --out FOLDER` wrote"
+        )
     try:
         return decoded(xr.open_zarr(data, consolidated=False, chunks=None))
     except (KeyError, OSError, RuntimeError, ValueError) as reason:

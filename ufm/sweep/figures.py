@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import xarray as xr
 
 from ufm.figures import BLACK, BLUE, GREEN, ORANGE, STYLE, SUFFIXES, VERMILLION, save_figure
+from ufm.files import write_output
 from ufm.sweep.dataset import open_dataset
 from ufm.validation import InputError
 
@@ -36,14 +38,15 @@ def draw_figures(folder: str | Path, suffix: str = ".png") -> list[Path]:
     """Draw the figures of a stored sweep into its folder and return their paths.
 
     One figure for every combination of the axes that are not drawn along: the two longest numeric axes span a map,
-    one alone carries curves.
+    one alone carries curves. What has not been computed yet is left blank.
 
     Args:
         folder: what `ufm.sweep` wrote to.
         suffix: ``.png``, or ``.pdf`` or ``.svg`` for vector graphics.
 
     Raises:
-        InputError: if there is no sweep, no numeric axis, nothing computed yet, or too many figures to draw.
+        InputError: if there is no sweep, no numeric axis, nothing computed yet, too many figures to draw, or the
+            folder cannot be written to.
     """
     if suffix not in SUFFIXES:
         raise InputError(f"suffix must be one of {', '.join(SUFFIXES)}, got {suffix!r}")
@@ -52,8 +55,10 @@ def draw_figures(folder: str | Path, suffix: str = ".png") -> list[Path]:
         raise InputError(f"{folder} holds no results yet")
     paths = []
     for name, part in slices(dataset, drawn_axes(dataset)):
+        if np.all(part.status == "missing"):
+            continue
         path = Path(folder) / f"{name}{suffix}"
-        save_figure(sweep_figure(part), path)
+        write_output(path, functools.partial(save_figure, sweep_figure(part)))
         paths.append(path)
     return paths
 
@@ -113,6 +118,7 @@ def sweep_figure(dataset: xr.Dataset) -> Figure:
 def _curves(panels: list[Axes], dataset: xr.Dataset) -> None:
     """Margins and norms of the largest and the smallest class, and how many classes collapse."""
     (dim,) = (str(dim) for dim in dataset.status.dims)
+    dataset = dataset.isel({dim: dataset.status.values != "missing"})
     x = dataset[dim].values
     counts = dataset.class_counts.values
     ends = {"largest class": np.nanargmax(counts, axis=1), "smallest class": _last_smallest(counts)}
