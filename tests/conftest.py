@@ -1,5 +1,24 @@
-"""Every test runs with jaxtyping's run-time shape checks on the whole package; an int may stand for a float."""
+"""Every test runs with jaxtyping's run-time shape checks on the whole package; an int may stand for a float.
+
+Compiling takes most of the time, and most programs are compiled in more than one process: compiled programs are
+kept in a folder for all workers, subprocesses and notebooks of a session, unless the environment names one to keep.
+"""
+
+import os
+import shutil
+import tempfile
 
 from jaxtyping import install_import_hook
 
+FOLDER = "JAX_COMPILATION_CACHE_DIR"
+OURS = FOLDER not in os.environ
+os.environ.setdefault(FOLDER, tempfile.mkdtemp(prefix="ufm-compiled-") if OURS else "")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+
 install_import_hook("ufm", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+
+
+def pytest_unconfigure():
+    """Remove the folder in the process that made it: workers inherit its name."""
+    if OURS:
+        shutil.rmtree(os.environ[FOLDER], ignore_errors=True)

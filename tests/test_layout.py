@@ -25,43 +25,43 @@ FAMILY = {
     "nonnegative": PROBLEM,
     "free": PROBLEM.replace(features="free"),
     "bias": PROBLEM.replace(bias=0.01),
-    "free bias": PROBLEM.replace(bias=0.0),
+    "free bias": PROBLEM.replace(features="free", bias=0.0),
     "many classes": ufm.Problem([3] * 12, 14, 5e-3, 1e-4),
+    "many dimensions": PROBLEM.replace(dim=16),
 }
+#: Every feature set, a bias or none, and both routes to the bend (`row_pass`).
+EVERYDAY = ("nonnegative", "free bias", "many dimensions")
 
 
-def trajectory(problem, **options):
-    solution = ufm.solve(problem, level="sample", max_steps=60, tol=1e-15, escapes=False, **options)
-    return [record["objective"] for record in solution.history], solution
-
-
-@pytest.mark.parametrize("name", FAMILY)
-def test_blocks_do_not_change_the_trajectory(name, monkeypatch):
-    whole, first = trajectory(FAMILY[name])
-    monkeypatch.setattr(
-        ufm.layout, "CACHED_BYTES", 6 * 8 * 5
-    )  # blocks of a few rows, the last one part empty
-    blocked, second = trajectory(FAMILY[name])
-    layout = choose_layout(FAMILY[name].num_samples, FAMILY[name].dim, 8)
-    assert layout.blocks > 5
-    assert layout.rows >= FAMILY[name].num_samples
-    np.testing.assert_allclose(blocked, whole, rtol=1e-10)
-    np.testing.assert_allclose(second.features, first.features, rtol=1e-6, atol=1e-9)
-
-
-@pytest.mark.parametrize("name", FAMILY)
-def test_one_pass_makes_the_step_that_its_parts_define(name):
-    """The rule on blocks keeps logit residuals, the one on all rows feature slopes: two routes to one trajectory."""
-    problem, rule = FAMILY[name], Accelerated()
+def after(problem, layout, steps=24):
+    """Return where some steps of the default rule lead from the same start."""
+    rule, scales = Accelerated(), scaling(problem, "sample", "balanced")
     with jax.enable_x64(True):
-        points = []
-        for layout in (None, choose_layout(problem.num_samples, problem.dim, 8)):
-            objective = build_objective(problem, "sample", "balanced", "float64", layout)
-            scales = scaling(problem, "sample", "balanced")
-            point = to_point(random_start(problem, "sample", 0), scales, "float64", layout)
-            state = begin(rule, objective, point, jnp.ones(()))
-            points.append(to_variables(rule.point(advance(rule, objective, state, 25)), scales))
-    for one, other in zip(*points, strict=True):
+        objective = build_objective(problem, "sample", "balanced", "float64", layout)
+        point = to_point(random_start(problem, "sample", 0), scales, "float64", layout)
+        state = begin(rule, objective, point, jnp.ones(()))
+        return to_variables(rule.point(advance(rule, objective, state, steps)), scales)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in EVERYDAY else pytest.mark.slow) for name in FAMILY]
+)
+def test_blocks_do_not_change_the_trajectory(name, monkeypatch):
+    """Rows at once keep feature slopes, rows in blocks keep logit residuals: two routes to the same steps."""
+    problem = FAMILY[name]
+    monkeypatch.setattr(ufm.layout, "CACHED_BYTES", 6 * 8 * 5)  # blocks of a few rows, the last part empty
+    layout = choose_layout(problem.num_samples, problem.dim, 8)
+    assert layout.blocks > 5
+    assert layout.rows > problem.num_samples
+    for one, other in zip(after(problem, None), after(problem, layout), strict=True):
+        if one is not None:
+            np.testing.assert_allclose(other, one, rtol=1e-7, atol=1e-9 * np.abs(one).max())
+
+
+def test_an_odd_step_is_like_any_other():
+    """Steps come in rounds of two where rows come in blocks; one may be left over."""
+    layout = choose_layout(PROBLEM.num_samples, PROBLEM.dim, 8)
+    for one, other in zip(after(PROBLEM, None, 25), after(PROBLEM, layout, 25), strict=True):
         if one is not None:
             np.testing.assert_allclose(other, one, rtol=1e-7, atol=1e-9 * np.abs(one).max())
 
@@ -157,13 +157,19 @@ def assert_same_course(one, other):
     np.testing.assert_allclose(one["objectives"][-1], other["objectives"][-1], rtol=1e-12)
 
 
-def test_four_devices_take_the_course_of_one():
-    one, four = (result(course("", devices=devices)) for devices in (1, 4))
-    assert (one["devices"], four["devices"]) == (1, 4)
-    assert_same_course(one, four)
+@pytest.fixture(scope="module")
+def of_one():
+    """The course of one device."""
+    return result(course(""))
 
 
-def test_two_processes_take_the_course_of_one(tmp_path):
+def test_four_devices_take_the_course_of_one(of_one):
+    four = result(course("", devices=4))
+    assert (of_one["devices"], four["devices"]) == (1, 4)
+    assert_same_course(of_one, four)
+
+
+def test_two_processes_take_the_course_of_one(of_one, tmp_path):
     with socket.socket() as listener:
         listener.bind(("localhost", 0))
         address = f"localhost:{listener.getsockname()[1]}"
@@ -171,7 +177,7 @@ def test_two_processes_take_the_course_of_one(tmp_path):
     two, nothing = (result(process) for process in both)
     assert nothing is None
     assert (two["devices"], two["processes"]) == (4, 2)
-    assert_same_course(result(course("")), two)
+    assert_same_course(of_one, two)
     assert (tmp_path / "run.npz").exists()
 
 

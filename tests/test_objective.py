@@ -40,19 +40,33 @@ def plain_sum(problem, level, variables):
     return total + (0 if problem.bias is None else problem.bias / 2 * np.sum(variables.bias**2))
 
 
-@pytest.mark.parametrize("level", ["class", "sample"])
-@pytest.mark.parametrize("coordinates", ["balanced", "natural"])
-@pytest.mark.parametrize("bias", [None, 0.0, 0.01])
-@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: type(loss).__name__)
-def test_value_is_the_definition_and_gradient_is_autodiff(level, coordinates, bias, loss):
+def name(part):
+    return type(part).__name__ if isinstance(part, ufm.Loss) else str(part)
+
+
+@jax.jit
+def everything(objective, point):
+    """Value, autodiff's gradient, gradient."""
+    return *jax.value_and_grad(Objective.value, argnums=1)(objective, point), objective.gradient(point)
+
+
+#: Every loss with every bias; with each of them both levels and both coordinates.
+CASES = [
+    (loss, bias, ("class", "sample")[(row + column) % 2], ("balanced", "natural")[row // 2 % 2])
+    for row, loss in enumerate(LOSSES)
+    for column, bias in enumerate((None, 0.0, 0.01))
+]
+
+
+@pytest.mark.parametrize(("loss", "bias", "level", "coordinates"), CASES, ids=name)
+def test_value_is_the_definition_and_gradient_is_autodiff(loss, bias, level, coordinates):
     problem = ufm.Problem(COUNTS, 4, 1e-2, 1e-3, loss=loss, bias=bias)
     variables = draw(problem, level)
     with jax.enable_x64(True):
         objective = build_objective(problem, level, coordinates, "float64")
         point = to_point(variables, scaling(problem, level, coordinates), "float64")
-        assert float(objective.value(point)) == pytest.approx(plain_sum(problem, level, variables), rel=1e-13)
-        auto = jax.jit(jax.grad(Objective.value, argnums=1))(objective, point)
-        gradient = jax.jit(Objective.gradient)(objective, point)
+        value, auto, gradient = everything(objective, point)
+        assert float(value) == pytest.approx(plain_sum(problem, level, variables), rel=1e-13)
         for ours, theirs in zip(jax.tree.leaves(gradient), jax.tree.leaves(auto), strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=1e-11, atol=1e-13)
 

@@ -13,10 +13,11 @@ An unregularised bias adds the linear constraint ``sum_k sqrt(n_k) A_k = 0``, wh
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from ufm.problem import Problem
 
@@ -65,13 +66,17 @@ def onto_cone_face(
         excess = np.where(active, crossed - identity, 0.0)
         if not np.finfo(np.float64).eps < np.max(np.abs(excess)) < LINEAR_RANGE:
             break
-
-        def change(x: np.ndarray, crossed: np.ndarray = crossed, active: np.ndarray = active) -> np.ndarray:
-            half = _centred(problem, x) @ crossed
-            return np.where(active, half + half.T, 0.0)
-
+        change = functools.partial(_change, problem, crossed, active)
         dual = dual - _centred(problem, _conjugate_gradients(change, excess)) @ dual
     return dual
+
+
+def _change(
+    problem: Problem, crossed: Float[np.ndarray, "K K"], active: Bool[np.ndarray, "K K"], x: np.ndarray
+) -> np.ndarray:
+    """Return ``P X A A' + A A' X P`` on the active pairs."""
+    half = _centred(problem, x) @ crossed
+    return np.where(active, half + half.T, 0.0)
 
 
 def _per_class(gram: Float[np.ndarray, "K K"]) -> Float[np.ndarray, "K K"]:
