@@ -94,7 +94,8 @@ def lower_bound(claim: Claim, logits: np.ndarray) -> float:
     length = length / np.sqrt(claim.weight_decay) / np.sqrt(claim.feature_decay)
     norms = length * np.sqrt(np.sum(odds**2, axis=1) + odds.sum(axis=1) ** 2)
     shrunk = 1 / np.maximum(norms, 1.0)
-    stretched = np.minimum(1 / norms, 1 / odds.sum(axis=1))
+    wrong = np.where(norms > 0, np.maximum(norms, odds.sum(axis=1)), 1.0)  # odds that are all zero stay so
+    stretched = 1 / wrong
     gains = entropies(stretched[:, None] * odds) > entropies(shrunk[:, None] * odds)
     factors = (np.ones_like(norms), np.where(gains, stretched, shrunk))
     return max(_scaled_bound(claim, length, factor[:, None] * odds) for factor in factors)

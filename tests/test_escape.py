@@ -10,6 +10,7 @@ from ufm.certificate import objective_value
 from ufm.objective import Variables, scaling
 from ufm.problem import row_labels
 from ufm.solvers import escape as module
+from ufm.solvers.atoms import Atoms, strengths
 from ufm.solvers.escape import escape
 from ufm.solvers.start import random_start
 
@@ -291,3 +292,11 @@ def test_mixtures_of_classes_come_back_where_no_class_would_alone(power, level):
     small = solution.features[5:]
     assert np.linalg.norm(small, axis=1).min() > 0.05
     np.testing.assert_allclose(small, np.broadcast_to(small[0], small.shape), atol=1e-6)
+
+
+def test_strengths_are_finite_where_the_slope_never_rises():
+    """A class with a margin of minus 1e15 has a constant slope: there is no strength that brings it to zero."""
+    problem, lost = ufm.Problem([10**6, 1], 4, 1e-8, 1e-8), np.array([[-1e15, 1e15], [0.0, 0.0]])
+    found = strengths(problem, lost, Atoms(np.eye(2), np.array([[1.0, 0.0], [0.0, 1.0]])))
+    assert np.all(np.isfinite(found))
+    assert found[0] > 0

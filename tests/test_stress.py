@@ -119,6 +119,17 @@ def test_random_problems_are_certified_and_the_verifier_agrees(number):
     assert not stress.failed(record), record
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [42, 1012, 1645, 1650])
+def test_problems_that_once_climbed_or_crept(number):
+    """Hundreds of classes, decays of 1e-8 and less: steps that forget a wall and leap into it never get done."""
+    shape = stress.shapes(stress.CLASSES, 2000)[number]
+    record = stress.solve_and_judge(number, shape)
+    assert record["complaints"] == []
+    assert not stress.failed(record), record
+    assert record["steps"] <= 5000
+
+
 def test_an_interrupted_run_continues_and_the_table_counts_failures(tmp_path, capsys):
     out = tmp_path / "stress.jsonl"
     records = [stress.solve_and_judge(number, (3, 3)) for number in range(3)]

@@ -25,6 +25,8 @@ from ufm.solvers.row_pass import Classifier, Move, Moved, move_part, nothing_kep
 
 #: A step is taken back if it met this many times the curvature that it was made for.
 TOO_LONG = 20
+#: Steps grow at most by this factor, or every window would end in a leap into the next wall.
+GROWTH = 2
 
 
 class Seen(NamedTuple):
@@ -58,6 +60,7 @@ class AcceleratedState(NamedTuple):
     went_back: Bool[Array, ""]
     seen: Seen
     curvatures: Float[Array, " window"]
+    made_for: Float[Array, ""]
     taken: Int[Array, ""]
     caution: Float[Array, ""]
 
@@ -82,6 +85,7 @@ class Accelerated:
 
     window: int = 8
     coordinates: Coordinates = dataclasses.field(default="balanced", init=False)
+    descends: bool = dataclasses.field(default=True, init=False)
 
     def init(self, objective: Objective, point: Point, caution: Float[Array, ""]) -> AcceleratedState:
         """Start at rest; the first step is as long as the worst-case curvature bound allows."""
@@ -97,7 +101,17 @@ class Accelerated:
         )
         taken = jnp.zeros((), jnp.int32)
         state = AcceleratedState(
-            point, point, one, zero, zero, no, nothing, curvatures, taken, caution.astype(dtype)
+            point,
+            point,
+            one,
+            zero,
+            zero,
+            no,
+            nothing,
+            curvatures,
+            jnp.max(curvatures),
+            taken,
+            caution.astype(dtype),
         )
         return _go(objective, state, Move(zero, zero, zero, no))  # a step of no length evaluates the loss
 
@@ -116,13 +130,16 @@ class Accelerated:
         known = jnp.max(observations)
         latest = jnp.where((state.taken > 1) & ~still, curvature, known)
         curvatures = observations.at[(state.taken - 1) % self.window].set(latest)
-        back = (latest > TOO_LONG * known) & ~state.went_back
+        back = (latest > TOO_LONG * jnp.maximum(known, state.made_for)) & ~state.went_back
         rest = (state.uphill > 0) | back
         momentum = jnp.where(rest, 1.0, state.momentum)
         following = (1 + jnp.sqrt(1 + 4 * momentum**2)) / 2
-        step = 1 / (state.caution * jnp.max(curvatures))
+        made_for = jnp.maximum(jnp.max(curvatures), state.made_for / GROWTH)
+        step = 1 / (state.caution * made_for)
         move = Move(step, state.extrapolation, (momentum - 1) / following, back)
-        moved = _go(objective, state._replace(momentum=following, curvatures=curvatures), move)
+        moved = _go(
+            objective, state._replace(momentum=following, curvatures=curvatures, made_for=made_for), move
+        )
         return moved._replace(uphill=jnp.where(rest, 0.0, moved.uphill))
 
 

@@ -91,7 +91,8 @@ def strengths(
         at_low, at_high = np.where(short, at_high, at_low), slope(high)
     last = np.zeros(len(low))
     for _ in range(REFINEMENTS):
-        middle = low + (high - low) * np.minimum(at_low, 0) / (np.minimum(at_low, 0) - at_high)
+        down, up = np.maximum(-at_low, 0), np.maximum(at_high, 0)
+        middle = np.where(up > 0, low + (high - low) * (down / np.where(up > 0, down + up, 1)), high)
         at_middle = slope(middle)
         side = np.sign(at_middle)
         keep = np.where(side == last, 0.5, 1.0)  # an end that stays twice is made to give way

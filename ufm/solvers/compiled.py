@@ -1,4 +1,4 @@
-"""What runs on the device: starting a rule, chunks of its steps, and a check that nothing overflowed."""
+"""What runs on the device: starting a rule, chunks of its steps, and the objective, which shows an overflow."""
 
 from __future__ import annotations
 
@@ -43,6 +43,6 @@ def begin(rule: StepRule, objective: Objective, point: Point, caution: jax.Array
 
 
 @jax.jit
-def finite(point: Point) -> jax.Array:
-    """Return whether every number of the point is finite."""
-    return jnp.stack([jnp.all(jnp.isfinite(part)) for part in jax.tree.leaves(point)]).all()
+def value(objective: Objective, point: Point) -> jax.Array:
+    """Return the objective; compiled. It is not finite where the point is not."""
+    return objective.value(point)

@@ -37,6 +37,7 @@ class ProjectedGradient:
 
     transformation: optax.GradientTransformation
     coordinates: Coordinates = "natural"
+    descends: bool = dataclasses.field(default=False, init=False)  # Adam and momentum may swing
 
     def init(self, objective: Objective, point: Point, caution: Float[Array, ""]) -> ProjectedGradientState:
         """Project the start and initialise the transformation."""

@@ -17,6 +17,10 @@ class StepRule(Protocol):
     def coordinates(self) -> Coordinates:
         """Coordinates that the rule works in."""
 
+    @property
+    def descends(self) -> bool:
+        """Whether a chunk of steps must not end much above where it began: if it does, it is taken back."""
+
     def init(self, objective: Objective, point: Point, caution: Float[Array, ""]) -> Any:
         """Return the state for a start at ``point``; ``caution`` >= 1 asks for shorter steps after a failure."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,15 +17,17 @@ from ufm.certificate import Certificate, certify
 from ufm.layout import choose_layout
 from ufm.objective import Objective, Scaling, Variables, build_objective, scaling, to_point, to_variables
 from ufm.problem import Level, Problem, row_labels
-from ufm.solvers.compiled import advance, begin, finite
+from ufm.solvers.compiled import advance, begin, value
 from ufm.solvers.escape import escape
 from ufm.solvers.rule import StepRule
 
 Record = dict[str, Any]
 Observer = Callable[[Variables, np.ndarray], dict[str, float]]
 
-#: Times a run that overflowed is taken back, each time with a fourfold more cautious step.
+#: Times a run that overflowed or climbed is taken back, each time with a more cautious step.
 RETREATS = 12
+#: A chunk of a rule that should descend climbed if it ends above this many times where it began.
+CLIMB = 2.0
 #: Times a run that moves without getting anywhere is given shorter steps before it counts as stalled.
 CALMINGS = 3
 
@@ -89,19 +92,27 @@ class Run:
         self.report(record)
 
     def advance(self, steps: int) -> bool:
-        """Take a chunk of steps; on overflow go back to its start with more caution. False if that is exhausted."""
+        """Take a chunk of steps; go back if it overflowed or climbed. False if an overflow cannot be avoided."""
         state = advance(self.rule, self.objective, self.state, steps)
-        if not finite(self.rule.point(state)):
-            self.retreats += 1
-            self.caution *= 4
-            self.event = f"overflow: steps now {self.caution:g} times shorter"
-            self.restart(self.variables)
+        now = float(value(self.objective, self.rule.point(state)))
+        if not math.isfinite(now):
+            self.retreat("overflow", 4)
             return self.retreats <= RETREATS
+        if self.rule.descends and now > CLIMB * self.certificate.objective and self.retreats < RETREATS:
+            self.retreat("climbed", 2)
+            return True
         self.state = state
         del self.variables  # before the next are made: features may be large
         self.variables = to_variables(self.rule.point(state), self.scales)
         self.steps += steps
         return True
+
+    def retreat(self, reason: str, factor: int) -> None:
+        """Start again from the last look with steps ``factor`` times shorter."""
+        self.retreats += 1
+        self.caution *= factor
+        self.event = f"{reason}: steps now {self.caution:g} times shorter"
+        self.restart(self.variables)
 
     def calm(self) -> bool:
         """Start again from here with steps a quarter as long; False once that has been tried often enough."""
