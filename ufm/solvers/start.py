@@ -28,9 +28,7 @@ def random_start(problem: Problem, level: Level, seed: int) -> Variables:
     labels, multiplicities = row_labels(problem, level), row_multiplicities(problem, level)
     scales = scaling(problem, level, "balanced")
     unit = problem.nuclear_weight * np.sqrt(problem.counts) / 4
-    small = (problem.num_classes + len(labels)) * problem.dim <= KEPT_DRAWS
-    draw = _kept_draws if small else _draws
-    weight, features = draw(seed, problem.num_classes, len(labels), problem.dim)
+    weight, features = normal_draws(seed, problem.num_classes, len(labels), problem.dim)
     weight = weight * np.sqrt(unit.mean() / problem.dim)
     share = unit[labels] * multiplicities / problem.counts[labels]
     features = features * (np.sqrt(share / problem.dim) / scales.rows)[:, None]
@@ -40,10 +38,17 @@ def random_start(problem: Problem, level: Level, seed: int) -> Variables:
     return Variables(weight / scales.weight, features, bias)
 
 
+def normal_draws(
+    seed: int, num_classes: int, rows: int, dim: int
+) -> tuple[Float[np.ndarray, "K d"], Float[np.ndarray, "rows d"]]:
+    """Return standard normal numbers for classifier and features; not to be written to."""
+    draw = _kept_draws if (num_classes + rows) * dim <= KEPT_DRAWS else _draws
+    return draw(seed, num_classes, rows, dim)
+
+
 def _draws(
     seed: int, num_classes: int, rows: int, dim: int
 ) -> tuple[Float[np.ndarray, "K d"], Float[np.ndarray, "rows d"]]:
-    """Return standard normal numbers for classifier and features."""
     rng = np.random.default_rng(seed)
     return rng.standard_normal((num_classes, dim)), rng.standard_normal((rows, dim))
 

@@ -19,7 +19,7 @@ def sweep(
     out: str | Path | None = None,
     resume: bool = False,
     matrices: bool = False,
-    batch_size: int = 1024,
+    batch_size: int = 2048,
     process_index: int = 0,
     process_count: int = 1,
     progress: bool = False,

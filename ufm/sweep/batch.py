@@ -15,16 +15,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
-from ufm.objective import Objective, Point, Variables, objective_arrays, scaling
+from ufm.objective import Objective, Point, Variables
 from ufm.softmax import label_mask
 from ufm.solvers.rule import StepRule
-from ufm.sweep.member import Member
+from ufm.sweep.pool import Pool
 
 #: Factor between the sizes that a batch passes through as members leave it, and the smallest one per device.
 SHRINK = 4
 SMALLEST = 8
+#: Points that a CPU keeps in its cache, in bytes; what a step needs besides is several times as large.
+BLOCK_BYTES = 1 << 18
 
 
 class Glance(NamedTuple):
@@ -39,15 +41,10 @@ class Glance(NamedTuple):
     polar: Float[Array, " members"]
 
 
-class Units(NamedTuple):
-    """What turns an objective's own quantities into the certificate's: class and bias units of a member."""
-
-    classes: Float[np.ndarray, " K"]
-    bias: Float[np.ndarray, ""]
-
-
 @functools.partial(jax.jit, static_argnames=("rule", "nonnegative"))
-def _begin(rule: StepRule, nonnegative: bool, arrays: Any, points: Any, caution: Any) -> Any:
+def _init(rule: StepRule, nonnegative: bool, arrays: Any, points: Any, caution: Any) -> Any:
+    """Return the states of members that begin at ``points``."""
+
     def one(arrays: Any, point: Any, caution: Any) -> Any:
         return rule.init(Objective(**arrays, nonnegative=nonnegative), point, caution)
 
@@ -55,21 +52,37 @@ def _begin(rule: StepRule, nonnegative: bool, arrays: Any, points: Any, caution:
 
 
 @functools.partial(jax.jit, static_argnames=("rule", "nonnegative"))
-def _chunk(rule: StepRule, nonnegative: bool, arrays: Any, units: Any, states: Any, steps: Any) -> Any:
-    """Take ``steps`` steps of all members; return the states, the points and a glance at them."""
+def _begin(
+    rule: StepRule, nonnegative: bool, arrays: Any, states: Any, points: Any, caution: Any, fresh: Any
+) -> Any:
+    """Return the states, those of ``fresh`` members begun at their points."""
+    begun = _init(rule, nonnegative, arrays, points, caution)
+    return jax.vmap(lambda new, old, own: jax.tree.map(functools.partial(jnp.where, own), new, old))(
+        begun, states, fresh
+    )
 
-    def step(_: Any, states: Any) -> Any:
-        def one(arrays: Any, state: Any) -> Any:
-            return rule.step(Objective(**arrays, nonnegative=nonnegative), state)
 
-        return jax.vmap(one)(arrays, states)
+@jax.jit
+def _take(tree: Any, index: Any) -> Any:
+    """Return some members of stacked arrays."""
+    return jax.tree.map(lambda part: part[index], tree)
 
-    def glance(arrays: Any, units: Any, state: Any) -> tuple[Point, Glance]:
+
+@functools.partial(jax.jit, static_argnames=("rule", "nonnegative", "block"))
+def _chunk(
+    rule: StepRule, nonnegative: bool, block: int, arrays: Any, units: Any, states: Any, steps: Any
+) -> Any:
+    """Take ``steps`` steps of all members, a block at a time; return the states, the points and a glance at them."""
+
+    def one(member: Any) -> tuple[Any, Point, Glance]:
+        arrays, units, state = member
+        objective = Objective(**arrays, nonnegative=nonnegative)
+        state = jax.lax.fori_loop(0, steps, lambda _, state: rule.step(objective, state), state)
         point = rule.point(state)
-        return point, _glance(Objective(**arrays, nonnegative=nonnegative), point, units)
+        return state, point, _glance(objective, point, units)
 
-    states = jax.lax.fori_loop(0, steps, step, states)
-    return states, *jax.vmap(glance)(arrays, units, states)
+    members = (arrays, units, states)
+    return jax.lax.map(one, members, batch_size=block) if block else jax.vmap(one)(members)
 
 
 def _glance(objective: Objective, point: Point, units: Any) -> Glance:
@@ -104,40 +117,36 @@ def sizes(width: int, devices: int) -> list[int]:
 
 
 class Batch:
-    """Members of equal shape on the device, each in a slot; the slots after them are padding.
+    """Members of a pool on the device, each in a slot; the slots after them are padding.
 
     Args:
-        members: the members, all of the same `Member.shape`.
-        starts: their starting points.
+        pool: the pool.
+        members: which of its members.
         width: the largest number of members there will ever be.
         sharding: how to spread the batch axis over devices; None for the default device.
     """
 
     def __init__(
         self,
-        members: Sequence[Member],
-        starts: Sequence[Variables],
+        pool: Pool,
+        members: Sequence[int],
         width: int,
         sharding: jax.sharding.NamedSharding | None = None,
     ) -> None:
-        first = members[0]
-        self.rule, self.dtype = first.rule, str(first.precision)
-        self.nonnegative = first.problem.features == "nonnegative"
-        self.sharding = sharding
+        self.pool, self.sharding = pool, sharding
         self.sizes = sizes(width, 1 if sharding is None else sharding.num_devices)
-        self.scales: Any = self._scaling(members)
-        fields = self._fields(members)
-        padded = self._padded(len(members))
-        self.arrays, self.units = self._put(jax.tree.map(lambda part: part[padded], fields))
-        self.states = self._begin(range(len(members)), starts, np.ones(len(padded)))
-        self.points = self.rule.point(self.states)
+        self.members = np.zeros(0, dtype=np.int64)
+        self.states: Any = None
+        self.points: Any = None
+        self.renew([], members, {})
 
     def advance(self, steps: int) -> None:
         """Take a chunk of steps. Returns at once: the device works on while the host does something else."""
         self.before = self.points
         count = jnp.asarray(steps, jnp.int32)
+        block = self._block(len(self.points.weight))
         self.states, self.points, self.seen = _chunk(
-            self.rule, self.nonnegative, self.arrays, self.units, self.states, count
+            self.pool.rule, self.pool.nonnegative, block, self.arrays, self.units, self.states, count
         )
 
     def glance(self) -> Glance:
@@ -147,90 +156,71 @@ class Batch:
     def variables(self, slots: Sequence[int], before: bool = False) -> Variables:
         """Return the points of some members as users know them, stacked, now or before the last chunk."""
         index = np.asarray(slots, dtype=np.int64)
-        point = self.before if before else self.points
-        parts: Any = jax.tree.map(lambda part: np.asarray(part)[index].astype(np.float64), point)
-        weight, rows, bias = (part[index] for part in self.scales)
-        return Variables(
-            parts.weight / weight[:, None, None],
-            parts.features / rows[:, :, None],
-            None if parts.bias is None else parts.bias / bias[:, None],
-        )
+        points = jax.tree.map(lambda part: np.asarray(part)[index], self.before if before else self.points)
+        return self.pool.variables(self.members[index], points)
 
     def renew(
-        self, kept: Sequence[int], members: Sequence[Member], starts: Mapping[int, tuple[Variables, float]]
+        self, kept: Sequence[int], new: Sequence[int], restarts: Mapping[int, tuple[Variables, float]]
     ) -> None:
         """Go on with some slots and new members after them, in the smallest size that holds all.
 
         Args:
             kept: slots to keep; their order is the new numbering.
-            members: new members.
-            starts: new slot -> where to begin (again) and how cautiously; all new members must be among them.
+            new: members of the pool that begin at their random starts.
+            restarts: new slot of a kept member -> where to begin again and how cautiously.
         """
-        count = len(kept) + len(members)
-        same = count == len(self.scales.weight) and not members
-        index = np.append(kept, np.zeros(len(members), dtype=np.int64)).astype(np.int64)[self._padded(count)]
-        if not same:
-            fields = jax.tree.map(lambda part: np.asarray(part)[index], (self.arrays, self.units))
-            self.scales = jax.tree.map(lambda part: part[list(kept)], self.scales)
-            if members:
-                joined = (self.scales, self._scaling(members))
-                self.scales = jax.tree.map(lambda *parts: np.concatenate(parts), *joined)
-                new = self._fields(members)
-                jax.tree.map(lambda part, rows: _set(part, slice(len(kept), count), rows), fields, new)
-            self.arrays, self.units = self._put(fields)
-        states = jax.tree.map(lambda part: np.asarray(part)[index], self.states)
-        if starts:
-            slots, caution = list(starts), np.ones(len(index))
-            caution[slots] = [cautious for _, cautious in starts.values()]
-            fresh = self._begin(slots, [start for start, _ in starts.values()], caution)
-            jax.tree.map(lambda part, begun: _set(part, slots, np.asarray(begun)[slots]), states, fresh)
-        self.states = self._put(states)
-        self.points = self.rule.point(self.states)
+        count, before = len(kept) + len(new), self.members
+        self.members = np.concatenate([before[list(kept)], np.asarray(new, dtype=np.int64)])
+        padded = np.minimum(np.arange(self._size(count)), count - 1)
+        members = self.members[padded]
+        if len(new) or len(self.members) != len(before):
+            fields = (self.pool.arrays, self.pool.units)
+            self.arrays, self.units = self._put(jax.tree.map(lambda part: part[members], fields))
+        if self.states is not None:
+            old = np.append(kept, np.zeros(len(new), dtype=np.int64)).astype(np.int64)[padded]
+            self.states = self._put(_take(self.states, old))
+        if len(new) or restarts:
+            self._begin(members, np.arange(len(members)) >= len(kept), restarts)
+        self.points = self.pool.rule.point(self.states)
 
-    def _scaling(self, members: Sequence[Member]) -> Any:
-        """Return the scales of members, stacked."""
-        scales = [scaling(member.problem, member.level, self.rule.coordinates) for member in members]
-        return jax.tree.map(lambda *parts: np.stack(parts), *scales)
-
-    def _fields(self, members: Sequence[Member]) -> tuple[dict[str, Any], Units]:
-        """Objectives and units, stacked; the dual matrix ``A`` is class sums of residuals times its units."""
-        fields = []
-        for member in members:
-            problem = member.problem
-            arrays = objective_arrays(problem, member.level, self.rule.coordinates, self.dtype)
-            classes = 1 / (np.sqrt(problem.counts) * problem.nuclear_weight)
-            bias = 1.0
-            if problem.bias is not None and self.rule.coordinates == "natural":
-                bias = scaling(problem, member.level, "balanced").bias
-            fields.append((arrays, Units(classes.astype(self.dtype), np.asarray(bias, self.dtype))))
-        return jax.tree.map(lambda *parts: np.stack(parts), *fields)
-
-    def _begin(self, slots: Sequence[int], starts: Sequence[Variables], caution: np.ndarray) -> Any:
-        """Return states that begin at ``starts`` in ``slots``; what stands in other slots has no meaning."""
-        index = np.asarray(slots)
-        where = np.full(len(caution), len(index) - 1)
-        where[index] = np.arange(len(index))
-        stacked: Any = jax.tree.map(lambda *parts: np.stack(parts), *starts)
-        weight, rows, bias = (part[index] for part in self.scales)
-        points = Point(
-            stacked.weight * weight[:, None, None],
-            stacked.features * rows[:, :, None],
-            None if stacked.bias is None else stacked.bias * bias[:, None],
+    def _begin(
+        self,
+        members: Int[np.ndarray, " slots"],
+        fresh: Bool[np.ndarray, " slots"],
+        restarts: Mapping[int, tuple[Variables, float]],
+    ) -> None:
+        """Begin in fresh slots at random starts, and in others where they are to begin again."""
+        starts = jax.tree.map(lambda part: part[members], self.pool.starts)
+        caution = np.ones(len(members))
+        if restarts:
+            slots = list(restarts)
+            again = jax.tree.map(lambda *parts: np.stack(parts), *(start for start, _ in restarts.values()))
+            jax.tree.map(lambda part, own: _set(part, slots, own), starts, again)
+            caution[slots], fresh[slots] = [cautious for _, cautious in restarts.values()], True
+        points, caution, fresh = self._put(
+            (self.pool.points(members, starts), caution.astype(self.pool.dtype), fresh)
         )
-        points = jax.tree.map(lambda part: part[where].astype(self.dtype), points)
-        points, cautious = self._put((points, caution.astype(self.dtype)))
-        return _begin(self.rule, self.nonnegative, self.arrays, points, cautious)
+        fixed = (self.pool.rule, self.pool.nonnegative, self.arrays)
+        if self.states is None:  # what stands there before the first start is never used
+            shapes = _init.eval_shape(*fixed, points, caution)
+            nothing = jax.tree.map(lambda part: np.zeros(part.shape, part.dtype), shapes)
+            self.states = self._put(nothing)
+        self.states = _begin(*fixed, self.states, points, caution, fresh)
+
+    def _block(self, size: int) -> int:
+        """Return how many members to take through a chunk at a time: on a CPU what its cache holds, else all (0)."""
+        if self.sharding is not None or jax.default_backend() != "cpu":
+            return 0
+        fitting = BLOCK_BYTES // sum(part[0].nbytes for part in jax.tree.leaves(self.pool.starts))
+        blocks = [block for block in self.sizes if block <= fitting and block < size and size % block == 0]
+        return max(blocks, default=0)
 
     def _size(self, members: int) -> int:
         return next(size for size in self.sizes if size >= members)
-
-    def _padded(self, members: int) -> np.ndarray:
-        """Return slot indices up to the size, the last member filling the rest."""
-        return np.minimum(np.arange(self._size(members)), members - 1)
 
     def _put(self, tree: Any) -> Any:
         return jax.device_put(tree, self.sharding)
 
 
-def _set(part: np.ndarray, where: Any, rows: np.ndarray) -> None:
-    part[where] = rows
+def _set(part: np.ndarray, slots: Sequence[int], values: np.ndarray) -> None:
+    part[slots] = values

@@ -33,7 +33,7 @@ def load_config(path: str | Path) -> tuple[Grid, dict[str, Any]]:
         nuclear_weight = { start = 1e-4, stop = 1e-2, num = 64, spacing = "log" }
 
         [sweep]                                # optional
-        batch_size = 1024
+        batch_size = 2048
         matrices = false
 
     Raises:

@@ -19,12 +19,12 @@ from ufm.objective import Variables
 from ufm.solvers import _precision
 from ufm.solvers.judge import Judge
 from ufm.solvers.run import RETREATS
-from ufm.solvers.start import random_start
 from ufm.status import Status
 from ufm.sweep.batch import Batch
 from ufm.sweep.certify_many import certify_many
 from ufm.sweep.escape_many import escape_many
 from ufm.sweep.member import Member
+from ufm.sweep.pool import Pool, fill_pool
 from ufm.sweep.stack import points_at
 
 
@@ -111,10 +111,10 @@ class _Lane:
     """One batch of courses with a chunk under way on the device."""
 
     def __init__(
-        self, courses: list[_Course], width: int, sharding: jax.sharding.NamedSharding | None
+        self, pool: Pool, courses: list[_Course], width: int, sharding: jax.sharding.NamedSharding | None
     ) -> None:
         self.courses, self.width = courses, width
-        self.batch = Batch([course.member for course in courses], _starts(courses), width, sharding)
+        self.batch = Batch(pool, [course.index for course in courses], width, sharding)
         self.advance()
 
     def advance(self) -> None:
@@ -134,12 +134,11 @@ class _Lane:
         solved = {self.courses[slot].index: result for slot, result in ended.items()}
         kept = [slot for slot in range(len(self.courses)) if slot not in ended]
         places = {slot: place for place, slot in enumerate(kept)}
-        starts = {places[slot]: (start, self.courses[slot].caution) for slot, start in restarts.items()}
+        again = {places[slot]: (start, self.courses[slot].caution) for slot, start in restarts.items()}
         new = [waiting.popleft() for _ in range(min(self.width - len(kept), len(waiting)))]
-        starts |= {len(kept) + i: (start, 1.0) for i, start in enumerate(_starts(new))}
         self.courses = [self.courses[slot] for slot in kept] + new
-        if self.courses and (ended or starts):
-            self.batch.renew(kept, [course.member for course in new], starts)
+        if self.courses and (ended or new or again):
+            self.batch.renew(kept, [course.index for course in new], again)
         if self.courses:
             self.advance()
         return solved
@@ -184,11 +183,6 @@ class _Lane:
                 yield slots[i], courses[i].end(points_at(points, i), certificates[i], view)
 
 
-def _starts(courses: Sequence[_Course]) -> list[Variables]:
-    members = [course.member for course in courses]
-    return [random_start(member.problem, member.level, member.fields["seed"]) for member in members]
-
-
 def solve_together(
     members: Sequence[Member],
     width: int,
@@ -211,11 +205,12 @@ def solve_together(
     solved: dict[int, Solved] = {}
     half = max(1, width // 2)
     with _precision(members[0].precision):
+        pool = fill_pool(members)
         waiting = deque(_Course(i, member) for i, member in enumerate(members))
         lanes: list[_Lane] = []
         while waiting and len(lanes) < 2:
             taken = [waiting.popleft() for _ in range(min(half, len(waiting)))]
-            lanes.append(_Lane(taken, half, sharding))
+            lanes.append(_Lane(pool, taken, half, sharding))
         while lanes:
             for lane in lanes:
                 ended = lane.turn(waiting)

@@ -21,7 +21,7 @@ from ufm.sweep.store import Store
 from ufm.validation import InputError, positive_integer
 
 #: Members of a batch, and the memory their solver states may take, in bytes.
-BATCH_SIZE = 1024
+BATCH_SIZE = 2048
 BATCH_BYTES = 1 << 29
 #: Members on the device at a time (see `solve_together`).
 WIDTH = 512
