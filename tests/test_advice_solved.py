@@ -16,7 +16,7 @@ CASES = {
 
 def living(counts, weight_decay, feature_decay, loss=None):
     """Classes with a feature at the certified optimum, and the margins."""
-    problem = ufm.Problem(counts, len(counts) + 2, weight_decay, feature_decay, loss or ufm.CrossEntropy())
+    problem = ufm.Problem(counts, len(counts), weight_decay, feature_decay, loss or ufm.CrossEntropy())
     solution = ufm.solve(problem, tol=1e-12)
     assert solution.certified
     norms = np.linalg.norm(solution.features, axis=1)

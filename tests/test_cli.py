@@ -10,7 +10,7 @@ import pytest
 import ufm
 from ufm.cli import main
 
-SMALL = ["--counts", "50x2,5x2", "--dim", "6", "--weight-decay", "5e-3", "--feature-decay", "1e-4"]
+SMALL = ["--counts", "45x2,5x2", "--dim", "6", "--weight-decay", "5e-3", "--feature-decay", "1e-4"]
 
 
 def run(capsys, *arguments):
@@ -34,7 +34,7 @@ def test_predict_json_is_one_object_and_nothing_else(capsys):
     code, out, err = run(capsys, "predict", "--json", *SMALL)
     parsed = json.loads(out)
     assert (code, err) == (0, "")
-    prediction = ufm.predict(ufm.Problem([50, 50, 5, 5], 6, 5e-3, 1e-4))
+    prediction = ufm.predict(ufm.Problem([45, 45, 5, 5], 6, 5e-3, 1e-4))
     assert parsed["objective"] == prediction.objective
     assert parsed["margins"] == prediction.margins.tolist()
     assert parsed["collapsed"] == prediction.collapsed.tolist()
@@ -77,7 +77,7 @@ def test_solve_json_round_trips_the_numbers(capsys):
     assert parsed["report"]["passed"] is True
     assert parsed["relative_gap"] <= 1e-8
     assert parsed["objective"] == pytest.approx(
-        ufm.predict(ufm.Problem([50, 50, 5, 5], 6, 5e-3, 1e-4)).objective
+        ufm.predict(ufm.Problem([45, 45, 5, 5], 6, 5e-3, 1e-4)).objective
     )
 
 
@@ -86,7 +86,7 @@ def test_solve_that_is_not_certified_exits_with_1(capsys):
     assert code == 1
     assert "max_steps" in out
     code, out, _ = run(
-        capsys, "solve", "--counts", "50x4", "--dim", "2", "--weight-decay", "1e-3", "--figure", "None"
+        capsys, "solve", "--counts", "40x4", "--dim", "2", "--weight-decay", "1e-3", "--figure", "None"
     )
     assert code == 1
     assert "stalled" in out
@@ -122,7 +122,7 @@ def test_verify_accepts_a_saved_solution_and_rejects_a_spoilt_one(capsys, tmp_pa
     assert "a relative gap of" in out
     with np.load(archive) as arrays:
         features = arrays["features"].copy()
-        features[:50] *= 1.05
+        features[:45] *= 1.05
         np.savez(spoilt, features=features, labels=arrays["labels"], weight=arrays["weight"])
     code, out, _ = run(capsys, "verify", str(spoilt), *decays, "--json", "--tolerance", "1e-3")
     assert code == 1
@@ -154,17 +154,17 @@ def test_advise_speaks(capsys):
 
 def test_figures_draws_a_stored_sweep_complete_or_not(capsys, tmp_path):
     fixed = {"counts": "step:K=4,n_max=40,ratio=4", "dim": 6}
-    axes = {"nuclear_weight": [1e-3, 1e-2, 1e-1]}
-    ufm.sweep(fixed, axes, out=tmp_path / "out", batch_size=2, process_index=0, process_count=2)
+    axes = {"nuclear_weight": list(np.geomspace(1e-3, 1e-1, 12))}
+    ufm.sweep(fixed, axes, out=tmp_path / "out", batch_size=8, process_index=0, process_count=2)
     code, out, _ = run(capsys, "figures", str(tmp_path / "out"))
     assert code == 0
-    assert out.startswith("2 of 3 members computed")
+    assert out.startswith("8 of 12 members computed")
     assert (tmp_path / "out" / "sweep.png").stat().st_size > 10_000
-    ufm.sweep(fixed, axes, out=tmp_path / "out", batch_size=2, resume=True)
+    ufm.sweep(fixed, axes, out=tmp_path / "out", batch_size=8, resume=True)
     code, out, err = run(capsys, "figures", str(tmp_path / "out"), "--format", "pdf", "--json")
     drawn = str(tmp_path / "out" / "sweep.pdf")
     assert (code, err) == (0, "")
-    assert json.loads(out) == {"figures": [drawn], "members": 3, "computed": 3}
+    assert json.loads(out) == {"figures": [drawn], "members": 12, "computed": 12}
     assert (tmp_path / "out" / "sweep.pdf").read_bytes().startswith(b"%PDF")
 
 

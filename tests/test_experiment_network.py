@@ -55,7 +55,11 @@ def dataset(tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "collapsed"),
-    [({}, []), ({"level": 1.4}, [2]), ({"counts": "50x2,10", "level": 1.4, "batch_size": 55}, [2])],
+    [
+        pytest.param({}, [], marks=pytest.mark.slow),
+        pytest.param({"level": 1.4}, [2], marks=pytest.mark.slow),
+        ({"counts": "50x2,10", "level": 1.4, "batch_size": 55}, [2]),
+    ],
 )
 def test_any_dataset(tmp_path, dataset, monkeypatch, options, collapsed):
     training = dataclasses.replace(network.QUICK, epochs=2000, batch_size=options.pop("batch_size", None))

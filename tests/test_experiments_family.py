@@ -138,19 +138,24 @@ def model(name):
 
 
 def test_quick_table_of_geometries(tmp_path, capsys):
+    """Every third model; the next test has the others."""
     code, printed, saved = run(geometries, tmp_path, capsys, quick=True)
     assert code == 0
     assert "R_0 = 12.19" in printed
     assert len(saved["models"]) == len(geometries.MODELS[1::3]) + 1
     for record in saved["models"]:
         assert record["relative gap"] < 1e-8
+        if record["model"] != geometries.LPM:
+            assert (record["predicted"] is None) == (record["model"] in WITHOUT_CLOSED_FORM)
         for key, value in (record["predicted"] or {}).items():
-            assert record["solved"][key] == pytest.approx(value, rel=1e-5), (record["model"], key)
+            assert record["solved"][key] == pytest.approx(value, rel=1e-6), (record["model"], key)
         if "threshold" in record:
             assert record["threshold"]["found"] == pytest.approx(record["threshold"]["predicted"], rel=1e-2)
 
 
-@pytest.mark.parametrize("case", FIXED, ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    "case", [case for case in FIXED if case not in geometries.MODELS[1::3]], ids=lambda case: case.name
+)
 def test_every_model_agrees_with_its_closed_form(case):
     record = geometries.compare(dataclasses.replace(case, decay=0.3), 0.3, 1.0)
     assert record["sound"]

@@ -181,6 +181,7 @@ def test_two_processes_take_the_course_of_one(of_one, tmp_path):
     assert (tmp_path / "run.npz").exists()
 
 
+@pytest.mark.slow  # the README's example does the same every day
 def test_the_command_line_joins_processes_and_only_the_first_one_speaks(tmp_path):
     with socket.socket() as listener:
         listener.bind(("localhost", 0))

@@ -32,7 +32,15 @@ def test_there_are_seven():
     assert [path.stem[:2] for path in NOTEBOOKS] == [f"0{number}" for number in range(1, 8)]
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=named)
+#: Run every day; the others, in a minute on two cores, with the slow tests.
+EVERYDAY = ("01_quickstart", "06_cross_entropy_foundations")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=[] if path.stem in EVERYDAY else pytest.mark.slow) for path in NOTEBOOKS],
+    ids=map(named, NOTEBOOKS),
+)
 def test_notebook_runs(path):
     """In a kernel of its own, from notebooks/; a warning would be text on stderr."""
     notebook = nbformat.read(path, as_version=4)
