@@ -6,7 +6,6 @@ import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from ufm.objective import Objective, Point
 from ufm.solvers.rule import StepRule
