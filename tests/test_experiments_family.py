@@ -61,6 +61,7 @@ def test_published_curve_of_the_layer_peeled_model(tmp_path, capsys):
     cosines = np.array([record["cosine minority"] for record in saved["curve"]])
     assert cosines[0] == pytest.approx(-0.111, abs=5e-4)
     assert np.all(np.diff(cosines) > -1e-6)
+    assert np.argmax(cosines > 1 - 1e-4) == 11  # 10^1.0 = 10 < R_0 = 12.19 < 10^1.1
     assert saved["R_0"] == pytest.approx(12.19, abs=5e-3)
     assert len(saved["others"]) == 9
 

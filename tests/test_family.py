@@ -43,7 +43,7 @@ def problem_of(cls, features, bias, profile="step", dim=K):
 
 LOSSES = concrete_losses()
 MATRIX = list(itertools.product(LOSSES, FEATURE_SETS, BIASES))
-#: Every loss with every feature set, the bias going round: what runs every day.
+#: Every loss with every feature set, the bias going round: what runs every day, and at both levels.
 SUBSET = [cell for number, cell in enumerate(MATRIX) if number % 3 == (number // 3) % 3]
 
 
@@ -91,7 +91,7 @@ def test_family_is_certified_on_every_profile_from_every_start(cell):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cell", [cell for cell in MATRIX if cell[0].convex], ids=name)
+@pytest.mark.parametrize("cell", [cell for cell in SUBSET if cell[0].convex], ids=name)
 def test_family_at_sample_level_reaches_the_class_level_optimum(cell):
     problem = problem_of(*cell).replace(counts=np.array([30, 30, 30, 3, 3, 3]), dim=8)
     coarse, fine = (ufm.solve(problem, level) for level in ("class", "sample"))

@@ -119,18 +119,6 @@ def test_larger_caps_cost_less():
     assert losses[0] > losses[1] > losses[2] > 0
 
 
-@pytest.mark.slow
-def test_minority_cosine_over_the_41_published_ratios():
-    cosine, previous = [], None
-    for ratio in 10.0 ** (0.1 * np.arange(41)):
-        previous = solve_layer_peeled(step_model(ratio), start=previous)
-        assert previous.certified
-        cosine.append(mean_cosine(previous.weight[MINORITY]))
-    assert cosine[0] == pytest.approx(-0.111, abs=5e-4)
-    assert np.all(np.diff(cosine) > -1e-6)
-    assert np.argmax(np.array(cosine) > 1 - 1e-4) == 11  # 10^1.0 = 10 < R_0 = 12.19 < 10^1.1
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -116,8 +116,12 @@ def test_experiments_understand_their_commands(command, tmp_path, monkeypatch, c
     assert "--out" in capsys.readouterr().out
 
 
+#: Have tests of their own that run their quick variant.
+TESTED = {f"experiments/{name}.py" for name in ("geometries", "hong_ling", "layer_peeled", "network")}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("script", sorted({command.split()[1] for command in EXPERIMENTS}))
+@pytest.mark.parametrize("script", sorted({command.split()[1] for command in EXPERIMENTS} - TESTED))
 def test_experiments_run_in_their_quick_variant(script, tmp_path):
     done = subprocess.run(
         [sys.executable, str(ROOT / script), "--quick"],
