@@ -4,7 +4,8 @@ Free features of 300 samples in ten classes of 10 to 50 and a classifier, traine
 descent, with momentum, Adam; on W and H themselves) and by the default solver, each from several random starts.
 Within-class variability (NC1) vanishes first; the directions of class means, classifier and logits (NC2, NC3 of Dang
 et al., ICML 2024, arXiv:2401.02058) follow at the pace of the duality gap, which says how far training still has to
-go. A run whose gap stays open is stuck, however small its gradient.
+go. A run whose gap stays open is stuck, however small its gradient. Runs end in a dot where they are certified, in a
+cross where they are not.
 
     python experiments/dynamics.py [--seeds 3] [--quick] [--suffix pdf]
 """
@@ -20,6 +21,7 @@ import matplotlib
 import numpy as np
 import optax
 import tyro
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
@@ -101,6 +103,7 @@ def figure(courses: dict[str, list[dict[str, Any]]]) -> Figure:
                         alpha=0.85,
                         label=who if number == 0 else None,
                     )
+                    _mark_end(axes, course, name, method.colour)
             axes.set_xscale("log")
             axes.set_yscale("log")
             axes.set_title(title, loc="left")
@@ -108,9 +111,19 @@ def figure(courses: dict[str, list[dict[str, Any]]]) -> Figure:
             axes.minorticks_off()
         for axes in panels[1]:
             axes.set_xlabel("step")
+        for axes in panels.flat:
+            axes.set_ylabel("residual" if axes is not panels[1, 2] else "$(P - D) / P$")
+        panels[0, 0].set_ylabel("variability ratio")
         handles, labels = panels[0, 0].get_legend_handles_labels()
         drawn.legend(handles, labels, loc="outside upper center", ncols=len(METHODS))
     return drawn
+
+
+def _mark_end(axes: Axes, course: dict[str, Any], name: str, colour: str) -> None:
+    """Put a dot where a certified run ends, a cross where another one does."""
+    marker, size = ("o", 3.0) if course["status"] == "certified" else ("X", 4.5)
+    last = max(abs(course[name][-1]), FLOOR)
+    axes.plot(course["step"][-1], last, marker, color=colour, markersize=size, markeredgewidth=0, zorder=3)
 
 
 def table(courses: dict[str, list[dict[str, Any]]]) -> str:
@@ -152,7 +165,7 @@ def main(
     for who, seed in track(plan, "training", console=Console(stderr=True)):
         courses[who].append(run(METHODS[who], seed, max_steps))
     (out / "courses.json").write_text(json.dumps(courses))
-    save_figure(figure(courses), figures / f"dynamics.{suffix}")
+    save_figure(figure(courses), figures / f"dynamics.{suffix}", colours=256)
     print(table(courses))
     return int(any(course["status"] != "certified" for course in courses["default solver"]))
 

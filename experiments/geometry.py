@@ -19,6 +19,7 @@ import numpy as np
 import tyro
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure
 
 import ufm
@@ -54,35 +55,56 @@ def matrices_of(features: np.ndarray, weight: np.ndarray, logits: np.ndarray) ->
     }
 
 
-def figure(learned: dict[str, np.ndarray], predicted: dict[str, np.ndarray]) -> Figure:
+def figure(problem: ufm.Problem, learned: dict[str, np.ndarray], predicted: dict[str, np.ndarray]) -> Figure:
     """Return the figure: learned above, predicted below, one colour scale per column and the largest difference."""
     with matplotlib.rc_context(STYLE):
-        drawn = Figure(figsize=(8.4, 4.7), layout="constrained")
+        drawn = Figure(figsize=(8.4, 5.1))
         FigureCanvasAgg(drawn)
+        drawn.set_layout_engine("constrained", rect=(0, 0, 1, 0.98))  # square panels would cut their titles
         panels: Any = drawn.subplots(2, 4, sharex=True, sharey=True)
         for column, (title, expected) in enumerate(predicted.items()):
             found = learned[title]
             largest = max(float(np.nanmax(np.abs(matrix))) for matrix in (found, expected))
             smallest = min(float(np.nanmin(matrix)) for matrix in (found, expected))
-            mixed = smallest < -1e-6 * largest
-            colours, low = ("RdBu_r", -largest) if mixed else ("viridis", max(smallest, 0.0))
+            colours, scale = _colours(smallest, largest)
             for axes, matrix in zip(panels[:, column], (found, expected), strict=True):
-                shown = axes.imshow(matrix, cmap=colours, vmin=low, vmax=largest, interpolation="none")
-                _frame(axes, len(matrix))
+                shown = axes.imshow(matrix, cmap=colours, norm=scale, interpolation="none")
+                _frame(axes, problem.counts)
             panels[0, column].set_title(title)
             difference = float(np.nanmax(np.abs(found - expected))) / largest
-            panels[1, column].set_xlabel(f"class\n(differ by at most {_power(difference)})")
-            drawn.colorbar(shown, ax=panels[:, column], location="bottom", shrink=0.9, aspect=26)
+            panels[1, column].set_xlabel(f"samples in the class\n(differ by at most {_power(difference)})")
+            bar = drawn.colorbar(shown, ax=panels[:, column], location="bottom", shrink=0.9, aspect=26)
+            if isinstance(scale, TwoSlopeNorm):
+                bar.set_ticks([smallest, 0.0, largest / 2, largest], labels=_two_digits(smallest, largest))
         for axes, who in zip(panels[:, 0], ("learned", "predicted"), strict=True):
-            axes.set_ylabel(f"{who}\nclass")
+            axes.set_ylabel(f"{who}\nsamples in the class")
     return drawn
 
 
-def _frame(axes: Axes, num_classes: int) -> None:
-    """Put ticks on classes, the first and last included, and a frame around the image."""
-    ticks = np.unique(np.linspace(0, num_classes - 1, 4).round())
-    axes.set_xticks(ticks)
-    axes.set_yticks(ticks)
+def _colours(smallest: float, largest: float) -> tuple[str, Normalize]:
+    """Return palette and scale; negative entries get half of it however small they are, for zero is the white."""
+    if smallest < -1e-6 * largest:
+        return "RdBu_r", TwoSlopeNorm(0.0, smallest, largest)
+    return "viridis", Normalize(max(smallest, 0.0), largest)
+
+
+def _two_digits(smallest: float, largest: float) -> list[str]:
+    """Return the labels of both ends of a scale, of zero, and of the middle of its positive half."""
+    return [f"{value:.2g}" for value in (smallest, 0.0, largest / 2, largest)]
+
+
+def _frame(axes: Axes, counts: np.ndarray) -> None:
+    """Label runs of equally large classes, or a few ranks where there are many runs; draw a frame."""
+    starts = np.flatnonzero(np.diff(counts, prepend=-1))
+    if len(starts) <= 6:
+        middles = (starts + np.append(starts[1:], len(counts)) - 1) / 2
+        names = [str(count) for count in counts[starts]]
+    else:
+        middles = np.unique(np.linspace(0, len(counts) - 1, 4).round())
+        names = [str(count) for count in counts[middles.astype(int)]]
+    axes.set_xticks(middles, names)
+    axes.set_yticks(middles, names)
+    axes.tick_params(length=0)
     axes.spines[:].set_visible(True)
 
 
@@ -125,7 +147,7 @@ def main(
         folder.mkdir(parents=True, exist_ok=True)
     solution.save(out / "solution.npz")
     (out / "report.json").write_text(json.dumps(report.to_dict(), indent=1))
-    save_figure(figure(learned, predicted), figures / f"geometry.{suffix}")
+    save_figure(figure(problem, learned, predicted), figures / f"geometry.{suffix}")
     print(report.table())
     return int(not (solution.certified and report.passed))
 

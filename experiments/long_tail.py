@@ -6,7 +6,7 @@ its classes has collapsed: sqrt(lambda_W lambda_H) halfway between the threshold
 solved to a certified global optimum from a random start, for profiles of at most ``largest`` classes; curves are
 closed forms.
 
-    python experiments/long_tail.py [--largest 400] [--quick] [--suffix pdf]
+    python experiments/long_tail.py [--largest 1000] [--quick] [--suffix pdf]
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from ufm.theory import collapse_nuclear_weights
 PROFILES = {
     "CIFAR-10-LT": "cifar10-lt-100",
     "CIFAR-100-LT": "cifar100-lt-100",
-    "Places-LT": "places-lt",
+    "Places-LT-like": "places-lt",
     "ImageNet-LT": "imagenet-lt",
-    "iNaturalist": "inaturalist",
+    "iNaturalist-like": "inaturalist",
 }
 #: Share of the classes that has collapsed.
 COLLAPSED = 0.2
@@ -85,6 +85,7 @@ def figure(predictions: dict[str, ufm.Prediction], solved: dict[str, dict[str, A
             panels[-1, column].set_xlabel("class rank")
         for axes, label in zip(panels[:, 0], QUANTITIES.values(), strict=True):
             axes.set_ylabel(label)
+        drawn.align_ylabels(panels[:, 0])
         handles, labels = panels[0, 0].get_legend_handles_labels()
         drawn.legend(handles, labels, loc="outside upper center", ncols=3)
     return drawn
@@ -106,7 +107,7 @@ def _column(panels: Any, prediction: ufm.Prediction, measured: dict[str, Any] | 
 
 
 def main(
-    largest: int = 400,
+    largest: int = 1000,
     seed: int = 0,
     out: Path = Path("results/long_tail"),
     figures: Path = Path(__file__).parent / "figures",
@@ -116,7 +117,7 @@ def main(
     """Predict all, solve what is small enough, save, draw; return 1 if an answer is uncertified or does not verify.
 
     Args:
-        largest: solve profiles of at most this many classes (1,000 takes minutes on two cores).
+        largest: solve profiles of at most this many classes; 1,000 take minutes on two cores.
         seed: of the random starts.
         out: folder for the data.
         figures: folder for the figure.
@@ -137,9 +138,9 @@ def main(
     for name, found in solved.items():
         data[name]["solved"] = {key: np.asarray(value).tolist() for key, value in found.items()}
     (out / "long_tail.json").write_text(json.dumps(data))
-    save_figure(figure(predictions, solved), figures / f"long_tail.{suffix}")
+    save_figure(figure(predictions, solved), figures / f"long_tail.{suffix}", colours=256)
     for name, prediction in predictions.items():
-        line = f"{name:13s} {prediction.num_collapsed:5d} of {prediction.problem.num_classes:5d} classes collapse"
+        line = f"{name:16s} {prediction.num_collapsed:5d} of {prediction.problem.num_classes:5d} classes collapse"
         if name in solved:
             certified = "certified" if solved[name]["certified"] else "NOT certified"
             line += f"; {certified}, gap {solved[name]['relative_gap']:.1e}, {solved[name]['steps']} steps"

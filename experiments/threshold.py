@@ -83,7 +83,8 @@ def figure(dataset: xr.Dataset) -> Figure:
             critical = critical_imbalance_ratio(
                 5, 5, float(weight), float(weight), fixed="majority", size=MAJORITY
             )
-            label = rf"$\sqrt{{\lambda_W \lambda_H}}$ = {weight:.2e} ($R_0$ = {critical:.3g})"
+            level = rf"\sqrt{{\lambda_W \lambda_H}} = {1e4 * weight:.3g} \cdot 10^{{-4}}"
+            label = rf"${level}$ ($R_0 = {critical:.3g}$)"
             for axes, (name, (_, variable)) in zip(panels, QUANTITIES.items(), strict=True):
                 axes.plot(expected["ratio"], expected[name], color=colour, linewidth=1.0, zorder=1)
                 axes.plot(
@@ -132,7 +133,7 @@ def main(
     report |= {"mismatches": int((dataset.collapse_mismatches > 0).sum())}
     (out / "report.json").write_text(json.dumps(report, indent=1))
     figures.mkdir(parents=True, exist_ok=True)
-    save_figure(figure(dataset), figures / f"threshold.{suffix}")
+    save_figure(figure(dataset), figures / f"threshold.{suffix}", colours=256)
     print(summary(dataset))
     print(json.dumps(report, indent=1))
     return int(report["certified"] < report["members"] or report["norm_deviation"] > 1e-3)

