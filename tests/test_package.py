@@ -60,7 +60,47 @@ def test_public_names_are_documented_and_never_modules(name):
     importlib.import_module(f"ufm.{ufm._HOME[name]}")
     value = getattr(ufm, name)
     assert not inspect.ismodule(value)
-    assert len(inspect.getdoc(value)) > 40
+    assert len(inspect.getdoc(value)) > 200
+    assert ">>>" in inspect.getdoc(value) or name == "Separability"  # which is what `separability` returns
+    for part, member in inspect.getmembers(value, lambda x: inspect.isfunction(x) or isinstance(x, property)):
+        if not part.startswith("_") and inspect.isclass(value):
+            assert inspect.getdoc(member), f"{name}.{part}"
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_functions_say_what_they_take_and_raise(name):
+    value = getattr(ufm, name)
+    text = inspect.getdoc(value)
+    if inspect.isfunction(value):
+        assert "Args:" in text or len(inspect.signature(value).parameters) <= 1
+        parameters = inspect.signature(value).parameters
+        described = text.partition("Args:")[2].partition("Returns:")[0]
+        if described:
+            assert [p for p in parameters if p not in described] == []
+
+
+#: Submodules for users, besides what `ufm` itself exports.
+SUBMODULES = (
+    "conventions",
+    "figures",
+    "layer_peeled",
+    "metrics",
+    "profiles",
+    "separability",
+    "softmax",
+    "sweep",
+    "theory",
+)
+
+
+@pytest.mark.parametrize("name", SUBMODULES)
+def test_names_of_public_submodules_are_documented(name):
+    module = importlib.import_module(f"ufm.{name}")
+    assert len(module.__doc__) > 100
+    own = [part for part, value in vars(module).items() if getattr(value, "__module__", "") == f"ufm.{name}"]
+    for part in getattr(module, "__all__", own):
+        if not part.startswith("_"):
+            assert len(inspect.getdoc(getattr(module, part)) or "") > 20, part
 
 
 def imported_by(path):

@@ -38,6 +38,12 @@ class Decays:
     Args:
         weight_decay: ``lambda_W > 0``.
         feature_decay: ``lambda_H > 0``.
+
+    Raises:
+        InputError: if one of them is not a finite number above 0.
+
+    Example:
+        >>> weight_decay, feature_decay = Decays(5e-3, 1e-6)
     """
 
     weight_decay: float
@@ -75,6 +81,16 @@ def from_training(
             are decayed whole in every step: that is ``"sum"`` with full batches.
         reduction: ``"sum"`` or ``"mean"`` over the samples of the batch.
         loss_scale: s, the factor of the mean loss.
+
+    Returns:
+        the two strengths, for `ufm.Problem`.
+
+    Raises:
+        InputError: if a number is not above 0, or the batch is larger than the training set.
+
+    Example:
+        >>> from_training(0.5, 0.125, num_samples=1024, batch_size=256)
+        Decays(weight_decay=0.5, feature_decay=0.03125)
     """
     feature_scale = _feature_scale(num_samples, batch_size, reduction)
     scale = positive_float("loss_scale", loss_scale)
@@ -91,7 +107,12 @@ def to_training(
     reduction: Reduction = "sum",
     loss_scale: float | int = 1.0,
 ) -> tuple[float, float]:
-    """Return the penalties ``(a, b)`` with which training minimises this problem: see `from_training`."""
+    """Return the penalties ``(a, b)`` with which training minimises this problem: see `from_training`.
+
+    Example:
+        >>> to_training(Decays(0.5, 0.03125), num_samples=1024, batch_size=256)
+        (0.5, 0.125)
+    """
     feature_scale = _feature_scale(num_samples, batch_size, reduction)
     scale = positive_float("loss_scale", loss_scale)
     return decays.weight_decay * scale, decays.feature_decay * scale / feature_scale
@@ -113,13 +134,22 @@ def from_icml2024_code(
     """Convert the settings of the training code of Dang et al. (ICML 2024).
 
     It minimises ``CE/2 + a/2 |W|^2 + b/2 sum_batch |h|^2``: ``lambda_W = 2 a``, ``lambda_H = 2 b B / N``.
+
+    Example:
+        >>> from_icml2024_code(0.25, 0.125, num_samples=1024)
+        Decays(weight_decay=0.5, feature_decay=0.0625)
     """
     settings: Any = {"num_samples": num_samples, "batch_size": batch_size, "loss_scale": 0.5}
     return from_training(weight_penalty, feature_penalty, **settings)
 
 
 def to_icml2024_code(decays: Decays, num_samples: int, batch_size: int = 256) -> tuple[float, float]:
-    """Return the settings ``(a, b)`` of the ICML 2024 code: ``a = lambda_W/2``, ``b = lambda_H N/(2 B)``."""
+    """Return the settings ``(a, b)`` of the ICML 2024 code: ``a = lambda_W/2``, ``b = lambda_H N/(2 B)``.
+
+    Example:
+        >>> to_icml2024_code(Decays(0.5, 0.0625), num_samples=1024)
+        (0.25, 0.125)
+    """
     return to_training(decays, num_samples=num_samples, batch_size=batch_size, loss_scale=0.5)
 
 
@@ -131,13 +161,22 @@ def from_nuclear(weight: float | int, ratio: float | int = 1.0) -> Decays:
     too; the ratio ``lambda_W / lambda_H`` only sets the scale of H against W.
 
     Source: Srebro, Rennie, Jaakkola, NIPS 2004; Hong and Ling, 2023 (arXiv:2309.09725).
+
+    Example:
+        >>> from_nuclear(0.01, ratio=100)
+        Decays(weight_decay=0.1, feature_decay=0.001)
     """
     weight, root = positive_float("weight", weight), math.sqrt(positive_float("ratio", ratio))
     return Decays(weight * root, weight / root)
 
 
 def to_nuclear(decays: Decays) -> tuple[float, float]:
-    """Return the nuclear-norm weight ``sqrt(lambda_W lambda_H)`` and the ratio ``lambda_W / lambda_H``."""
+    """Return the nuclear-norm weight ``sqrt(lambda_W lambda_H)`` and the ratio ``lambda_W / lambda_H``.
+
+    Example:
+        >>> [round(number, 12) for number in to_nuclear(Decays(0.1, 0.001))]
+        [0.01, 100.0]
+    """
     weight = math.sqrt(decays.weight_decay) * math.sqrt(decays.feature_decay)
     return weight, decays.weight_decay / decays.feature_decay
 
@@ -166,6 +205,13 @@ def trace_caps(
     compare scales. Fang et al. average squared norms within a class: the same, once NC1 holds.
 
     Source: Fang, He, Long, Su, PNAS 2021.
+
+    Raises:
+        InputError: if a class has no row.
+
+    Example:
+        >>> trace_caps(np.eye(2), 2 * np.eye(2), np.array([0, 1]))
+        TraceCaps(weight=1.0, features=4.0)
     """
     num_classes = len(weight)
     sizes = np.bincount(labels, minlength=num_classes) if np.min(labels, initial=0) >= 0 else np.zeros(1)

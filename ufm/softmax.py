@@ -18,7 +18,12 @@ HESSIAN_BOUNDS = (0.0, 0.5)
 
 
 def label_mask(labels: Int[Any, " rows"], num_classes: int) -> Bool[Any, "rows K"]:
-    """Return the one-hot encoding of ``labels`` as booleans."""
+    """Return the one-hot encoding of ``labels`` as booleans.
+
+    Example:
+        >>> label_mask(np.array([1, 0]), 2).tolist()
+        [[False, True], [True, False]]
+    """
     xp = labels.__array_namespace__()
     return xp.arange(num_classes) == labels[:, None]
 
@@ -36,7 +41,12 @@ def softmax(logits: Float[Any, "*rows K"]) -> Float[Any, "*rows K"]:
 
 
 def log_softmax(logits: Float[Any, "*rows K"]) -> Float[Any, "*rows K"]:
-    """Return ``log p`` along the last axis, finite wherever the logits are."""
+    """Return ``log p`` along the last axis, finite wherever the logits are.
+
+    Example:
+        >>> log_softmax(np.array([0.0, 2000.0])).tolist()
+        [-2000.0, 0.0]
+    """
     xp = logits.__array_namespace__()
     shifted = logits - xp.max(logits, axis=-1, keepdims=True)
     return shifted - xp.log(xp.sum(xp.exp(shifted), axis=-1, keepdims=True))
@@ -50,7 +60,12 @@ def _times_log(p: Any, q: Any) -> Any:
 
 
 def entropy(p: Float[Any, "*rows K"]) -> Float[Any, "*rows"]:
-    """Return ``H(P) = -sum_k p_k log p_k`` in nats, with ``0 log 0 = 0``."""
+    """Return ``H(P) = -sum_k p_k log p_k`` in nats, with ``0 log 0 = 0``.
+
+    Example:
+        >>> entropy(np.array([[0.5, 0.5], [0.25, 0.75]])).round(4).tolist()
+        [0.6931, 0.5623]
+    """
     xp = p.__array_namespace__()
     return -xp.sum(_times_log(p, p), axis=-1)
 
@@ -60,6 +75,10 @@ def entropy_of_rest(rest: Float[Any, "*rows K"], axis: int = -1) -> Float[Any, "
 
     Exact to rounding *relative to the entropy* when ``rest`` is tiny, where forming ``1 - sum(rest)`` first
     and taking its logarithm would lose every digit.
+
+    Example:
+        >>> f"{entropy_of_rest(np.array([1e-20, 0.0])):.4g}"
+        '4.705e-19'
     """
     xp = rest.__array_namespace__()
     mass = xp.sum(rest, axis=axis)
@@ -69,19 +88,35 @@ def entropy_of_rest(rest: Float[Any, "*rows K"], axis: int = -1) -> Float[Any, "
 
 
 def kl_divergence(p: Float[Any, "*rows K"], q: Float[Any, "*rows K"]) -> Float[Any, "*rows"]:
-    """Return ``KL(P|Q) = sum_k p_k log(p_k / q_k) >= 0`` in nats; infinite where q = 0 < p."""
+    """Return ``KL(P|Q) = sum_k p_k log(p_k / q_k) >= 0`` in nats; infinite where q = 0 < p.
+
+    Example:
+        >>> float(kl_divergence(np.array([1.0, 0.0]), np.array([0.5, 0.5])).round(4))
+        0.6931
+    """
     xp = p.__array_namespace__()
     return xp.sum(_times_log(p, p) - _times_log(p, q), axis=-1)
 
 
 def cross_entropy(p: Float[Any, "*rows K"], q: Float[Any, "*rows K"]) -> Float[Any, "*rows"]:
-    """Return ``H(P, Q) = -sum_k p_k log q_k = H(P) + KL(P|Q)`` in nats; infinite where q = 0 < p."""
+    """Return ``H(P, Q) = -sum_k p_k log q_k = H(P) + KL(P|Q)`` in nats; infinite where q = 0 < p.
+
+    Example:
+        >>> p, q = np.array([0.5, 0.5]), np.array([0.1, 0.9])
+        >>> bool(np.isclose(cross_entropy(p, q), entropy(p) + kl_divergence(p, q)))
+        True
+    """
     xp = p.__array_namespace__()
     return -xp.sum(_times_log(p, q), axis=-1)
 
 
 def cross_entropy_from_logits(logits: Float[Any, "rows K"], labels: Int[Any, " rows"]) -> Float[Any, " rows"]:
-    """Return ``-log p_y = log1p(sum_{j != y} exp(z_j - z_y))``, accurate from 1e-300 to 1e4 and beyond."""
+    """Return ``-log p_y = log1p(sum_{j != y} exp(z_j - z_y))``, accurate from 1e-300 to 1e4 and beyond.
+
+    Example:
+        >>> f"{cross_entropy_from_logits(np.array([[50.0, 0.0]]), np.array([0]))[0]:.4g}"
+        '1.929e-22'
+    """
     xp = logits.__array_namespace__()
     mask = label_mask(labels, logits.shape[-1])
     target = xp.sum(xp.where(mask, logits, 0.0), axis=-1, keepdims=True)
@@ -95,6 +130,10 @@ def softmax_residual(logits: Float[Any, "rows K"], labels: Int[Any, " rows"]) ->
     """Return ``p - onehot(y)``, the gradient of cross-entropy in the logits.
 
     The entry of the label is minus the sum of the others, hence small and exact when the row is well fitted.
+
+    Example:
+        >>> softmax_residual(np.zeros((1, 4)), np.array([0])).tolist()
+        [[-0.75, 0.25, 0.25, 0.25]]
     """
     xp = logits.__array_namespace__()
     mask = label_mask(labels, logits.shape[-1])
@@ -107,13 +146,22 @@ def softmax_jacobian(p: Float[Any, "*rows K"]) -> Float[Any, "*rows K K"]:
 
     It is symmetric with eigenvalues in `HESSIAN_BOUNDS` (Gershgorin: ``2 p_k (1 - p_k) <= 1/2``) and null
     vector ``1``, so cross-entropy is convex in the logits.
+
+    Example:
+        >>> softmax_jacobian(np.array([0.5, 0.5])).tolist()
+        [[0.25, -0.25], [-0.25, 0.25]]
     """
     xp = p.__array_namespace__()
     return p[..., :, None] * (xp.eye(p.shape[-1], dtype=p.dtype) - p[..., None, :])
 
 
 def hessian_vector_product(p: Float[Any, "*rows K"], v: Float[Any, "*rows K"]) -> Float[Any, "*rows K"]:
-    """Return ``(diag(p) - p p') v`` without forming the matrix."""
+    """Return ``(diag(p) - p p') v`` without forming the matrix.
+
+    Example:
+        >>> hessian_vector_product(np.array([0.5, 0.5]), np.array([1.0, 0.0])).tolist()
+        [0.25, -0.25]
+    """
     xp = p.__array_namespace__()
     return p * (v - xp.sum(p * v, axis=-1, keepdims=True))
 
@@ -125,6 +173,11 @@ def weight_gradient(
 
     ``residual`` holds one row of ``weighting_i (p_i - target_i)`` per feature row. For fixed features the
     loss is convex in W, being a convex function of a linear map.
+
+    Example:
+        >>> residual = softmax_residual(np.zeros((1, 2)), np.array([0]))
+        >>> weight_gradient(residual, np.array([[2.0]]), np.array([[1.0], [0.0]]), decay=0.5).tolist()
+        [[-0.5], [1.0]]
     """
     return residual.mT @ features + decay * weight
 
@@ -135,7 +188,13 @@ def feature_gradient(
     features: Float[Any, "rows d"],
     decay: Any,
 ) -> Float[Any, "rows d"]:
-    """Return ``sum_m (p_mi - target_mi) w_mn + lambda_i x_ni``: the gradient of the loss in the features."""
+    """Return ``sum_m (p_mi - target_mi) w_mn + lambda_i x_ni``: the gradient of the loss in the features.
+
+    Example:
+        >>> residual = softmax_residual(np.zeros((1, 2)), np.array([0]))
+        >>> feature_gradient(residual, np.array([[1.0], [0.0]]), np.array([[2.0]]), decay=0.5).tolist()
+        [[0.5]]
+    """
     return residual @ weight + decay * features
 
 
@@ -153,6 +212,11 @@ def joint_convexity_witness(decay: float = 1e-2, scale: float = 4.0) -> JointCon
 
     Two classes, two coordinates: the second point is the first with its coordinates swapped, so both values
     agree, while at the midpoint both classes have the same feature and the data term rises to ``log 2``.
+
+    Example:
+        >>> found = joint_convexity_witness()
+        >>> found.midpoint > (found.first + found.second) / 2
+        True
     """
     labels = np.arange(2)
     swap = np.eye(2)[::-1]

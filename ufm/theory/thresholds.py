@@ -56,12 +56,22 @@ def collapse_nuclear_weights(problem: Problem) -> Float[np.ndarray, " K"]:
 
 
 def largest_nuclear_weight(problem: Problem) -> float:
-    """Return the ``sqrt(lambda_W lambda_H)`` below which, and only below which, every class lives."""
+    """Return the ``sqrt(lambda_W lambda_H)`` below which, and only below which, every class lives.
+
+    Example:
+        >>> round(largest_nuclear_weight(Problem([100] * 4, 4, 1e-3, 1e-3)), 6)
+        0.021651
+    """
     return float(np.min(collapse_nuclear_weights(problem)))
 
 
 def largest_decay_product(problem: Problem) -> float:
-    """Return the ``lambda_W lambda_H`` below which, and only below which, every class lives."""
+    """Return the ``lambda_W lambda_H`` below which, and only below which, every class lives.
+
+    Example:
+        >>> round(largest_decay_product(Problem([100] * 4, 4, 1e-3, 1e-3)), 9)
+        0.00046875
+    """
     return largest_nuclear_weight(problem) ** 2
 
 
