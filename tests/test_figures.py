@@ -152,8 +152,9 @@ def test_few_colours_make_a_png_smaller_and_no_different_to_see(tmp_path):
     from matplotlib.image import imread
 
     figure = figures.report_figure(verify(solution([30, 10])))
-    for _ in range(2):  # the layout settles while it is drawn
-        figures.save_figure(figure, tmp_path / "all.png")
+    figures.save_figure(figure, tmp_path / "all.png")
+    figure.set_layout_engine("none")  # or it is laid out anew every time, a little differently
+    figures.save_figure(figure, tmp_path / "all.png")
     figures.save_figure(figure, tmp_path / "few.png", colours=256)
     figures.save_figure(figure, tmp_path / "vector.pdf", colours=256)
     assert (tmp_path / "few.png").stat().st_size < 0.7 * (tmp_path / "all.png").stat().st_size

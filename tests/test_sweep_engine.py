@@ -1,7 +1,4 @@
 import math
-import os
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +6,6 @@ import numpy as np
 import pytest
 
 import ufm
-from ufm.metrics import logit_margins
 from ufm.objective import Variables
 from ufm.problem import row_labels
 from ufm.solvers.start import random_start
@@ -263,39 +259,3 @@ def test_batches_hold_members_of_one_shape():
     assert sorted(i for batch in batches for i in batch) == list(range(30))
     assert all(len(batch) <= 2 and len({members[i].shape for i in batch}) == 1 for batch in batches)
     assert batches == plan(members, 2)
-
-
-SHARDED = """
-import sys
-import jax, numpy as np
-import ufm.sweep
-from ufm.sweep.batch import Batch
-spread = set()
-advance = Batch.advance
-def watched(self, steps):
-    spread.add(len(self.points.weight.sharding.device_set))
-    advance(self, steps)
-Batch.advance = watched
-found = ufm.sweep({"counts": "40x2,10x2", "dim": 6}, {"nuclear_weight": np.geomspace(1e-3, 1e-1, 13)})
-assert len(jax.devices()) == 4 and spread == {4}, spread
-np.savez(sys.argv[1], objective=found.objective, margins=found.margins, certified=found.certified)
-"""
-
-
-def test_members_are_spread_over_devices(tmp_path):
-    out = tmp_path / "sharded.npz"
-    environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
-        "JAX_PLATFORMS": "cpu",
-    }
-    subprocess.run([sys.executable, "-c", SHARDED, str(out)], check=True, env=environment)
-    members = members_of(SMALL, {"nuclear_weight": np.geomspace(1e-3, 1e-1, 13)})
-    ends = solve_together(members, 32)
-    with np.load(out) as sharded:
-        assert sharded["certified"].all()
-        np.testing.assert_allclose(
-            sharded["objective"], [end.certificate.objective for end in ends], rtol=1e-12
-        )
-        for end, margins in zip(ends, sharded["margins"], strict=True):
-            logits = end.variables.features @ end.variables.weight.T
-            np.testing.assert_allclose(margins, logit_margins(logits), atol=1e-5)
