@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +15,10 @@ import pytest
 
 import ufm
 import ufm.layout
+from ufm import solvers
 from ufm.layout import choose_layout
 from ufm.objective import build_objective, scaling, to_point, to_variables
+from ufm.solvers import run
 from ufm.solvers.accelerated import Accelerated
 from ufm.solvers.compiled import advance, begin
 from ufm.solvers.start import random_start
@@ -214,3 +217,22 @@ def test_the_command_line_joins_processes_and_only_the_first_one_speaks(tmp_path
     assert json.loads(outputs[0][0])["status"] == "certified"
     assert outputs[1][0] == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_host_gives_up_its_features_before_the_device_makes_its_own(monkeypatch):
+    """What keeps the peak of a whole solve below four times the features."""
+    kept, at_begin = [], []
+
+    def watched_start(*arguments):
+        start = random_start(*arguments)
+        kept.append(weakref.ref(start.features))
+        return start
+
+    def watched_begin(*arguments):
+        at_begin.append([reference() is not None for reference in kept])
+        return begin(*arguments)
+
+    monkeypatch.setattr(solvers, "random_start", watched_start)
+    monkeypatch.setattr(run, "begin", watched_begin)
+    ufm.solve(PROBLEM, level="sample", max_steps=2)
+    assert at_begin == [[False]]

@@ -112,7 +112,7 @@ def solve(
     elif resume:
         raise InputError("resume needs checkpoint, the file to go on from")
     with _precision(precision), progress_bar(progress, limits.tol) as report:
-        run = Run(problem, level, rule, first(), precision, observe, report, devices)
+        run = Run(problem, level, rule, first, precision, observe, report, devices)
         outcome = drive(run, limits, escapes, record_every, checkpoints, resume)
     return Solution(
         problem,

@@ -40,7 +40,7 @@ class Run:
         problem: Problem,
         level: Level,
         rule: StepRule,
-        start: Variables,
+        start: Callable[[], Variables],
         dtype: str,
         observe: Observer | None,
         report: Callable[[Record], None],
@@ -58,17 +58,15 @@ class Run:
         self.started = time.perf_counter()
         self.steps, self.caution, self.retreats, self.calmed = 0, 1.0, 0, 0
         self.event: str | None = None
-        self.restart(start)
+        self.variables = start()
+        self.restart()
         self.look()
 
-    def restart(self, variables: Variables) -> None:
-        """Begin again at a point, momentum forgotten."""
-        self.state = begin(
-            self.rule,
-            self.objective,
-            to_point(variables, self.scales, self.dtype, self.layout),
-            jnp.asarray(self.caution, self.dtype),
-        )
+    def restart(self) -> None:
+        """Begin again at `variables`, momentum forgotten."""
+        point = to_point(self.variables, self.scales, self.dtype, self.layout)
+        del self.variables  # before twice as much is made on the device: features may be large
+        self.state = begin(self.rule, self.objective, point, jnp.asarray(self.caution, self.dtype))
         self.variables = to_variables(self.rule.point(self.state), self.scales)
 
     def look(self) -> None:
@@ -112,14 +110,14 @@ class Run:
         self.retreats += 1
         self.caution *= factor
         self.event = f"{reason}: steps now {self.caution:g} times shorter"
-        self.restart(self.variables)
+        self.restart()
 
     def calm(self) -> bool:
         """Start again from here with steps a quarter as long; False once that has been tried often enough."""
         self.calmed += 1
         self.caution *= 4
         self.event = f"no progress: steps now {self.caution:g} times shorter"
-        self.restart(self.variables)
+        self.restart()
         return self.calmed <= CALMINGS
 
     def try_escape(self, least: float) -> bool:
@@ -127,8 +125,9 @@ class Run:
         move = escape(self.problem, self.level, self.variables)
         if not agreed(move is not None and move.decrease > least):
             return False
-        better = self.variables if move is None else move.variables
+        self.variables = agreed(self.variables if move is None else move.variables)
         self.event = "escape" if move is None else "escape: " + move.sentence
-        self.restart(agreed(better))
+        del move
+        self.restart()
         self.look()
         return True
