@@ -236,7 +236,7 @@ def test_compilations_are_bounded_by_the_sizes():
 
 
 def test_sizes_shrink_to_few_and_divide_among_devices():
-    assert sizes(256, 1) == [4, 16, 64, 256]
+    assert sizes(256, 1) == [16, 64, 256]
     for width in range(1, 70):
         for devices in (1, 2, 4):
             found = sizes(width, devices)

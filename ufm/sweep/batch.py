@@ -24,7 +24,7 @@ from ufm.sweep.pool import Pool
 
 #: Factor between the sizes that a batch passes through as members leave it, and the smallest one per device.
 SHRINK = 4
-SMALLEST = 8
+SMALLEST = 16
 #: Points that a CPU keeps in its cache, in bytes; what a step needs besides is several times as large.
 BLOCK_BYTES = 1 << 18
 

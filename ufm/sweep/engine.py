@@ -203,7 +203,7 @@ def solve_together(
         One result per member, in order.
     """
     solved: dict[int, Solved] = {}
-    half = max(1, width // 2)
+    half = math.ceil(width / 2)
     with _precision(members[0].precision):
         pool = fill_pool(members)
         waiting = deque(_Course(i, member) for i, member in enumerate(members))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -44,6 +45,7 @@ def run_grid(
     members = list(grid.members())
     batches = plan(members, positive_integer("batch_size", batch_size))
     mine = _share(len(batches), process_index, process_count)
+    alike = Counter(member.shape for member in members)
     num_classes = max(member.problem.num_classes for member in members)
     settings = {"matrices": matrices, "batch_size": batch_size}
     store: Memory | Store
@@ -58,7 +60,8 @@ def run_grid(
     with sweep_progress(progress, total, total - left) as bar:
         for batch in todo:
             chosen = [members[i] for i in batches[batch]]
-            solved = solve_together(chosen, width(chosen[0], batch_size), _sharding(), bar.solved)
+            wide = width(chosen[0], min(batch_size, alike[chosen[0].shape]))
+            solved = solve_together(chosen, wide, _sharding(), bar.solved)
             store.write(batch, measure_members(chosen, solved, matrices))
             _report_failures(grid, batches[batch], chosen, solved, bar)
     return store.dataset()
@@ -76,9 +79,9 @@ def plan(members: Sequence[Member], batch_size: int) -> list[list[int]]:
     return batches
 
 
-def width(member: Member, batch_size: int) -> int:
-    """Return how many members of this shape to have on the device at a time."""
-    return min(WIDTH, batch_size, _affordable(member))
+def width(member: Member, most: int) -> int:
+    """Return how many members of this shape to have on the device at a time, of at most so many."""
+    return min(WIDTH, most, _affordable(member))
 
 
 def _affordable(member: Member) -> int:
