@@ -54,6 +54,19 @@ def test_curves_carry_dots_on_predictions():
     np.testing.assert_array_equal(small.get_ydata(), dataset.margins[:, 3])
 
 
+def test_curves_leave_out_what_is_not_computed_yet():
+    ratios = {"counts.ratio": np.geomspace(1, 10, 6).tolist()}
+    half = ufm.sweep(FIXED | {"nuclear_weight": 2e-2}, ratios, batch_size=2, process_count=2)
+    missing = (half.status == "missing").values
+    assert missing.tolist() == [False, False, True, True, False, False]
+    panels = sweep_figure(half).axes
+    for axes in panels:
+        assert axes.get_xscale() == "log"
+        for line in axes.lines:
+            np.testing.assert_array_equal(np.isnan(line.get_ydata()), missing)
+    assert all(tick == int(tick) for tick in panels[3].get_yticks())
+
+
 def test_other_axes_make_figures_of_their_own(tmp_path):
     out = tmp_path / "out"
     ufm.sweep(

@@ -117,11 +117,13 @@ def sweep_figure(dataset: xr.Dataset) -> Figure:
 
 def _curves(panels: list[Axes], dataset: xr.Dataset) -> None:
     """Margins and norms of the largest and the smallest class, and how many classes collapse."""
+    from matplotlib.ticker import MaxNLocator
+
     (dim,) = (str(dim) for dim in dataset.status.dims)
-    dataset = dataset.isel({dim: dataset.status.values != "missing"})
     x = dataset[dim].values
     counts = dataset.class_counts.values
-    ends = {"largest class": np.nanargmax(counts, axis=1), "smallest class": _last_smallest(counts)}
+    largest = np.argmax(np.where(np.isnan(counts), -np.inf, counts), axis=1)
+    ends = {"largest class": largest, "smallest class": _last_smallest(counts)}
     quantities = {
         "margin (nats)": ("margins", "predicted_margins"),
         r"feature norm $|h_k|$": ("norms", "predicted_norms"),
@@ -135,8 +137,10 @@ def _curves(panels: list[Axes], dataset: xr.Dataset) -> None:
         axes.set_ylabel(label)
     panels[0].legend()
     panels[3].plot(x, _known(dataset), color=BLACK, linewidth=0.9, drawstyle="steps-mid", label="predicted")
-    panels[3].plot(x, dataset.num_collapsed, "o", color=GREEN, markersize=3, label="solved")
+    solved = np.where(dataset.status == "missing", np.nan, dataset.num_collapsed)
+    panels[3].plot(x, solved, "o", color=GREEN, markersize=3, label="solved")
     panels[3].set_ylabel("collapsed classes")
+    panels[3].yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     panels[3].legend()
     for axes in panels:
         axes.set_xlabel(LABELS.get(dim, dim))
