@@ -149,7 +149,11 @@ def test_zero_is_not_left_where_it_is_the_optimum(features, level):
 
 
 OPTIMA = [(name, "class") for name in KINDS if "few dimensions" not in name]
-OPTIMA += [(name, "sample") for name in ("some classes collapsed", "unregularised bias", "free features")]
+OPTIMA += [("unregularised bias", "sample")]
+OPTIMA += [
+    pytest.param((name, "sample"), marks=pytest.mark.slow)
+    for name in ("some classes collapsed", "free features")
+]
 
 
 @pytest.mark.parametrize("case", OPTIMA, ids=" ".join)

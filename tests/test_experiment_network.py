@@ -78,6 +78,7 @@ def test_datasets_that_do_not_fit_are_named(tmp_path, dataset):
         network.main(dataset=tmp_path / "other.npz", out=tmp_path, quick=True)
 
 
+@pytest.mark.slow
 def test_quick_separability_holds_every_bound(tmp_path, capsys):
     assert separability.main(quick=True, out=tmp_path) == 0
     printed = capsys.readouterr().out

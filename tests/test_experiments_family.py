@@ -69,7 +69,8 @@ def test_published_curve_of_the_layer_peeled_model(tmp_path, capsys):
 # Hong and Ling
 
 
-@pytest.mark.parametrize("quick", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("quick", [True, False])
 def test_hong_and_ling(tmp_path, capsys, quick):
     code, _, saved = run(hong_ling, tmp_path, capsys, quick=quick, sizes=(20,))
     assert code == 0

@@ -33,7 +33,7 @@ FAMILY = {
     "many dimensions": PROBLEM.replace(dim=16),
 }
 #: Every feature set, a bias or none, and both routes to the bend (`row_pass`).
-EVERYDAY = ("nonnegative", "free bias", "many dimensions")
+EVERYDAY = ("free bias", "many dimensions")
 
 
 def after(problem, layout, steps=24):
@@ -172,6 +172,7 @@ def test_four_devices_take_the_course_of_one(of_one):
     assert_same_course(of_one, four)
 
 
+@pytest.mark.slow  # every day two processes run in `test_readme`
 def test_two_processes_take_the_course_of_one(of_one, tmp_path):
     with socket.socket() as listener:
         listener.bind(("localhost", 0))

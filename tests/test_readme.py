@@ -63,7 +63,14 @@ def test_plain_commands_run(tmp_path, monkeypatch, capsys):
         assert max(map(len, capsys.readouterr().out.splitlines())) <= 80, line
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+#: The longest one, and it has the most parts; the others run with the slow tests.
+EVERYDAY = [script for script in SCRIPTS if script.startswith("srun")]
+
+
+@pytest.mark.parametrize(
+    "script",
+    [pytest.param(script, marks=[] if script in EVERYDAY else pytest.mark.slow) for script in SCRIPTS],
+)
 def test_scripts_run(script, tmp_path):
     """As a shell runs them, in an empty directory; what asks for a port gets a free one, `srun` is simulated."""
     commands = tmp_path / "bin"

@@ -60,7 +60,9 @@ def rmax(a, b):
     [
         SMALL,
         SMALL | {"features": "free", "bias": 0.01},
-        SMALL | {"level": "sample", "counts": "6x2,3x2", "loss": "weighted:0.5"},
+        pytest.param(
+            SMALL | {"level": "sample", "counts": "6x2,3x2", "loss": "weighted:0.5"}, marks=pytest.mark.slow
+        ),
         SMALL | SGD | {"precision": "float32", "tol": 1e-4, "loss": "mse", "bias": 0.0},
     ],
     ids=lambda fixed: "-".join(
