@@ -190,7 +190,7 @@ def test_the_command_line_joins_processes_and_only_the_first_one_speaks(tmp_path
     with socket.socket() as listener:
         listener.bind(("localhost", 0))
         address = f"localhost:{listener.getsockname()[1]}"
-    command = [sys.executable, "-c", "from ufm.cli import main; raise SystemExit(main())", "solve"]
+    command = [sys.executable, "-m", "ufm", "solve"]
     command += ["--counts", "30,20,10", "--dim", "5", "--level", "sample"]
     command += [
         "--json",

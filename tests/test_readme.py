@@ -75,7 +75,7 @@ def test_scripts_run(script, tmp_path):
     """As a shell runs them, in an empty directory; what asks for a port gets a free one, `srun` is simulated."""
     commands = tmp_path / "bin"
     commands.mkdir()
-    cli = f'exec {shlex.quote(sys.executable)} -c "from ufm.cli import main; raise SystemExit(main())" "$@"\n'
+    cli = f'exec {shlex.quote(sys.executable)} -m ufm "$@"\n'
     for name, text in {"ufm": "#!/usr/bin/env bash\n" + cli, "srun": SRUN}.items():
         (commands / name).write_text(text)
         (commands / name).chmod(0o755)

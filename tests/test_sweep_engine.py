@@ -105,10 +105,16 @@ def test_every_member_is_certified_by_the_certificate_itself():
         assert again.objective == pytest.approx(end.certificate.objective, rel=1e-13)
 
 
-def test_escape_moves_work_inside_a_sweep():
-    seeds = {"seed": list(range(32))}
-    stuck = solve_together(members_of(TIGHT | {"escapes": False, "max_steps": 2000}, seeds), 64)
-    free = solve_together(members_of(TIGHT, seeds), 64)
+@pytest.fixture(scope="module")
+def without_escapes():
+    """Members from many starts that may not escape, some of them stuck, and their ends."""
+    members = members_of(TIGHT | {"escapes": False, "max_steps": 2000}, {"seed": list(range(32))})
+    return members, solve_together(members, 64)
+
+
+def test_escape_moves_work_inside_a_sweep(without_escapes):
+    _, stuck = without_escapes
+    free = solve_together(members_of(TIGHT, {"seed": list(range(32))}), 64)
     lost = [end.status is not ufm.Status.CERTIFIED for end in stuck]
     assert sum(lost) >= 2
     assert all(end.status is ufm.Status.CERTIFIED for end in free)
@@ -116,9 +122,8 @@ def test_escape_moves_work_inside_a_sweep():
     assert all(end.escapes == 0 for end in stuck)
 
 
-def test_one_escape_for_many_lowers_every_objective():
-    members = members_of(TIGHT | {"escapes": False, "max_steps": 2000}, {"seed": list(range(16))})
-    ends = solve_together(members, 32)
+def test_one_escape_for_many_lowers_every_objective(without_escapes):
+    members, ends = without_escapes
     stuck = [i for i, end in enumerate(ends) if end.status is not ufm.Status.CERTIFIED]
     chosen = [members[i] for i in stuck]
     points = Variables(

@@ -1,0 +1,69 @@
+"""Choosing the command, and one sentence with an exit code for whatever goes wrong in it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tyro
+
+from ufm.cli.advise import advise_command
+from ufm.cli.figures import figures_command
+from ufm.cli.predict import predict_command
+from ufm.cli.solve import solve_command
+from ufm.cli.sweep import sweep_command
+from ufm.cli.verify import verify_command
+from ufm.validation import CheckpointError, InputError
+
+#: What to install where a package is missing: all that the command needs, not one at a time.
+_EXTRAS = {"xarray": "xarray zarr", "zarr": "xarray zarr"}
+_SMALLER = "try --level class, --precision float32, a smaller --dim, or more devices"
+
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "predict": predict_command,
+    "solve": solve_command,
+    "verify": verify_command,
+    "advise": advise_command,
+    "sweep": sweep_command,
+    "figures": figures_command,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code; bad input is one sentence on stderr, never a traceback."""
+    try:
+        return tyro.extras.subcommand_cli_from_dict(
+            COMMANDS,
+            prog="ufm",
+            description=(
+                "Unconstrained-feature models of neural collapse under class imbalance.\n\n"
+                "Example: ufm solve    (a default problem: solved, certified, verified, drawn)"
+            ),
+            args=argv,
+            config=(tyro.conf.FlagCreatePairsOff,),
+        )
+    except InputError as error:
+        print(f"ufm: {error}", file=sys.stderr)
+        return 2
+    except CheckpointError as error:
+        print(f"ufm: {error}", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as missing:
+        print(
+            f"ufm: this needs {missing.name}: pip install {_EXTRAS.get(missing.name or '', missing.name)}",
+            file=sys.stderr,
+        )
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        print(f"ufm: not enough memory ({str(error).splitlines()[0]}): {_SMALLER}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # the reader, `head` for instance, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("ufm: interrupted", file=sys.stderr)
+        return 130

@@ -1,0 +1,41 @@
+"""``ufm figures``: a stored sweep, drawn."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from tyro.conf import Positional, arg
+
+from ufm.cli.flags import Json
+from ufm.cli.output import emit
+from ufm.waiting import waiting
+
+
+def figures_command(
+    directory: Annotated[Positional[Path], arg(help="what ufm sweep wrote to")],
+    format: Annotated[
+        Literal["png", "pdf", "svg"], arg(help="of the files; pdf and svg are vectors")
+    ] = "png",
+    json: Json = False,
+) -> int:
+    """Draw a sweep, complete or not, into its folder: solved beside predicted.
+
+    Curves along one numeric axis or maps over two; a figure per value of others.
+
+    Example: ufm figures ratios, after ufm sweep ratios.toml --out ratios
+    """
+    from ufm.sweep import draw_figures, open_dataset
+
+    with waiting(f"drawing {directory}", not json and sys.stderr.isatty()):
+        status = open_dataset(directory).status.values
+        paths = [str(path) for path in draw_figures(directory, f".{format}")]
+    computed = int(np.sum(status != "missing"))
+    lines = [
+        f"{computed} of {status.size} members computed",
+        *(f"Figure written to {path}" for path in paths),
+    ]
+    emit({"figures": paths, "members": status.size, "computed": computed}, json, "\n".join(lines))
+    return 0

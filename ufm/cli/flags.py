@@ -1,0 +1,48 @@
+"""Flags that several commands share."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated
+
+from tyro.conf import OmitArgPrefixes, arg
+
+from ufm.loss_forms import LOSS_FORMS, parse_loss
+from ufm.problem import Problem
+from ufm.profiles import parse_counts
+
+LOSS_HELP = "; ".join(f"{name} ({meaning})" for name, (_, meaning, _) in LOSS_FORMS.items())
+COUNTS_HELP = (
+    "class counts: 5000x5,50x5 or a profile: cifar10-lt-100, imagenet-lt, exp:K=10,n_max=5000,ratio=100"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class ProblemFlags:
+    """The problem. The default is CIFAR-10-LT with the three smallest classes past the collapse threshold."""
+
+    counts: Annotated[str, arg(help=COUNTS_HELP)] = "cifar10-lt-100"
+    dim: Annotated[int, arg(help="feature dimension d")] = 64
+    weight_decay: Annotated[float, arg(help="lambda_W, on |W|^2/2")] = 5e-3
+    feature_decay: Annotated[float, arg(help="lambda_H, on the sum over samples of |h|^2/2")] = 2e-4
+    loss: Annotated[str, arg(help=LOSS_HELP)] = "ce"
+    features: Annotated[str, arg(help="nonnegative (after a ReLU) or free")] = "nonnegative"
+    bias: Annotated[float | None, arg(help="decay of a bias; 0 = unregularised; None = no bias")] = None
+
+    def problem(self) -> Problem:
+        """Return the validated problem."""
+        counts = parse_counts(self.counts)
+        loss = parse_loss(self.loss, counts)
+        return Problem(
+            counts,
+            self.dim,
+            self.weight_decay,
+            self.feature_decay,
+            loss,
+            self.features,
+            self.bias,
+        )
+
+
+Flags = OmitArgPrefixes[ProblemFlags]
+Json = Annotated[bool, arg(help="print one JSON object and nothing else")]

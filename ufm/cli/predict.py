@@ -1,0 +1,45 @@
+"""``ufm predict``: the closed form."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ufm.cli.flags import Flags, Json, ProblemFlags
+from ufm.cli.output import emit, problem_dict, wrapped
+from ufm.tables import class_table, describe
+from ufm.theory import ClosedFormError, Prediction, predict
+
+
+def predict_command(problem: Flags = ProblemFlags(), json: Json = False) -> int:
+    """Print the closed form of the global optimum, without solving anything.
+
+    Example: ufm predict --counts 5000x5,50x5 --weight-decay 5e-4
+    """
+    given = problem.problem()
+    try:
+        prediction = predict(given)
+    except ClosedFormError as reason:
+        emit({"closed_form": None, "reason": str(reason)}, json, f"No closed form: {reason}")
+        return 1
+    emit(problem_dict(given) | prediction.to_dict(), json, _prediction_text(prediction))
+    return 0
+
+
+def _prediction_text(prediction: Prediction) -> str:
+    columns = {
+        "|h|": prediction.norms,
+        "|w|": prediction.weight_norms,
+        "margin": prediction.margins,
+        "": np.where(prediction.collapsed, "collapsed", ""),
+    }
+    return "\n".join(
+        [
+            describe(prediction.problem),
+            "",
+            class_table(prediction.problem.counts, columns),
+            "",
+            f"{prediction.num_collapsed} of {prediction.problem.num_classes} classes collapse.",
+            f"Optimal value P* = {prediction.objective:.12g}",
+            wrapped(f"Closed form: {prediction.theorem}"),
+        ]
+    )

@@ -1,0 +1,44 @@
+"""``ufm sweep``: a grid of problems from a file."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from ufm.cli.flags import Json
+from ufm.cli.output import emit
+
+
+def sweep_command(
+    config: Annotated[Positional[Path], arg(help="the TOML file")],
+    out: Annotated[Path, arg(help="folder for the results")],
+    resume: Annotated[bool, arg(help="go on with the sweep in that folder")] = False,
+    process_index: Annotated[int, arg(help="which of --process-count processes this is")] = 0,
+    process_count: Annotated[int, arg(help="processes that share the sweep and the folder")] = 1,
+    json: Json = False,
+) -> int:
+    """Solve a grid of problems from a TOML file; killed at any moment, it resumes.
+
+    Example: ufm sweep ratios.toml --out ratios, where ratios.toml holds
+
+    problem = { counts = "exp:K=10,n_max=5000", dim = 16 }
+
+    axes = { "counts.ratio" = [1, 10, 100], nuclear_weight = [1e-3, 2e-3] }
+    """
+    from ufm.sweep import run_config, summary
+
+    found = run_config(
+        config,
+        out,
+        resume=resume,
+        process_index=process_index,
+        process_count=process_count,
+        progress=not json and sys.stderr.isatty(),
+    )
+    certified = int(found.certified.sum())
+    outcome = {"out": str(out), "members": int(found.certified.size), "certified": certified}
+    emit(outcome, json, f"{summary(found)}\nResults in {out}")
+    return 0 if certified == found.certified.size else 1

@@ -1,0 +1,64 @@
+"""``ufm verify``: the last layer of any network against the theory."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from ufm.cli.flags import LOSS_HELP, Json
+from ufm.cli.output import emit
+from ufm.files import check_output, counts_of, read_layer, write_output
+from ufm.loss_forms import parse_loss
+from ufm.problem import Problem
+from ufm.profiles import parse_counts
+from ufm.validation import InputError
+from ufm.waiting import waiting
+
+
+def verify_command(
+    file: Positional[Path],
+    counts: Annotated[str | None, arg(help="class counts; default: as in the labels")] = None,
+    weight_decay: Annotated[float | None, arg(help="lambda_W; default: estimated from the margins")] = None,
+    feature_decay: Annotated[float | None, arg(help="lambda_H; default: estimated from the margins")] = None,
+    loss: Annotated[str, arg(help=LOSS_HELP)] = "ce",
+    features: Annotated[str, arg(help="nonnegative (after a ReLU) or free")] = "nonnegative",
+    bias: Annotated[float | None, arg(help="decay of the bias in the file; 0 = unregularised")] = None,
+    tol: Annotated[float | None, arg(help="relative duality gap that the point claims")] = None,
+    tolerance: Annotated[
+        float | None,
+        arg(help="judge by this number; default: by the gap if that certifies an optimum, else 0.1"),
+    ] = None,
+    figure: Annotated[Path | None, arg(help="PNG, PDF or SVG; None for no figure")] = None,
+    json: Json = False,
+) -> int:
+    """Check the last layer of any network: an npz of features, labels, weight[, bias].
+
+    Without the two decays they are estimated, and only what has no scale is a test.
+
+    Example: ufm solve --save layer.npz && ufm verify layer.npz
+    """
+    from ufm.figures import SUFFIXES
+    from ufm.verify import verify
+
+    check_output("figure", figure, SUFFIXES)
+    show = not json and sys.stderr.isatty()
+    with waiting(f"reading {file}", show):
+        arrays = read_layer(file)
+    if (weight_decay is None) != (feature_decay is None):
+        raise InputError(
+            "weight_decay and feature_decay must be given together, or both left out to be estimated"
+        )
+    problem = None
+    if weight_decay is not None and feature_decay is not None:
+        sizes = parse_counts(counts) if counts else counts_of(arrays["labels"], len(arrays["weight"]))
+        dim = arrays["weight"].shape[1] if arrays["weight"].ndim == 2 else 1
+        problem = Problem(sizes, dim, weight_decay, feature_decay, parse_loss(loss, sizes), features, bias)
+    with waiting(f"verifying {len(arrays['features']):,} rows", show):
+        report = verify(**arrays, problem=problem, tol=tol, tolerance=tolerance)
+        if figure is not None:
+            write_output(figure, report.plot)
+    emit(report.to_dict(), json, report.table())
+    return 0 if report.passed else 1
