@@ -36,6 +36,7 @@ from roofline import roofline, step_seconds
 
 import ufm
 from ufm.figures import save_figure
+from ufm.layout import use_all_cores
 from ufm.problem import Level
 from ufm.profiles import parse_counts
 from ufm.tables import plain_table
@@ -253,6 +254,7 @@ def main(
         figure_path: where to save the figure of the full suite; those of the others go beside ``out``.
     """
     chosen = SUITES[suite]
+    use_all_cores(30_000, 512)
     if suite != "full":
         out = out.with_stem(f"{out.stem}-{suite}")
         figure_path = out.with_suffix(".png")

@@ -172,6 +172,32 @@ def test_four_devices_take_the_course_of_one(of_one):
     assert_same_course(of_one, four)
 
 
+CORES = """
+import json, sys
+from ufm.layout import use_all_cores
+print(json.dumps([use_all_cores(*map(int, sys.argv[1:])), use_all_cores(10**6, 512)]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("size", "environment", "expected"),
+    [
+        ((10**6, 512), {}, None),
+        ((100, 10), {}, 1),
+        ((10**6, 512), {"JAX_NUM_CPU_DEVICES": "3"}, 3),
+        ((10**6, 512), {"XLA_FLAGS": "--xla_force_host_platform_device_count=3"}, 3),
+    ],
+)
+def test_every_core_becomes_a_device_where_that_pays_and_nobody_chose(size, environment, expected):
+    inherited = {k: v for k, v in os.environ.items() if k not in ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS")}
+    command = [sys.executable, "-W", "error", "-c", CORES, *map(str, size)]
+    found = subprocess.run(
+        command, env=inherited | {"JAX_PLATFORMS": "cpu"} | environment, capture_output=True, check=True
+    )
+    expected = len(os.sched_getaffinity(0)) if expected is None else expected
+    assert json.loads(found.stdout) == [expected, expected]  # the second call comes too late
+
+
 @pytest.mark.slow  # every day two processes run in `test_readme`
 def test_two_processes_take_the_course_of_one(of_one, tmp_path):
     with socket.socket() as listener:

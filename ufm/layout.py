@@ -7,11 +7,14 @@ large pieces, in sixteenths. The classifier is on every device.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
+import os
 from collections.abc import Sequence
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 #: Name of the mesh axis that rows are spread over.
@@ -50,6 +53,32 @@ class Layout:
     def replicated(self) -> NamedSharding:
         """Sharding of everything else: the same on every device."""
         return NamedSharding(self.mesh, PartitionSpec())
+
+
+def use_all_cores(rows: int, dim: int) -> int:
+    """Make every core of this machine a device of JAX, so that sample-level solves and sweeps keep all of them busy.
+
+    XLA gives a product to all cores, but all else in a block of rows to one. Has no effect on accelerators, nor where
+    the environment (``JAX_NUM_CPU_DEVICES``, ``XLA_FLAGS``) says how many there are, nor after JAX has been used.
+
+    Args:
+        rows: number of feature rows.
+        dim: feature dimension d. No device gets less than one block that fills a cache.
+
+    Returns:
+        The number of devices.
+
+    Example:
+        >>> use_all_cores(rows=100, dim=4) == len(jax.devices())
+        True
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    useful = max(1, min(cores, rows * dim * np.dtype(np.float64).itemsize // CACHED_BYTES))
+    chosen = "JAX_NUM_CPU_DEVICES" in os.environ or "device_count" in os.environ.get("XLA_FLAGS", "")
+    if not chosen:
+        with contextlib.suppress(RuntimeError):  # JAX has been used
+            jax.config.update("jax_num_cpu_devices", useful)
+    return len(jax.devices())
 
 
 def choose_layout(rows: int, dim: int, itemsize: int, devices: Sequence[jax.Device] | None = None) -> Layout:

@@ -45,10 +45,13 @@ def solve_command(
     check_output("figure", figure, SUFFIXES)
     check_output("save", save)
     first = processes.join()
+    from ufm.layout import use_all_cores
     from ufm.observer import collapse_observer
     from ufm.solvers import solve
     from ufm.verify import verify
 
+    if level == "sample" and not processes.distributed:
+        use_all_cores(given.num_samples, given.dim)
     show = first and not json and sys.stderr.isatty()
     solution = solve(
         given,
