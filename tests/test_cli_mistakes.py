@@ -64,6 +64,7 @@ MISTAKES = {
     "no sweep": ("sweep missing.toml --out out", "No such file"),
     "misspelt field": ("sweep misspelt.toml --out out", "did you mean nuclear_weight?"),
     "folder of something else": ("sweep ratios.toml --out taken", "taken"),
+    "counts without decays": ("verify missing.npz --counts 5,3", "need weight_decay and feature_decay"),
     "no folder to draw": ("figures out", "`ufm sweep CONFIG.toml --out FOLDER` wrote"),
     "folder without a sweep": ("figures taken", "holds no sweep"),
 }

@@ -38,12 +38,18 @@ def verify_command(
 
     Without the two decays they are estimated, and only what has no scale is a test.
 
-    Example: ufm solve --save layer.npz && ufm verify layer.npz
+    Example: ufm verify layer.npz, after
+
+    ufm solve --level sample --counts 90,60,30 --save layer.npz
     """
     from ufm.figures import SUFFIXES
     from ufm.verify import verify
 
     check_output("figure", figure, SUFFIXES)
+    if counts is not None and weight_decay is None:
+        raise InputError(
+            "counts need weight_decay and feature_decay; without these they are those of the labels"
+        )
     show = not json and sys.stderr.isatty()
     with waiting(f"reading {file}", show):
         arrays = read_layer(file)
