@@ -12,7 +12,8 @@ from jaxtyping import install_import_hook
 
 FOLDER = "JAX_COMPILATION_CACHE_DIR"
 OURS = FOLDER not in os.environ
-os.environ.setdefault(FOLDER, tempfile.mkdtemp(prefix="ufm-compiled-") if OURS else "")
+if OURS:
+    os.environ[FOLDER] = tempfile.mkdtemp(prefix="ufm-compiled-")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 install_import_hook("ufm", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
