@@ -74,7 +74,7 @@ def test_a_race_gives_peers_a_multiple_of_our_time(monkeypatch):
     assert max(map(len, table.splitlines())) <= 80
 
 
-@pytest.mark.parametrize("precision", ["float32", "float64"])
+@pytest.mark.parametrize("precision", ["float32", pytest.param("float64", marks=pytest.mark.slow)])
 def test_the_roofline_counts_bytes_and_operations(precision, monkeypatch):
     monkeypatch.setattr(roofline, "COPIED", 2**20)
     monkeypatch.setattr(roofline, "MULTIPLIED", 2**20)
