@@ -6,10 +6,12 @@ from float64 arithmetic on the host, which may differ in the last digit from mac
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
+from jaxtyping import UInt8
 
 from ufm.validation import InputError
 
@@ -42,10 +44,20 @@ def agreed(answer: Answer) -> Answer:
     if jax.process_count() == 1:
         return answer
     return jax.tree.map(
-        lambda mine, shared: type(mine)(shared) if isinstance(mine, bool | int | float) else shared,
-        answer,
-        multihost_utils.broadcast_one_to_all(answer),
+        _from_bytes, multihost_utils.broadcast_one_to_all(jax.tree.map(_bytes, answer)), answer
     )
+
+
+def _bytes(part: Any) -> UInt8[np.ndarray, " bytes"]:
+    """Return a part as bytes: as a number it would be rounded to float32 wherever JAX is not allowed float64."""
+    return np.frombuffer(np.asarray(part).tobytes(), np.uint8)
+
+
+def _from_bytes(shared: UInt8[np.ndarray, " bytes"], mine: Any) -> Any:
+    """Return the part of the kind of ``mine`` whose bytes are ``shared``."""
+    kind = np.asarray(mine)
+    part = np.asarray(shared).view(kind.dtype).reshape(kind.shape)
+    return type(mine)(part) if isinstance(mine, bool | int | float) else part
 
 
 def is_first_process() -> bool:
