@@ -296,6 +296,8 @@ def test_progress_and_observers_see_every_record():
         ({"tol": 0.0}, "tol must be a finite number above 0, got 0.0"),
         ({"tol": float("nan")}, "tol must be a finite number above 0, got nan"),
         ({"max_steps": 0}, "max_steps must be an integer of at least 1, got 0"),
+        ({"seed": -1}, "seed must be an integer of at least 0, got -1"),
+        ({"seed": None}, "seed must be an integer of at least 0, got None"),
         ({"precision": "float16"}, "precision must be one of float64, float32; got 'float16'"),
         ({"start": (np.zeros((2, 2)), np.zeros((10, 16)))}, "start weight must have shape"),
         ({"start": (np.full((10, 16), np.nan), np.zeros((10, 16)))}, "start weight must be finite"),

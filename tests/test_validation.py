@@ -12,6 +12,7 @@ from ufm.validation import (
     class_counts,
     finite_vector,
     nonnegative_float,
+    nonnegative_integer,
     one_of,
     positive_float,
     positive_integer,
@@ -51,6 +52,9 @@ def test_results_share_no_memory_with_the_input():
 
 def test_limits():
     assert positive_integer("n", 1) == 1
+    assert nonnegative_integer("n", 0) == 0
+    with pytest.raises(InputError, match="n must be an integer of at least 0, got -1"):
+        nonnegative_integer("n", -1)
     assert positive_float("x", math.ulp(0.0)) == math.ulp(0.0)
     assert class_counts([2**53 - 2, 1]).sum() == 2**53 - 1
     with pytest.raises(InputError, match=r"2\^53"):
@@ -67,13 +71,14 @@ def test_limits():
     "check",
     [
         lambda value: positive_integer("counts", value),
+        lambda value: nonnegative_integer("counts", value),
         lambda value: positive_float("counts", value),
         lambda value: nonnegative_float("counts", value),
         lambda value: finite_vector("counts", value),
         lambda value: one_of("counts", value, ("a", "b")),
         class_counts,
     ],
-    ids=["integer", "positive", "nonnegative", "vector", "one_of", "counts"],
+    ids=["integer", "nonnegative_integer", "positive", "nonnegative", "vector", "one_of", "counts"],
 )
 def test_anything_passes_or_raises_input_error(check, value):
     try:

@@ -32,14 +32,23 @@ class CheckpointError(OSError):
 
 def positive_integer(name: str, value: Any) -> int:
     """Return ``value`` as an int of at least 1, or raise `InputError`."""
+    return _integer(name, value, 1)
+
+
+def nonnegative_integer(name: str, value: Any) -> int:
+    """Return ``value`` as an int of at least 0, or raise `InputError`."""
+    return _integer(name, value, 0)
+
+
+def _integer(name: str, value: Any, least: int) -> int:
     if isinstance(value, bool | np.bool_):
-        raise InputError(f"{name} must be an integer of at least 1, got {value!r}")
+        raise InputError(f"{name} must be an integer of at least {least}, got {value!r}")
     try:
         number = operator.index(value)
     except TypeError:
-        raise InputError(f"{name} must be an integer of at least 1, got {value!r}") from None
-    if number < 1:
-        raise InputError(f"{name} must be an integer of at least 1, got {number}")
+        raise InputError(f"{name} must be an integer of at least {least}, got {value!r}") from None
+    if number < least:
+        raise InputError(f"{name} must be an integer of at least {least}, got {number}")
     return number
 
 

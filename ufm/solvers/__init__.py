@@ -23,7 +23,7 @@ from ufm.solvers.progress import progress_bar
 from ufm.solvers.rule import StepRule
 from ufm.solvers.run import Observer, Record, Run
 from ufm.solvers.start import random_start
-from ufm.validation import InputError, one_of, positive_float, positive_integer
+from ufm.validation import InputError, nonnegative_integer, one_of, positive_float, positive_integer
 
 Precision = Literal["float64", "float32"]
 #: Default bound on the relative residual, and the residual that rounding leaves, for each precision.
@@ -99,6 +99,7 @@ def solve(
         stationary=stationary,
         max_steps=positive_integer("max_steps", max_steps),
     )
+    seed = nonnegative_integer("seed", seed)
     if record_every is not None:
         record_every = positive_integer("record_every", record_every)
     first = functools.partial(random_start, problem, level, seed)

@@ -21,7 +21,14 @@ from ufm.solvers.accelerated import Accelerated
 from ufm.solvers.judge import Limits
 from ufm.solvers.projected_gradient import ProjectedGradient
 from ufm.solvers.rule import StepRule
-from ufm.validation import InputError, class_counts, one_of, positive_float, positive_integer
+from ufm.validation import (
+    InputError,
+    class_counts,
+    nonnegative_integer,
+    one_of,
+    positive_float,
+    positive_integer,
+)
 
 #: What a problem is made of. ``nuclear_weight`` (with ``decay_ratio`` = lambda_W / lambda_H, 1 if left out)
 #: stands for both decays. ``counts`` may be completed by ``counts.ratio`` and the like, ``loss`` by
@@ -216,9 +223,7 @@ def _limits(fields: Mapping[str, Any]) -> Limits:
     step_rule(fields["solver"], positive_float("learning_rate", fields["learning_rate"]))
     if not isinstance(fields["escapes"], bool):
         raise InputError(f"escapes must be true or false, got {fields['escapes']!r}")
-    seed = fields["seed"]
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-        raise InputError(f"seed must be an integer of at least 0, got {seed!r}")
+    nonnegative_integer("seed", fields["seed"])
     residual, stationary = RESIDUALS[fields["precision"]]
     asked = fields["residual_tol"]
     return Limits(
