@@ -19,7 +19,8 @@ def predict_command(problem: Flags = ProblemFlags(), json: Json = False) -> int:
     try:
         prediction = predict(given)
     except ClosedFormError as reason:
-        emit({"closed_form": None, "reason": str(reason)}, json, f"No closed form: {reason}")
+        sentence = str(reason)
+        emit({"closed_form": None, "reason": sentence}, json, wrapped(sentence[0].upper() + sentence[1:]))
         return 1
     emit(problem_dict(given) | prediction.to_dict(), json, _prediction_text(prediction))
     return 0
