@@ -41,6 +41,7 @@ MISTAKES = {
     "negative decay": ("solve --weight-decay -1", "above 0"),
     "no dimension": ("solve --dim 0", "at least 1"),
     "unknown loss": ("solve --loss hinge", "must be one of ce, smoothing"),
+    "loss with an equals sign": ("predict --loss smoothing=0.1", "as in smoothing:0.1"),
     "loss without its number": ("solve --loss smoothing:", "needs a number after the colon"),
     "unknown step rule": ("solve --solver newton", "must be one of accelerated"),
     "unknown picture format": ("solve --figure out.jpg", "must end in .png, .pdf, .svg"),
@@ -65,6 +66,8 @@ MISTAKES = {
     "misspelt field": ("sweep misspelt.toml --out out", "did you mean nuclear_weight?"),
     "folder of something else": ("sweep ratios.toml --out taken", "taken"),
     "counts without decays": ("verify missing.npz --counts 5,3", "need weight_decay and feature_decay"),
+    "loss without decays": ("verify layer.npz --loss mse", "need weight_decay and feature_decay"),
+    "features without decays": ("verify layer.npz --features free", "need weight_decay and feature_decay"),
     "no folder to draw": ("figures out", "`ufm sweep CONFIG.toml --out FOLDER` wrote"),
     "folder without a sweep": ("figures taken", "holds no sweep"),
 }

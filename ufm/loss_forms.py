@@ -35,7 +35,7 @@ LOSS_FORMS: dict[str, tuple[float | None, str, Callable[[np.ndarray, float], Los
     ),
     "cdt": (0.1, "logits times (n_k/n_max)^g", lambda n, g: VectorScaling((n / n.max()) ** g)),
     "mse": (None, "squared error", lambda n, _: MSE()),
-    "focal": (2.0, "focal loss with gamma (not convex: no certificate)", lambda n, g: Focal(g)),
+    "focal": (2.0, "focal loss with gamma; not convex: no certificate", lambda n, g: Focal(g)),
 }
 
 
@@ -55,7 +55,9 @@ def parse_loss(text: str, counts: Int[np.ndarray, " K"]) -> Loss:
     """
     name, colon, parameter = text.strip().lower().partition(":")
     if name not in LOSS_FORMS:
-        raise InputError(f"loss must be one of {', '.join(LOSS_FORMS)}, got {text!r}")
+        raise InputError(
+            f"loss must be one of {', '.join(LOSS_FORMS)}, some with a number as in smoothing:0.1; got {text!r}"
+        )
     default, _, build = LOSS_FORMS[name]
     if colon and default is None:
         raise InputError(f"loss {name} takes no parameter, got {text!r}")

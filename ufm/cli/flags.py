@@ -11,7 +11,10 @@ from ufm.loss_forms import LOSS_FORMS, parse_loss
 from ufm.problem import Problem
 from ufm.profiles import parse_counts
 
-LOSS_HELP = "; ".join(f"{name} ({meaning})" for name, (_, meaning, _) in LOSS_FORMS.items())
+LOSS_HELP = "a name, or name:number for e, g, t other than these: " + "; ".join(
+    f"{name if default is None else f'{name}:{default:g}'} ({meaning})"
+    for name, (default, meaning, _) in LOSS_FORMS.items()
+)
 COUNTS_HELP = (
     "class counts: 5000x5,50x5 or a profile: cifar10-lt-100, imagenet-lt, exp:K=10,n_max=5000,ratio=100"
 )

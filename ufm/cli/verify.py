@@ -57,6 +57,11 @@ def verify_command(
         raise InputError(
             "weight_decay and feature_decay must be given together, or both left out to be estimated"
         )
+    if weight_decay is None and (loss, features, bias) != ("ce", "nonnegative", None):
+        raise InputError(
+            "loss, features and bias need weight_decay and feature_decay: decays are estimated for "
+            "cross-entropy and nonnegative features"
+        )
     problem = None
     if weight_decay is not None and feature_decay is not None:
         sizes = parse_counts(counts) if counts else counts_of(arrays["labels"], len(arrays["weight"]))
