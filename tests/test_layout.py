@@ -67,6 +67,10 @@ def test_padding_is_even_and_bounded():
         assert rows <= layout.rows < rows + layout.blocks * layout.mesh.size
 
 
+def test_rows_larger_than_a_cache_are_not_padded():
+    assert choose_layout(100, 10**6, 8, jax.devices()[:1]).rows == 100
+
+
 IN_PLACE = textwrap.dedent(
     """
     import json

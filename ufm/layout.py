@@ -93,7 +93,7 @@ def choose_layout(rows: int, dim: int, itemsize: int, devices: Sequence[jax.Devi
     chosen = jax.devices() if devices is None else list(devices)
     share = math.ceil(rows / len(chosen))
     if chosen[0].platform == "cpu":
-        blocks = math.ceil(share * dim * itemsize / CACHED_BYTES)
+        blocks = min(math.ceil(share * dim * itemsize / CACHED_BYTES), share)
     else:
         blocks = min(ACCELERATOR_BLOCKS, share)
     mesh = jax.make_mesh((len(chosen),), (SAMPLES,), devices=chosen, axis_types=(AxisType.Auto,))
