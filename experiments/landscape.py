@@ -238,7 +238,7 @@ def _feature_panels(parent: Any, panels: Any) -> None:
     )
     for axes, solution, title in zip(panels, (stuck, free), titles, strict=True):
         balanced = solution.features * np.sqrt(problem.counts)[:, None]
-        order = np.argsort(-np.argmax(balanced, axis=0)[::1], kind="stable")[::-1]
+        order = np.argsort(-np.argmax(balanced, axis=0), kind="stable")[::-1]
         shown = axes.imshow(balanced[:, order] / balanced.max(), cmap="cividis", vmin=0, vmax=1)
         axes.set_title(title, loc="left")
         axes.set_xlabel("coordinate")
