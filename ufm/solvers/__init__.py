@@ -16,7 +16,8 @@ from ufm.objective import Variables
 from ufm.problem import LEVELS, Level, Problem, row_labels
 from ufm.solution import Solution
 from ufm.solvers.accelerated import Accelerated
-from ufm.solvers.checkpoint import Checkpoints, run_key
+from ufm.solvers.checkpoint import Checkpoints
+from ufm.solvers.fingerprint import run_key
 from ufm.solvers.judge import Limits
 from ufm.solvers.loop import drive
 from ufm.solvers.progress import progress_bar
