@@ -124,7 +124,20 @@ def test_experiments_understand_their_commands(command, tmp_path, monkeypatch, c
 
 
 #: Have tests of their own that run their quick variant.
-TESTED = {f"experiments/{name}.py" for name in ("geometries", "hong_ling", "layer_peeled", "network")}
+TESTED = {
+    f"experiments/{name}.py"
+    for name in (
+        "dynamics",
+        "geometries",
+        "geometry",
+        "hong_ling",
+        "layer_peeled",
+        "long_tail",
+        "network",
+        "phase_diagram",
+        "threshold",
+    )
+}
 
 
 @pytest.mark.slow
