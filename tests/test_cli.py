@@ -70,6 +70,19 @@ def test_solve_certifies_verifies_and_draws(capsys, tmp_path, monkeypatch):
         assert json.loads(str(arrays["run"]))["status"] == "certified"
 
 
+def test_a_solution_is_printed_and_saved_where_its_figure_cannot_be_written(capsys, tmp_path, monkeypatch):
+    """The folder was there when the work began."""
+    monkeypatch.setattr("ufm.cli.solve.check_output", lambda *_: None)
+    lost, archive = tmp_path / "gone" / "figure.png", tmp_path / "solution.npz"
+    code, out, err = run(capsys, "solve", *SMALL, "--figure", str(lost), "--save", str(archive))
+    assert code == 2
+    assert "figure.png could not be written" in err
+    assert "Status: certified" in out
+    assert "Solution written to" in out
+    assert "Figure written to" not in out
+    assert archive.exists()
+
+
 def test_solve_json_round_trips_the_numbers(capsys):
     code, out, err = run(capsys, "solve", *SMALL, "--json", "--figure", "None", "--level", "sample")
     parsed = json.loads(out)

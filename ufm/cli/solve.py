@@ -14,7 +14,11 @@ from ufm.cli.output import emit, problem_dict, wrapped
 from ufm.cli.processes import ProcessFlags
 from ufm.files import check_output, write_output
 from ufm.tables import class_table, describe
+from ufm.validation import InputError, one_of, positive_float
 from ufm.waiting import waiting
+
+#: Where to write something, if anywhere, and what writes it.
+Output = tuple[Path | None, Callable[[Path], Any]]
 
 
 def solve_command(
@@ -68,18 +72,30 @@ def solve_command(
     )
     with waiting("verifying, writing", show):
         report = verify(solution)
-        if first and save is not None:
-            write_output(save, solution.save)
-        if first and figure is not None:
-            write_output(figure, report.plot)
-    if not first:
-        return 0 if solution.certified and report.passed else 1
-    outcome = problem_dict(given) | solution.to_dict() | {"report": report.to_dict()}
-    emit(outcome, json, _solution_text(solution, report, figure, save))
+        outputs: dict[str, Output] = {"Solution": (save, solution.save), "Figure": (figure, report.plot)}
+        written, failure = _written(outputs) if first else ([], None)
+    if first:
+        outcome = problem_dict(given) | solution.to_dict() | {"report": report.to_dict()}
+        emit(outcome, json, "\n".join([_solution_text(solution, report), *written]))
+    if failure is not None:  # said last: what took long to find is printed all the same
+        raise failure
     return 0 if solution.certified and report.passed else 1
 
 
-def _solution_text(solution: Any, report: Any, figure: Path | None, save: Path | None) -> str:
+def _written(outputs: dict[str, Output]) -> tuple[list[str], InputError | None]:
+    """Write the files that are asked for; return a line for each, and why one could not be written."""
+    lines, failure = [], None
+    for name, (path, write) in outputs.items():
+        if path is not None:
+            try:
+                write_output(path, write)
+                lines.append(f"{name} written to {path}")
+            except InputError as error:
+                failure = error
+    return lines, failure
+
+
+def _solution_text(solution: Any, report: Any) -> str:
     certificate, measured, prediction = solution.certificate, report.measured, report.prediction
     columns = {"|h|": measured.norms, "|w|": measured.weight_norms, "margin": measured.margins}
     if prediction is not None:
@@ -100,8 +116,6 @@ def _solution_text(solution: Any, report: Any, figure: Path | None, save: Path |
         "",
         report.table(),
     ]
-    lines += [f"Figure written to {figure}"] if figure else []
-    lines += [f"Solution written to {save}"] if save else []
     return "\n".join(lines)
 
 
@@ -111,7 +125,6 @@ def _rule(name: str, learning_rate: float) -> Any:
 
     from ufm.solvers.accelerated import Accelerated
     from ufm.solvers.projected_gradient import ProjectedGradient
-    from ufm.validation import one_of, positive_float
 
     rate = positive_float("learning_rate", learning_rate)
     rules: dict[str, Callable[[], Any]] = {
