@@ -142,11 +142,13 @@ def test_a_sweep_is_not_overwritten_or_mixed(expected, tmp_path):
     xr.testing.assert_identical(open_dataset(out).load(), expected)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("mine")
+    (tmp_path / "other" / "lock").write_text("mine too")
     with pytest.raises(ufm.InputError, match="must be empty or hold a sweep"):
         ufm.sweep(FIXED, AXES, out=tmp_path / "other", **BATCHES)
     assert (tmp_path / "other" / "thesis.txt").read_text() == "mine"
     with pytest.raises(ufm.InputError, match="holds no sweep"):
         open_dataset(tmp_path / "other")
+    assert (tmp_path / "other" / "lock").read_text() == "mine too"
 
 
 @pytest.fixture(scope="module")

@@ -198,7 +198,7 @@ class Store:
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:
         """Keep other processes of the same sweep out; the lock dies with the process."""
-        with (self.folder / "lock").open("w") as stream:
+        with (self.folder / "lock").open("a") as stream:
             try:
                 import fcntl
             except ImportError:  # elsewhere only one process may write
