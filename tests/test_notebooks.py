@@ -33,7 +33,7 @@ def test_there_are_seven():
 
 
 #: Run every day; the others, in a minute on two cores, with the slow tests.
-EVERYDAY = ("01_quickstart",)
+EVERYDAY = ("01_quickstart", "02_theory_vs_solver")
 
 
 @pytest.mark.parametrize(
