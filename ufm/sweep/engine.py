@@ -1,7 +1,9 @@
-"""Solve many problems of equal shape at once: the same steps, the same judgement, the same certificate as one.
+"""Solve many problems of equal shape at once: the same steps and the same certificate as one.
 
 Between chunks the device gives a cheap `Glance` at every member. It decides only when to look closer; whether a
 member is certified, escapes or gives up is judged on its own certificate, in float64 NumPy, as in a single solve.
+What a glance does not show is left out: a member that creeps (`Judge.creeps`), as slow step rules do near a stuck
+point, is not tried for an escape, and one that stalls is not given shorter steps.
 """
 
 from __future__ import annotations
