@@ -90,7 +90,7 @@ def _only(*names: str) -> dict[str, ufm.Problem]:
 
 SUITES = {
     "quick": Suite(_only("100..500, d=64"), (1, 4), _only("100..500, d=512"), scaling=False),
-    "full": Suite(WORKLOADS, (3, 120), _only("N=30,000, d=512"), scaling=True),
+    "full": Suite(WORKLOADS, (3, 60), _only("N=30,000, d=512"), scaling=True),
     "accelerator": Suite({}, (0, 0), ACCELERATOR, scaling=False),
 }
 

@@ -47,20 +47,29 @@ def best_lower_bound(
         gram: ``lambda_H sqrt(n_k n_l) <h_k, h_l>`` of the class means of that point. It only suggests which
             constraints are active; the bound is valid whatever it is.
     """
-    polar = polar_bound(dual_scales(problem)[:, None] * raw, problem.features)
+    shared = gram if problem.loss.shares_directions or problem.bias is not None else None
+    polar = polar_bound(dual_scales(problem)[:, None] * raw, problem.features, shared)
     if not math.isfinite(polar):
         return -math.inf, math.nan
-    bounds = [feasible_value(problem, candidate) for candidate in _candidates(problem, raw, gram)]
+    bounds = [feasible_value(problem, candidate, shared) for candidate in _candidates(problem, raw, gram)]
     return max(bound for bound in (-math.inf, *bounds) if not math.isnan(bound)), polar
 
 
-def feasible_value(problem: Problem, dual: Float[np.ndarray, "K K"]) -> float:
-    """Scale a candidate into the feasible set and return its value; minus infinity where that fails."""
+def feasible_value(
+    problem: Problem, dual: Float[np.ndarray, "K K"], gram: Float[np.ndarray, "K K"] | None = None
+) -> float:
+    """Scale a candidate into the feasible set and return its value; minus infinity where that fails.
+
+    Args:
+        problem: the problem.
+        dual: ``Q``.
+        gram: of the class means, where it may sharpen the bound on the polar.
+    """
     dual = _feasible_for_bias(problem, dual)
     allowance = ROUNDING * problem.num_classes * (problem.priors @ np.abs(dual))
     if problem.bias == 0 and not np.all(np.abs(problem.priors @ dual) <= allowance):
         return -math.inf
-    polar = polar_bound(dual_scales(problem)[:, None] * dual, problem.features)
+    polar = polar_bound(dual_scales(problem)[:, None] * dual, problem.features, gram)
     return dual_value(problem, dual / max(1.0, polar))
 
 

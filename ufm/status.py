@@ -36,8 +36,7 @@ _SENTENCES = {
     Status.MAX_STEPS: "The step limit came first; raise max_steps, or start again from this solution.",
     Status.STALLED: (
         "No step and no escape move (if allowed) improves the point, yet the gap is open: with dim < K the bound "
-        "need not be attained (raise dim to at least K), nor where logit adjustment makes classes share directions; "
-        "otherwise tol is below what this precision can show."
+        "need not be attained (raise dim to at least K); otherwise tol is below what this precision can show."
     ),
     Status.NO_CERTIFICATE: (
         "The loss is not convex, so no bound exists: this is a stationary point, compare several seeds."

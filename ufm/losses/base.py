@@ -32,6 +32,8 @@ class Loss(ABC):
 
     #: Whether ``loss_y`` is convex in the logits: only then does a duality gap certify anything.
     convex: ClassVar[bool] = True
+    #: Whether classes may share a direction at the optimum with non-negative features; False saves certificates work.
+    shares_directions: ClassVar[bool] = True
 
     @abstractmethod
     def value(self, logits: Float[Any, "rows K"], labels: Int[Any, " rows"]) -> Float[Any, " rows"]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -22,6 +22,8 @@ class MSE(Loss):
         >>> MSE().value(np.array([[0.5, 0.0, 0.0]]), np.array([0])).tolist()
         [0.125]
     """
+
+    shares_directions: ClassVar[bool] = False
 
     def _residual(self, logits: Any, labels: Any) -> Any:
         return logits - sm.label_mask(labels, logits.shape[-1]).astype(logits.dtype)

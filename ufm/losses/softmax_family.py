@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -128,6 +128,8 @@ class CrossEntropy(SoftmaxLoss):
         [0.2395]
     """
 
+    shares_directions: ClassVar[bool] = False
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LabelSmoothing(SoftmaxLoss):
@@ -146,6 +148,7 @@ class LabelSmoothing(SoftmaxLoss):
         [0.6395]
     """
 
+    shares_directions: ClassVar[bool] = False
     smoothing: float | Any = 0.1
 
     def __post_init__(self) -> None:
@@ -177,6 +180,7 @@ class WeightedCrossEntropy(SoftmaxLoss):
         [2.1972]
     """
 
+    shares_directions: ClassVar[bool] = False
     class_weights: Float[Any, " K"] | Any
 
     def __post_init__(self) -> None:

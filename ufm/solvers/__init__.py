@@ -54,7 +54,7 @@ def solve(
     """Minimise the objective of ``problem`` and certify the answer.
 
     The start is random and the method first-order; the closed forms of `ufm.theory` are never consulted. With
-    ``dim >= K`` every start ends at the certified global optimum, if the bound can show it (`ufm.polar`).
+    ``dim >= K`` every start ends at the certified global optimum.
 
     Args:
         problem: the problem.
