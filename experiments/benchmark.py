@@ -1,8 +1,9 @@
 """ufm and what one would use instead, on the same problems, from the same starts; and the solver against the machine.
 
 The race: seconds and steps until the objective is within 1e-4, 1e-6 and 1e-8 of the optimal value (which the closed
-form knows), at class level and at sample level, for ufm, SciPy, jaxopt and PyTorch (`peers.py`). Compilation is
-timed apart. A peer is stopped when it has taken 60 times as long as ufm, within limits (``--suite``).
+form knows), at class level and at sample level, for ufm, SciPy, jaxopt and PyTorch (`peers.py`); at class level also
+for one of 64 problems that ufm solves together. Compilation is timed apart. A peer is stopped when it has taken 60
+times as long as ufm, within limits (``--suite``).
 
 The machine: time per step against copy bandwidth and matrix-multiply rate (`roofline.py`); cost against N, d and K;
 problems per second against the number solved together.
@@ -29,7 +30,7 @@ import benchmark_figures
 import jax
 import numpy as np
 import tyro
-from peers import SOLVERS, Case, Course
+from peers import SOLVERS, Case, Course, ufm_together
 from rich.console import Console
 from rich.progress import Progress
 from roofline import roofline, step_seconds
@@ -111,6 +112,8 @@ def race_on(name: str, problem: ufm.Problem, level: Level, limits: tuple[float, 
     """Run ufm, then every peer with the patience that this leaves."""
     case, limit, records = Case(name, problem, level), limits[1], []
     for solver, run in SOLVERS.items():
+        if run is ufm_together and level == "sample":
+            continue  # 64 times the features
         course = Course(case.optimum, GAPS[-1], limit)
         with jax.enable_x64(True):
             run(case, course)
@@ -125,7 +128,8 @@ def race_on(name: str, problem: ufm.Problem, level: Level, limits: tuple[float, 
                 "solver": solver,
                 "compile_seconds": course.compiling,
                 "reached": reached,
-                "limit": None if solver == "ufm" else limit,
+                "limit": None if solver.startswith("ufm") else limit,
+                "diverged": course.diverged,
                 "seconds": course.seconds,
                 "steps": course.steps,
                 "gap": course.records[-1][2],
@@ -150,6 +154,8 @@ def race_table(records: list[Record]) -> str:
 def _race_row(record: Record, ours: tuple[float, int] | None) -> list[str]:
     cells = [f"{reached[0]:.3g} s" if reached else "-" for reached in record["reached"]]
     last = record["reached"][-1]
+    if record["diverged"]:
+        return [record["solver"], *cells, "diverged", "-", f"{record['compile_seconds']:.1f} s"]
     taken = last[0] if last else record["seconds"]
     ratio = f"{'' if last else '> '}{taken / ours[0]:.3g}" if ours else "-"
     steps = str(last[1]) if last else f"gap {record['gap']:.0e}"
@@ -157,8 +163,8 @@ def _race_row(record: Record, ours: tuple[float, int] | None) -> list[str]:
 
 
 def roofline_table(records: list[Record]) -> str:
-    """Return step time, bound and shares of the machine's rates."""
-    header = ["workload", "", "step", "bound", "x bound", "copy", "multiply", "temporaries"]
+    """Return step time, bound, shares of the machine's rates, and temporary memory in feature matrices."""
+    header = ["workload", "", "step", "bound", "x bound", "copy", "multiply", "spare"]
     rows = [
         [
             record["workload"],

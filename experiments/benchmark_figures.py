@@ -15,6 +15,7 @@ Record = dict[str, Any]
 
 LINES = {
     "ufm": (BLUE, "-", 2.2),
+    "ufm, 64 together": (BLUE, ":", 1.2),
     "scipy L-BFGS-B": (ORANGE, "-", 1.2),
     "jaxopt ProjectedGradient": (GREEN, "-", 1.2),
     "jaxopt LBFGSB": (GREEN, "--", 1.2),
@@ -57,9 +58,9 @@ def _race_panel(axes: Axes, records: list[Record], key: tuple[str, str]) -> None
         colour, style, width = LINES[record["solver"]]
         gaps = np.minimum.accumulate(np.clip(course[:, 2], FLOOR, 1e3))
         seconds = np.maximum(course[:, 0], 1e-4)
-        axes.plot(
-            seconds, gaps, color=colour, ls=style, lw=width, label=record["solver"], drawstyle="steps-post"
-        )
+        marker = "o" if len(course) == 1 else ""
+        (line,) = axes.plot(seconds, gaps, style, color=colour, lw=width, marker=marker, ms=4)
+        line.set(label=record["solver"], drawstyle="steps-post")
     axes.axhline(1e-8, color=BLACK, lw=0.8, ls=":")
     axes.set(
         xscale="log", yscale="log", ylim=(FLOOR / 2, 20), xlabel="seconds", ylabel="relative objective gap"

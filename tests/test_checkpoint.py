@@ -106,6 +106,8 @@ def test_what_does_not_fit_is_refused(tmp_path):
     with pytest.raises(InputError, match="folder that exists"):
         ufm.solve(PROBLEM, checkpoint=tmp_path / "nowhere" / "run.npz")
     ufm.solve(PROBLEM, max_steps=20, tol=1e-12, checkpoint=path)
+    with pytest.raises(InputError, match="exists; resume from it"):
+        ufm.solve(PROBLEM, checkpoint=path)
     for changed in (
         {"seed": 1},
         {"level": "sample"},

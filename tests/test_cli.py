@@ -1,5 +1,6 @@
 """The command line as a user meets it: output, exit codes, and one clear sentence for every bad input."""
 
+import importlib.metadata
 import json
 import subprocess
 import sys
@@ -17,6 +18,10 @@ def run(capsys, *arguments):
     code = main(list(arguments))
     captured = capsys.readouterr()
     return code, captured.out, captured.err
+
+
+def test_the_version_is_the_package_s(capsys):
+    assert run(capsys, "--version") == (0, f"ufm {importlib.metadata.version('ufm')}\n", "")
 
 
 def test_predict_prints_the_closed_form(capsys):

@@ -403,6 +403,8 @@ def test_no_estimate_is_said_in_a_sentence(reason):
     assert report.estimate is None
     assert report.prediction is None
     assert any(note.startswith("No decays estimated") for note in report.notes)
+    assert any("only the variability within classes" in note for note in report.notes)
+    assert report["collapsed classes"].measured == (len(layer["weight"]) if reason == "collapsed" else 0)
     assert report["NC1 variance ratio"].measured is not None
     json.dumps(report.to_dict(), allow_nan=False)
 

@@ -20,7 +20,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 #: Name of the mesh axis that rows are spread over.
 SAMPLES = "samples"
 #: Bytes of one block of features on a CPU: what stays in cache with its temporaries.
-CACHED_BYTES = 2**21
+CACHED_BYTES = 2**20
 #: Blocks per accelerator: temporaries stay below an eighth of the features.
 ACCELERATOR_BLOCKS = 16
 

@@ -27,11 +27,21 @@ def describe(problem: Problem) -> str:
         bias = f"bias decay {problem.bias:g}" if problem.bias else "unregularised bias"
     lines = (
         f"K = {problem.num_classes} classes, N = {problem.num_samples} samples "
-        f"({n.max()} to {n.min()} per class), d = {problem.dim}",
+        f"({count_range(n)} per class), d = {problem.dim}",
         f"lambda_W = {problem.weight_decay:g}, lambda_H = {problem.feature_decay:g}, "
         f"{loss}, {problem.features} features, {bias}",
     )
     return "\n".join(textwrap.fill(line, WIDTH, subsequent_indent="  ") for line in lines)
+
+
+def count_range(counts: Int[np.ndarray, " K"]) -> str:
+    """Return the largest and the smallest count in words, or the one that all classes share.
+
+    Example:
+        >>> count_range(np.array([20, 30])), count_range(np.array([20, 20]))
+        ('30 to 20', '20')
+    """
+    return f"{counts.max()} to {counts.min()}" if counts.max() > counts.min() else f"{counts.max()}"
 
 
 def count_groups(counts: Int[np.ndarray, " K"]) -> list[tuple[int, Int[np.ndarray, " members"]]]:

@@ -34,6 +34,7 @@ from ufm.verification import checks, geometry
 from ufm.verification.effective import EffectiveDecays, fit_decays, predicted
 from ufm.verification.measured import Measured, measured_geometry
 from ufm.verification.optimality import certificate_of, optimality_rows
+from ufm.verification.propagation import FLOOR
 from ufm.verification.resolution import gap_tolerances, zero_margin_bounds
 from ufm.verification.subject import Subject, subject_of_arrays, subject_of_solution, subject_of_statistics
 from ufm.verification.tolerances import Tolerances, flat_tolerances
@@ -207,7 +208,7 @@ def _open_rows(
 ) -> list[Row]:
     """What still makes sense without a closed form."""
     fraction = NETWORK_TOLERANCE if tolerance is None else tolerance
-    zero_margins: Any = fraction * max(float(measured.margins.max()), 0.0)
+    zero_margins: Any = max(fraction * float(measured.margins.max()), FLOOR)
     within = None
     if eps is not None and problem is not None:
         within = 2 * eps / (problem.num_samples * problem.feature_decay)
@@ -229,17 +230,16 @@ def _verify_unknown(subject: Subject, tolerance: float) -> Report:
         checks.info_row("accuracy", "fraction of samples classified correctly", accuracy),
         checks.info_row("cross-entropy", "mean cross-entropy, in nats", loss),
     ]
-    tolerances = None
+    tolerances, notes = None, fit.notes
     if fit.prediction is None:
         rows += _open_rows(subject, None, measured, None, tolerance)
+        notes += ("Without a prediction only the variability within classes (NC1) is judged.",)
     else:
         tolerances = flat_tolerances(fit.prediction, tolerance)
         for row in _geometry_rows(subject, fit.prediction, measured, tolerances):
             rows.append(dataclasses.replace(row, verdict="info") if row.name in FITTED else row)
     basis = _basis(None, None, 0.0, tolerance)
-    return _report(
-        subject, rows, basis, fit.notes, measured, fit.prediction, tolerances, estimate=fit.estimate
-    )
+    return _report(subject, rows, basis, notes, measured, fit.prediction, tolerances, estimate=fit.estimate)
 
 
 def _report(

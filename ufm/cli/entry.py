@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -33,13 +34,17 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code; bad input is one sentence on stderr, never a traceback."""
+    if list(sys.argv[1:] if argv is None else argv) == ["--version"]:
+        print(f"ufm {importlib.metadata.version('ufm')}")
+        return 0
     try:
         return tyro.extras.subcommand_cli_from_dict(
             COMMANDS,
             prog="ufm",
             description=(
                 "Unconstrained-feature models of neural collapse under class imbalance.\n\n"
-                "Example: ufm solve    (a default problem: solved, certified, verified, drawn)"
+                "Example: ufm solve    (a default problem: solved, certified, verified, drawn)\n"
+                "ufm --version prints the version."
             ),
             args=argv,
             config=(tyro.conf.FlagCreatePairsOff,),

@@ -27,14 +27,14 @@ def solve_command(
         Literal["class", "sample"], arg(help="one feature row per class, or per sample")
     ] = "class",
     solver: Annotated[str, arg(help="accelerated, sgd, momentum or adam")] = "accelerated",
-    learning_rate: Annotated[float, arg(help="of sgd, momentum and adam")] = 0.1,
+    learning_rate: Annotated[float | None, arg(help="of sgd, momentum and adam; 0.1 if None")] = None,
     precision: Literal["float64", "float32"] = "float64",
     seed: Annotated[int, arg(help="of the random start")] = 0,
     tol: Annotated[float, arg(help="relative duality gap to certify")] = 1e-8,
     max_steps: int = 100_000,
     figure: Annotated[Path | None, arg(help="PNG, PDF or SVG; None for no figure")] = Path("ufm-solve.png"),
     save: Annotated[Path | None, arg(help="npz file for features, labels, weight")] = None,
-    checkpoint: Annotated[Path | None, arg(help="file to keep the state of the run in")] = None,
+    checkpoint: Annotated[Path | None, arg(help="file to keep the state of the run in, every minute")] = None,
     resume: Annotated[bool, arg(help="go on from --checkpoint")] = False,
     processes: OmitArgPrefixes[ProcessFlags] = ProcessFlags(),
     json: Json = False,
@@ -119,14 +119,16 @@ def _solution_text(solution: Any, report: Any) -> str:
     return "\n".join(lines)
 
 
-def _rule(name: str, learning_rate: float) -> Any:
+def _rule(name: str, learning_rate: float | None) -> Any:
     """Return the step rule called ``name``."""
     import optax
 
     from ufm.solvers.accelerated import Accelerated
     from ufm.solvers.projected_gradient import ProjectedGradient
 
-    rate = positive_float("learning_rate", learning_rate)
+    if name == "accelerated" and learning_rate is not None:
+        raise InputError("learning_rate is for sgd, momentum and adam; accelerated chooses its own step")
+    rate = 0.1 if learning_rate is None else positive_float("learning_rate", learning_rate)
     rules: dict[str, Callable[[], Any]] = {
         "accelerated": Accelerated,
         "sgd": lambda: ProjectedGradient(optax.sgd(rate)),

@@ -73,7 +73,8 @@ def solve(
         record_every: steps between two records of the history; by default 20, growing with the run.
         observe: called with ``(variables, labels)`` at every record; its dict of numbers joins the record.
         devices: devices that share the samples at sample level; all that JAX sees, in every process, if omitted.
-        checkpoint: file to write the state of the run to, now and then, so that it can go on after a kill.
+        checkpoint: file to write the state of the run to, now and then, so that it can go on after a kill. It must
+            not exist unless ``resume``.
         checkpoint_every: least number of seconds between two of them.
         resume: go on from ``checkpoint``; the answer is that of the undisturbed run.
 
@@ -111,6 +112,8 @@ def solve(
     if checkpoint is not None:
         key = run_key(problem, level, rule, precision, seed if start is None else first())
         checkpoints = Checkpoints(Path(checkpoint), positive_float("checkpoint_every", checkpoint_every), key)
+        if not resume:
+            checkpoints.begin_anew()
     elif resume:
         raise InputError("resume needs checkpoint, the file to go on from")
     with _precision(precision), progress_bar(progress, limits.tol) as report:

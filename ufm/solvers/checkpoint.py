@@ -49,6 +49,11 @@ class Checkpoints:
         self.written = time.monotonic()
         self.last_step: int | None = None
 
+    def begin_anew(self) -> None:
+        """Raise `InputError` if the file exists: hours of another run may be in it."""
+        if self.path.exists():
+            raise InputError(f"checkpoint {self.path} exists; resume from it, give another file or delete it")
+
     def keep(self, run: Run, judge: Judge, now: bool = False) -> None:
         """Write a checkpoint if it is time to, or ``now``."""
         if agreed(now or time.monotonic() - self.written >= self.every):
@@ -56,10 +61,14 @@ class Checkpoints:
             self.written, self.last_step = time.monotonic(), run.steps
 
     def write(self, run: Run, judge: Judge) -> None:
-        """Write a checkpoint; raise `CheckpointError` if that fails."""
+        """Write a checkpoint; raise `CheckpointError` if that fails, in every process."""
         leaves = [_on_host(leaf, run) for leaf in jax.tree.leaves(run.state)]
-        if not is_first_process():
-            return
+        failure = self._replace(run, judge, leaves) if is_first_process() else None
+        if agreed(failure is not None):
+            raise CheckpointError(failure or f"the first process cannot write checkpoint {self.path}")
+
+    def _replace(self, run: Run, judge: Judge, leaves: list[np.ndarray]) -> str | None:
+        """Put a new file in the place of the old one; return why that failed, if it did."""
         about = {"format": FORMAT, "key": self.key, "judge": judge.memory}
         about |= {name: getattr(run, name) for name in RUN_FIELDS}
         arrays: dict[str, Any] = {"about": json.dumps(about)}
@@ -76,8 +85,8 @@ class Checkpoints:
             kept = (
                 "there is none" if self.last_step is None else f"the one of step {self.last_step} is intact"
             )
-            reason = error.strerror or str(error)
-            raise CheckpointError(f"cannot write checkpoint {self.path}: {reason}; {kept}") from error
+            return f"cannot write checkpoint {self.path}: {error.strerror or error}; {kept}"
+        return None
 
     def restore(self, run: Run, judge: Judge) -> None:
         """Put ``run`` and ``judge`` where the checkpoint left them; raise `InputError` if it does not fit."""

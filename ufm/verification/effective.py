@@ -54,10 +54,12 @@ class EffectiveDecays:
     def sentence(self) -> str:
         """The estimate in words."""
         used = int(np.sum(self.per_class > 0))
+        factor = f"{self.spread:.3g}"
+        agreement = "all the same" if factor == "1" else f"which typically deviates by a factor {factor}"
         return (
             f"Effective lambda_W lambda_H = {self.nuclear_weight**2:.4g} "
             f"(square root {self.nuclear_weight:.4g}): median over {used} classes of what each margin says, "
-            f"which typically deviates by a factor {self.spread:.3g}; lambda_W = {self.weight_decay:.4g} and "
+            f"{agreement}; lambda_W = {self.weight_decay:.4g} and "
             f"lambda_H = {self.feature_decay:.4g} from the ratio of norms."
         )
 

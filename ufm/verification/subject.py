@@ -12,6 +12,7 @@ from ufm.accumulator import FeatureStatistics
 from ufm.arrays import classifier, float_array, label_array
 from ufm.nearest_mean import NearestMeanAgreement
 from ufm.problem import Problem
+from ufm.tables import count_range
 from ufm.validation import InputError
 
 
@@ -167,7 +168,7 @@ def _title(statistics: FeatureStatistics, problem: Problem | None) -> str:
 
 def _described(problem: Problem) -> str:
     return (
-        f"{problem.num_classes} classes of {problem.counts.min()} to {problem.counts.max()} samples, "
+        f"{problem.num_classes} classes of {count_range(problem.counts)} samples, "
         f"dimension {problem.dim}, {type(problem.loss).__name__}, {problem.features} features, "
         f"lambda_W {problem.weight_decay:.4g}, lambda_H {problem.feature_decay:.4g}"
     )
