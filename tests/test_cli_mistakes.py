@@ -50,7 +50,7 @@ MISTAKES = {
     "solution over a folder": ("solve --save taken", "choose another place"),
     "resume from nowhere": ("solve --resume", "resume needs checkpoint"),
     "resume without a file": ("solve --checkpoint run.npz --resume", "leave out resume to begin"),
-    "checkpoint over something else": ("solve --checkpoint notes.txt", "exists; resume from it"),
+    "no resume, over something else": ("solve --checkpoint notes.txt", "exists; resume from it"),
     "length of steps that are chosen": ("solve --learning-rate 0.1", "accelerated chooses its own step"),
     "one process of none": ("solve --num-processes 2", "need --distributed"),
     "no file": ("verify missing.npz", "ufm solve --save missing.npz"),

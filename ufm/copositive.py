@@ -37,10 +37,10 @@ def sharing_bound(product: Float[np.ndarray, "K K"], gram: Float[np.ndarray, "K 
         >>> round(sharing_bound(np.outer(u, u), np.outer(u, u)), 12)
         1.0
     """
+    if not np.all(np.isfinite(gram)):
+        return math.inf
     norms = np.sqrt(np.maximum(np.diagonal(gram), np.finfo(np.float64).tiny))
     cosines = gram / np.outer(norms, norms)
-    if not np.all(np.isfinite(cosines)):
-        return math.inf
     apart = (cosines <= TOGETHER) & ~np.eye(len(gram), dtype=bool)
     values, vectors = np.linalg.eigh(cosines)
     used = np.linalg.qr(norms[:, None] * vectors[:, values > USED * values[-1]])[0]
@@ -66,10 +66,11 @@ def _least_squares(
     direction, square = slope, float(np.sum(slope**2))
     least = np.finfo(np.float64).eps ** 2 * square
     for _ in range(STEPS):
-        if not square > least:
-            break
         image = direction @ used
-        length = square / float(np.sum(image**2))
+        bend = float(np.sum(image**2))
+        if not (square > least and bend > 0):
+            break
+        length = square / bend
         x, residual = x + length * direction, residual - length * image
         slope = back(residual)
         square, last = float(np.sum(slope**2)), square

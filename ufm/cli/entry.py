@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             prog="ufm",
             description=(
                 "Unconstrained-feature models of neural collapse under class imbalance.\n\n"
-                "Example: ufm solve    (a default problem: solved, certified, verified, drawn)\n"
+                "Example: ufm solve    (a default problem: solved, certified, verified, drawn)\n\n"
                 "ufm --version prints the version."
             ),
             args=argv,
