@@ -139,6 +139,7 @@ def model(name):
     return next(candidate for candidate in geometries.MODELS if candidate.name == name)
 
 
+@pytest.mark.slow
 def test_quick_table_of_geometries(tmp_path, capsys):
     """Every third model; the next test has the others."""
     code, printed, saved = run(geometries, tmp_path, capsys, quick=True)

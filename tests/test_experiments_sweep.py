@@ -104,6 +104,7 @@ def test_the_runs_of_dynamics_end_in_what_became_of_them(tmp_path):
         assert axes.get_ylabel()
 
 
+@pytest.mark.slow
 def test_a_comparison_of_speeds_times_both_on_the_same_problems(monkeypatch):
     phase = load("phase_diagram")
     monkeypatch.setattr(phase, "SINGLES", 4)

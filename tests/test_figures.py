@@ -148,6 +148,7 @@ def test_no_global_state():
     assert dict(matplotlib.rcParams) == before
 
 
+@pytest.mark.slow
 def test_few_colours_make_a_png_smaller_and_no_different_to_see(tmp_path):
     from matplotlib.image import imread
 

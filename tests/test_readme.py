@@ -63,8 +63,8 @@ def test_plain_commands_run(tmp_path, monkeypatch, capsys):
         assert max(map(len, capsys.readouterr().out.splitlines())) <= 80, line
 
 
-#: The longest one, and it has the most parts; the others run with the slow tests.
-EVERYDAY = [script for script in SCRIPTS if script.startswith("srun")]
+#: The others, of several processes, run with the slow tests.
+EVERYDAY = [script for script in SCRIPTS if "--checkpoint" in script]
 
 
 @pytest.mark.parametrize(
@@ -127,6 +127,7 @@ def test_experiments_understand_their_commands(command, tmp_path, monkeypatch, c
 TESTED = {
     f"experiments/{name}.py"
     for name in (
+        "benchmark",
         "dynamics",
         "geometries",
         "geometry",

@@ -120,7 +120,7 @@ def test_random_problems_are_certified_and_the_verifier_agrees(number):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [42, 1012, 1645, 1650])
+@pytest.mark.parametrize("number", [42, 1012, 1645])
 def test_problems_that_once_climbed_or_crept(number):
     """Hundreds of classes, decays of 1e-8 and less: steps that forget a wall and leap into it never get done."""
     shape = stress.shapes(stress.CLASSES, 2000)[number]
