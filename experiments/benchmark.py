@@ -277,7 +277,7 @@ def main(
     out.write_text(json.dumps({"suite": suite, "machine": machine()} | results))
     tables = {"race": race_table, "roofline": roofline_table, "scaling": scaling_table}
     print(*(f"{tables[part](found)}\n" for part, found in results.items() if found), sep="\n")
-    save_figure(benchmark_figures.figure(results), figure_path)
+    save_figure(benchmark_figures.figure(results), figure_path, colours=256)
     missed = [r for r in results["race"] if r["solver"] == "ufm" and not r["reached"][-1]]
     return int(bool(missed))
 
