@@ -80,6 +80,15 @@ def test_killed_at_random_moments_it_ends_at_the_same_answer(tmp_path):
     same(resumed, ufm.solve(PROBLEM, "sample", **options, max_steps=reached + 20))
 
 
+def test_a_finished_run_is_there_to_go_on_with(tmp_path):
+    path = tmp_path / "run.npz"
+    done = ufm.solve(PROBLEM, checkpoint=path)
+    assert done.certified
+    same(ufm.solve(PROBLEM, checkpoint=path, resume=True), done)
+    further = ufm.solve(PROBLEM, tol=1e-12, residual_tol=1e-10, checkpoint=path, resume=True)
+    same(further, ufm.solve(PROBLEM, tol=1e-12, residual_tol=1e-10))
+
+
 def test_a_full_disk_is_a_clear_error_and_harms_nothing(tmp_path, monkeypatch):
     path = tmp_path / "run.npz"
     ufm.solve(PROBLEM, max_steps=40, tol=1e-12, checkpoint=path)

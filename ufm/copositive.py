@@ -33,14 +33,17 @@ def sharing_bound(product: Float[np.ndarray, "K K"], gram: Float[np.ndarray, "K 
         gram: ``M``, Gram matrix of non-negative class means. It only suggests N; the bound is valid whatever it is.
 
     Example:
-        >>> u = np.array([0.6, 0.8])  # two classes that share one direction: clipping would say 1.08
-        >>> round(sharing_bound(np.outer(u, u), np.outer(u, u)), 12)
-        1.0
+        >>> means = np.array([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])  # the second class shares with both others
+        >>> product = means @ np.linalg.pinv(means)
+        >>> clipped = np.linalg.eigvalsh(np.maximum(product, 0))[-1]
+        >>> round(clipped, 3), round(sharing_bound(product, means @ means.T), 12)
+        (1.138, 1.0)
     """
-    if not np.all(np.isfinite(gram)):
-        return math.inf
     norms = np.sqrt(np.maximum(np.diagonal(gram), np.finfo(np.float64).tiny))
-    cosines = gram / np.outer(norms, norms)
+    with np.errstate(all="ignore"):
+        cosines = gram / np.outer(norms, norms)
+    if not np.all(np.isfinite(cosines)):
+        return math.inf
     apart = (cosines <= TOGETHER) & ~np.eye(len(gram), dtype=bool)
     values, vectors = np.linalg.eigh(cosines)
     used = np.linalg.qr(norms[:, None] * vectors[:, values > USED * values[-1]])[0]

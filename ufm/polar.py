@@ -22,6 +22,8 @@ from ufm.problem import FeatureSet
 ROUNDING = 8 * float(np.finfo(np.float64).eps)
 #: Up to this size the eigenvalue is computed directly; above it by power iteration.
 DENSE_LIMIT = 200
+#: Up to this size the bound is sharpened for classes that share directions: the cost grows like the cube.
+SHARING_LIMIT = 400
 #: Squared bounds above this come from points far from optimal, which no sharper bound would certify.
 SHARPENED = 2.0
 
@@ -44,7 +46,7 @@ def polar_bound(
         return float(np.linalg.norm(dual, 2)) * slack
     product = dual @ dual.T
     bound = perron_bound(np.maximum(product, 0.0))
-    if gram is not None and 1 < bound < SHARPENED and len(dual) <= DENSE_LIMIT:
+    if gram is not None and 1 < bound < SHARPENED and len(dual) <= SHARING_LIMIT:
         bound = min(bound, sharing_bound(product, gram))
     return math.sqrt(bound) * slack
 

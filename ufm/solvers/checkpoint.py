@@ -51,6 +51,8 @@ class Checkpoints:
 
     def begin_anew(self) -> None:
         """Raise `InputError` if the file exists: hours of another run may be in it."""
+        if self.path.is_dir():
+            raise InputError(f"checkpoint must be a file, got the folder {self.path}")
         if self.path.exists():
             raise InputError(f"checkpoint {self.path} exists; resume from it, give another file or delete it")
 
@@ -94,7 +96,7 @@ class Checkpoints:
         if about["key"] != self.key:
             raise InputError(
                 f"{self.path} belongs to another run: problem, level, solver, start and precision must be the same; "
-                "use another file, or start anew without resuming"
+                "use another file"
             )
         now, structure = jax.tree.flatten(run.state)
         fits = len(leaves) == len(now) and all(
@@ -102,7 +104,7 @@ class Checkpoints:
             for leaf, old in zip(leaves, now, strict=True)
         )
         if not fits:
-            raise InputError(f"{self.path} was written by another version of the solver; start anew")
+            raise InputError(f"{self.path} was written by another version of the solver; use another file")
         run.state = jax.tree.unflatten(structure, map(_on_device, leaves, now))
         run.variables = to_variables(run.rule.point(run.state), run.scales)
         for name in RUN_FIELDS:
@@ -123,9 +125,9 @@ class Checkpoints:
                 f"there is no checkpoint {self.path} to resume from; leave out resume to begin"
             ) from None
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise InputError(f"{self.path} is not a whole checkpoint ({error}); start anew") from None
+            raise InputError(f"{self.path} is not a whole checkpoint ({error}); use another file") from None
         if about.get("format") != FORMAT:
-            raise InputError(f"{self.path} was written by another version of the solver; start anew")
+            raise InputError(f"{self.path} was written by another version of the solver; use another file")
         return about, leaves
 
 

@@ -56,6 +56,12 @@ def drive(
         if status is None and not run.advance(_chunk(limits, run.steps, record_every)):
             status = Status.NONFINITE
         if status is not None:
+            if (
+                checkpoints is not None
+                and status is not Status.NONFINITE
+                and checkpoints.last_step != run.steps
+            ):
+                checkpoints.keep(run, judge, now=True)
             status = judge.verdict(run.certificate, status)
             return Outcome(run.variables, run.certificate, status, run.steps, tuple(run.history))
         run.look()
