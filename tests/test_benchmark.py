@@ -47,13 +47,17 @@ def test_every_contender_comes_close_to_the_optimum(solver, level, monkeypatch):
     assert course.compiling >= 0
 
 
-def test_the_peers_objective_is_the_packages():
-    case = peers.Case("small", PROBLEM, "sample")
+@pytest.mark.parametrize("level", benchmark.LEVELS)
+def test_the_peers_objective_is_the_packages_in_all_units(level):
+    case = peers.Case("small", PROBLEM, level)
     weight, features = case.start()
-    labels = np.repeat([0, 1, 2], PROBLEM.counts)
+    labels = np.repeat([0, 1, 2], PROBLEM.counts) if level == "sample" else np.arange(3)
+    value = ufm.certify(PROBLEM, weight, features, labels).objective
+    rescaled = case.rescaled()
+    assert not np.allclose(rescaled.start()[1], features)
     with jax.enable_x64(True):
-        value = float(peers.objective_in_jax(case)((weight, features)))
-    assert value == pytest.approx(ufm.certify(PROBLEM, weight, features, labels).objective, rel=1e-12)
+        for peer in (case, rescaled):
+            assert float(peers.objective_in_jax(peer)(peer.start())) == pytest.approx(value, rel=1e-12)
 
 
 def test_a_course_stops_at_the_gap_at_the_limit_and_at_what_is_not_finite():

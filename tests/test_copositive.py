@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ufm
+import ufm.polar
 from ufm.copositive import sharing_bound
 from ufm.loss_forms import parse_loss
 from ufm.polar import polar_bound
@@ -44,6 +45,15 @@ def test_what_overflows_stays_a_bound():
     product, gram = dual @ dual.T, np.eye(4) + np.outer([1, 1, 0, 0], [1, 1, 0, 0])
     assert sharing_bound(1e200 * product, gram) >= 1e200 * largest(product, np.random.default_rng(1))
     assert sharing_bound(product, np.full((4, 4), np.inf)) == np.inf
+
+
+def test_the_polar_is_sharpened_up_to_a_number_of_classes(monkeypatch):
+    means = np.kron(np.eye(70), np.array([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]]))
+    dual = means @ np.linalg.pinv(means)
+    assert polar_bound(dual, "nonnegative") == pytest.approx(np.sqrt(2 / 3 + np.sqrt(2) / 3))
+    assert polar_bound(dual, "nonnegative", means @ means.T) == pytest.approx(1)
+    monkeypatch.setattr(ufm.polar, "SHARING_LIMIT", len(dual) - 1)
+    assert polar_bound(dual, "nonnegative", means @ means.T) == polar_bound(dual, "nonnegative")
 
 
 @pytest.mark.parametrize(("form", "sharing"), [("adjustment:1", True), ("cdt:0.3", False)])
