@@ -81,7 +81,7 @@ def test_a_solution_is_printed_and_saved_where_its_figure_cannot_be_written(caps
     lost, archive = tmp_path / "gone" / "figure.png", tmp_path / "solution.npz"
     code, out, err = run(capsys, "solve", *SMALL, "--figure", str(lost), "--save", str(archive))
     assert code == 2
-    assert "figure.png could not be written" in err
+    assert "figure.png could not be written" in " ".join(err.split())
     assert "Status: certified" in out
     assert "Solution written to" in out
     assert "Figure written to" not in out
@@ -214,8 +214,8 @@ def test_bad_problems_get_one_sentence_and_exit_2(capsys, command, name):
     flags, word = BAD_PROBLEMS[name]
     code, out, err = run(capsys, command, *flags)
     assert (code, out) == (2, "")
-    assert word in err
-    assert len(err.splitlines()) == 1
+    assert word in " ".join(err.split())
+    assert err.count("ufm:") == 1
     assert "Traceback" not in err
 
 
@@ -259,7 +259,7 @@ def test_bad_files_get_one_sentence_and_exit_2(capsys, tmp_path):
             "1e-3",
         )
         assert (code, out) == (2, ""), name
-        assert len(err.splitlines()) == 1, (name, err)
+        assert err.count("ufm:") == 1, (name, err)
         assert "Traceback" not in err
 
 

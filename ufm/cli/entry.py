@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -50,25 +51,27 @@ def main(argv: Sequence[str] | None = None) -> int:
             config=(tyro.conf.FlagCreatePairsOff,),
         )
     except InputError as error:
-        print(f"ufm: {error}", file=sys.stderr)
-        return 2
+        return _complain(2, str(error))
     except CheckpointError as error:
-        print(f"ufm: {error}", file=sys.stderr)
-        return 1
+        return _complain(1, str(error))
     except ModuleNotFoundError as missing:
-        print(
-            f"ufm: this needs {missing.name}: pip install {_EXTRAS.get(missing.name or '', missing.name)}",
-            file=sys.stderr,
-        )
-        return 2
+        needed = _EXTRAS.get(missing.name or "", missing.name)
+        return _complain(2, f"this needs {missing.name}: pip install {needed}")
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        print(f"ufm: not enough memory ({str(error).splitlines()[0]}): {_SMALLER}", file=sys.stderr)
-        return 1
+        return _complain(1, f"not enough memory ({str(error).splitlines()[0]}): {_SMALLER}")
     except BrokenPipeError:  # the reader, `head` for instance, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        print("ufm: interrupted", file=sys.stderr)
-        return 130
+        return _complain(130, "interrupted")
+
+
+def _complain(code: int, sentence: str) -> int:
+    """Print why it did not work, and return the exit code. Paths and flags are not broken."""
+    lines = textwrap.wrap(
+        f"ufm: {sentence}", 80, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )
+    print(*lines, sep="\n", file=sys.stderr)
+    return code
