@@ -51,6 +51,7 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(problem, level, rule, 
     same(ufm.solve(problem, **options, max_steps=limit, checkpoint=path, resume=True), whole)
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_it_ends_at_the_same_answer(tmp_path):
     script = textwrap.dedent(
         """

@@ -28,6 +28,7 @@ def check(outcome, collapsed, error=0.0):
     assert (row["measured"], row["predicted"], row["verdict"]) == (len(collapsed), len(collapsed), "pass")
 
 
+@pytest.mark.slow
 def test_quick_network_reaches_the_prediction(tmp_path, capsys):
     assert network.main(quick=True, out=tmp_path) == 0
     printed = capsys.readouterr().out

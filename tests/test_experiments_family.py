@@ -39,6 +39,7 @@ def run(module, out, capsys, **options):
 # Layer-Peeled Model
 
 
+@pytest.mark.slow
 def test_quick_curve_of_the_layer_peeled_model(tmp_path, capsys):
     code, printed, saved = run(layer_peeled, tmp_path, capsys, quick=True)
     assert code == 0

@@ -67,6 +67,7 @@ def test_curves_leave_out_what_is_not_computed_yet():
     assert all(tick == int(tick) for tick in panels[3].get_yticks())
 
 
+@pytest.mark.slow
 def test_other_axes_make_figures_of_their_own(tmp_path):
     out = tmp_path / "out"
     ufm.sweep(

@@ -36,7 +36,7 @@ def sharing_bound(product: Float[np.ndarray, "K K"], gram: Float[np.ndarray, "K 
         >>> means = np.array([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])  # the second class shares with both others
         >>> product = means @ np.linalg.pinv(means)
         >>> clipped = np.linalg.eigvalsh(np.maximum(product, 0))[-1]
-        >>> round(clipped, 3), round(sharing_bound(product, means @ means.T), 12)
+        >>> round(float(clipped), 3), round(sharing_bound(product, means @ means.T), 12)
         (1.138, 1.0)
     """
     norms = np.sqrt(np.maximum(np.diagonal(gram), np.finfo(np.float64).tiny))
