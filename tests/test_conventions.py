@@ -17,9 +17,9 @@ from ufm.conventions import (
     to_training,
     trace_caps,
 )
+from ufm.inputs.checks import InputError
 from ufm.losses import CrossEntropy
-from ufm.problem import Problem
-from ufm.validation import InputError
+from ufm.model.problem import Problem
 
 exact = settings(deadline=None, derandomize=True, max_examples=100)
 strengths = st.floats(1e-12, 1e3)

@@ -10,8 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ufm import profiles
+from ufm.inputs.checks import InputError
 from ufm.profiles import FORMS, NAMED, balanced, exponential, pareto, parse_counts, step, zipf
-from ufm.validation import InputError
 
 exact = settings(deadline=None, derandomize=True, max_examples=100)
 

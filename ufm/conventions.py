@@ -24,7 +24,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float, Int
 
-from ufm.validation import InputError, one_of, positive_float, positive_integer
+from ufm.inputs.checks import InputError, one_of, positive_float, positive_integer
 
 #: How a training step adds up the squared norms of the features of its batch.
 Reduction = Literal["sum", "mean"]

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from ufm.validation import (
+from ufm.inputs.checks import (
     InputError,
     class_counts,
     nonnegative_float,

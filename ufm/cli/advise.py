@@ -29,7 +29,7 @@ def advise_command(
 
     Example: ufm advise --counts 5000x5,50x5 --weight-decay 5e-3
     """
-    from ufm.advice import advise
+    from ufm.prediction.advice import advise
 
     advice = advise(parse_counts(training.counts), training.weight_decay, training.feature_decay)
     emit(advice.to_dict(), json, str(advice))

@@ -17,7 +17,7 @@ from ufm.cli.predict import predict_command
 from ufm.cli.solve import solve_command
 from ufm.cli.sweep import sweep_command
 from ufm.cli.verify import verify_command
-from ufm.validation import CheckpointError, InputError
+from ufm.inputs.checks import CheckpointError, InputError
 
 #: What to install where a package is missing: all that the command needs, not one at a time.
 _EXTRAS = {"xarray": "xarray zarr", "zarr": "xarray zarr"}

@@ -27,7 +27,7 @@ def figures_command(
 
     Example: ufm figures ratios, after ufm sweep ratios.toml --out ratios
     """
-    from ufm.sweep import draw_figures, open_dataset
+    from ufm.sweeps import draw_figures, open_dataset
 
     with waiting(f"drawing {directory}", not json and sys.stderr.isatty()):
         status = open_dataset(directory).status.values

@@ -7,8 +7,8 @@ from typing import Annotated
 
 from tyro.conf import OmitArgPrefixes, arg
 
-from ufm.loss_forms import LOSS_FORMS, parse_loss
-from ufm.problem import Problem
+from ufm.losses.by_name import LOSS_FORMS, parse_loss
+from ufm.model.problem import Problem
 from ufm.profiles import parse_counts
 
 LOSS_HELP = "a name, or name:number for e, g, t other than these: " + "; ".join(

@@ -6,8 +6,8 @@ import json
 import textwrap
 from typing import Any
 
-from ufm.problem import Problem
-from ufm.tables import WIDTH
+from ufm.model.problem import Problem
+from ufm.text import WIDTH
 
 
 def emit(outcome: dict[str, Any], as_json: bool, text: str) -> None:

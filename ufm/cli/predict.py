@@ -6,7 +6,7 @@ import numpy as np
 
 from ufm.cli.flags import Flags, Json, ProblemFlags
 from ufm.cli.output import emit, problem_dict, wrapped
-from ufm.tables import class_table, describe
+from ufm.text import class_table, describe
 from ufm.theory import ClosedFormError, Prediction, predict
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from ufm.validation import InputError
+from ufm.inputs.checks import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,7 @@ class ProcessFlags:
             if any(part is not None for part in given):
                 raise InputError("coordinator, num_processes and process_id need --distributed")
             return True
-        from ufm.agreement import is_first_process, join_processes
+        from ufm.model.processes import is_first_process, join_processes
 
         _keep_stdout_for_python()
         join_processes(*given)

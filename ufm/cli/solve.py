@@ -12,9 +12,9 @@ from tyro.conf import OmitArgPrefixes, arg
 from ufm.cli.flags import Flags, Json, ProblemFlags
 from ufm.cli.output import emit, problem_dict, wrapped
 from ufm.cli.processes import ProcessFlags
-from ufm.files import check_output, write_output
-from ufm.tables import class_table, describe
-from ufm.validation import InputError, one_of, positive_float
+from ufm.inputs.checks import InputError, one_of, positive_float
+from ufm.inputs.files import check_output, write_output
+from ufm.text import class_table, describe
 from ufm.waiting import waiting
 
 #: Where to write something, if anywhere, and what writes it.
@@ -43,16 +43,16 @@ def solve_command(
 
     Example: ufm solve --counts 5000x5,50x5 --weight-decay 5e-4 --feature-decay 1e-5
     """
-    from ufm.figures import SUFFIXES
+    from ufm.plots.report import SUFFIXES
 
     given = problem.problem()
     check_output("figure", figure, SUFFIXES)
     check_output("save", save)
     first = processes.join()
-    from ufm.layout import use_all_cores
-    from ufm.observer import collapse_observer
-    from ufm.solvers import solve
-    from ufm.verify import verify
+    from ufm.model.devices import use_all_cores
+    from ufm.solvers.solve import solve
+    from ufm.verification.observer import collapse_observer
+    from ufm.verification.verify import verify
 
     if level == "sample" and not processes.distributed:
         use_all_cores(given.num_samples, given.dim)

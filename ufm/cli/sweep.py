@@ -28,7 +28,7 @@ def sweep_command(
 
     axes = { "counts.ratio" = [1, 10, 100], nuclear_weight = [1e-3, 2e-3] }
     """
-    from ufm.sweep import run_config, summary
+    from ufm.sweeps import run_config, summary
 
     found = run_config(
         config,

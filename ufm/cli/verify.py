@@ -10,11 +10,11 @@ from tyro.conf import Positional, arg
 
 from ufm.cli.flags import LOSS_HELP, Json
 from ufm.cli.output import emit
-from ufm.files import check_output, counts_of, read_layer, write_output
-from ufm.loss_forms import parse_loss
-from ufm.problem import Problem
+from ufm.inputs.checks import InputError
+from ufm.inputs.files import check_output, counts_of, read_layer, write_output
+from ufm.losses.by_name import parse_loss
+from ufm.model.problem import Problem
 from ufm.profiles import parse_counts
-from ufm.validation import InputError
 from ufm.waiting import waiting
 
 
@@ -42,8 +42,8 @@ def verify_command(
 
     ufm solve --level sample --counts 90,60,30 --save layer.npz
     """
-    from ufm.figures import SUFFIXES
-    from ufm.verify import verify
+    from ufm.plots.report import SUFFIXES
+    from ufm.verification.verify import verify
 
     check_output("figure", figure, SUFFIXES)
     if counts is not None and weight_decay is None:

@@ -1,6 +1,6 @@
 """Losses, one class each: value, gradient in the logits, convex conjugate, curvature bound.
 
-Logits are rows ``z_i``; the label of the row selects the loss ``loss_{y_i}``. As in `ufm.softmax` the methods
+Logits are rows ``z_i``; the label of the row selects the loss ``loss_{y_i}``. As in `ufm.losses.softmax` the methods
 take NumPy or JAX arrays and stay in the namespace (and floating-point type) they were given. To add a loss,
 subclass `Loss`: the solver, the certificate and the test matrix use nothing but its methods.
 """

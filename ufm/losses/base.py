@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float, Int
 
-from ufm.validation import InputError
+from ufm.inputs.checks import InputError
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float, Int
 
-from ufm import softmax as sm
+from ufm.inputs.checks import InputError, nonnegative_float
+from ufm.losses import softmax as sm
 from ufm.losses.base import Loss
-from ufm.validation import InputError, nonnegative_float
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

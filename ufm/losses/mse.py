@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float, Int
 
-from ufm import softmax as sm
+from ufm.losses import softmax as sm
 from ufm.losses.base import Loss
 
 

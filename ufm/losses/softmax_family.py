@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float, Int
 
-from ufm import softmax as sm
+from ufm.inputs.checks import InputError, finite_vector, nonnegative_float
+from ufm.losses import softmax as sm
 from ufm.losses.base import Loss
-from ufm.tilt import tilted_residual
-from ufm.validation import InputError, finite_vector, nonnegative_float
+from ufm.losses.tilt import tilted_residual
 
 
 class SoftmaxLoss(Loss):
@@ -105,7 +105,7 @@ class SoftmaxLoss(Loss):
         labels: Int[np.ndarray, " rows"],
         priors: Float[np.ndarray, " rows"],
     ) -> Float[np.ndarray, "rows K"]:
-        """Tilt the distributions ``r`` by one common bias until the mean is zero (see `ufm.tilt`)."""
+        """Tilt the distributions ``r`` by one common bias until the mean is zero (see `ufm.losses.tilt`)."""
         row_weights = self._row_weights(labels)
         rest = self._off_target(self.into_domain(dual, labels), labels)
         residual = tilted_residual(rest, labels, priors * row_weights, self.label_smoothing)

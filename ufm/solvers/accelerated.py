@@ -20,7 +20,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from ufm.objective import Coordinates, Objective, Point
+from ufm.model.objective import Coordinates, Objective, Point
 from ufm.solvers.row_pass import Classifier, Move, Moved, move_part, nothing_kept, pass_over_rows
 
 #: A step is taken back if it met this many times the curvature that it was made for.
@@ -69,8 +69,7 @@ class AcceleratedState(NamedTuple):
 class Accelerated:
     """Accelerated projected gradient with gradient restart and observed curvature: the default step rule.
 
-    ``x <- prox(y - grad(y)/L)``, ``y <- x + beta (x - x_previous)`` in the balanced coordinates of `ufm.objective`,
-    with L the largest of the last observed curvatures and beta the momentum of FISTA.
+    ``x <- prox(y - grad(y)/L)``, ``y <- x + beta (x - x_previous)`` in balanced coordinates (`ufm.model.objective`), with L the largest of the last observed curvatures and beta the momentum of FISTA.
 
     Args:
         window: number of latest curvature observations whose maximum sets the step size.

@@ -11,7 +11,7 @@ import dataclasses
 import numpy as np
 from jaxtyping import Float
 
-from ufm.problem import Problem
+from ufm.model.problem import Problem
 
 #: Directions count as the same above this cosine, atoms as violating above 1 plus this margin.
 PARALLEL = 0.999

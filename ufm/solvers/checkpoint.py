@@ -18,11 +18,11 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from ufm.agreement import agreed, is_first_process
-from ufm.objective import to_variables
+from ufm.inputs.checks import CheckpointError, InputError
+from ufm.model.objective import to_variables
+from ufm.model.processes import agreed, is_first_process
 from ufm.solvers.judge import Judge
 from ufm.solvers.run import Run
-from ufm.validation import CheckpointError, InputError
 
 #: Changes when the contents of a checkpoint do.
 FORMAT = 2

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from ufm.objective import Objective, Point
+from ufm.model.objective import Objective, Point
 from ufm.solvers.rule import StepRule
 
 

@@ -26,10 +26,10 @@ import itertools
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from ufm.certificate import class_means, objective_value
-from ufm.dual import dual_scales
-from ufm.objective import Variables, scaling
-from ufm.problem import Level, Problem, row_labels, row_multiplicities
+from ufm.duality.certificate import class_means, objective_value
+from ufm.duality.lower_bound import dual_scales
+from ufm.model.objective import Variables, scaling
+from ufm.model.problem import Level, Problem, row_labels, row_multiplicities
 from ufm.solvers.atoms import PARALLEL, Atoms, strengths, violating_atoms
 
 #: A coordinate is dead when it carries less than this share of the regulariser.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from ufm.certificate import Certificate
-from ufm.status import Status
+from ufm.duality.certificate import Certificate
+from ufm.solvers.status import Status
 
 #: Without a gap to compare with, a point is suspected to be stuck when its residual is within this of the target.
 NEARLY_STATIONARY = 1e2

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 
-from ufm.certificate import Certificate
-from ufm.objective import Variables
+from ufm.duality.certificate import Certificate
+from ufm.model.objective import Variables
 from ufm.solvers.checkpoint import Checkpoints
 from ufm.solvers.judge import Judge, Limits
 from ufm.solvers.run import Record, Run
-from ufm.status import Status
+from ufm.solvers.status import Status
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import optax
 from jaxtyping import Array, Float
 
-from ufm.objective import Coordinates, Objective, Point
+from ufm.model.objective import Coordinates, Objective, Point
 
 
 class ProjectedGradientState(NamedTuple):
@@ -26,7 +26,7 @@ class ProjectedGradient:
     Args:
         transformation: for instance ``optax.sgd(0.1, momentum=0.9)`` or ``optax.adam(1e-3)``.
         coordinates: ``"natural"`` works on ``(W, H, b)`` as training code does; ``"balanced"`` on the
-            well-conditioned variables of `ufm.objective`, where a step of 0.1 suits most problems.
+            well-conditioned variables of `ufm.model.objective`, where a step of 0.1 suits most problems.
 
     Example:
         >>> import ufm

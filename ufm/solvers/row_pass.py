@@ -21,9 +21,9 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float
 
-from ufm.layout import SAMPLES, Layout
-from ufm.objective import Objective, Point
-from ufm.softmax import feature_gradient, weight_gradient
+from ufm.losses.softmax import feature_gradient, weight_gradient
+from ufm.model.devices import SAMPLES, Layout
+from ufm.model.objective import Objective, Point
 
 
 class Move(NamedTuple):

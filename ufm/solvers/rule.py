@@ -6,7 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Array, Float
 
-from ufm.objective import Coordinates, Objective, Point
+from ufm.model.objective import Coordinates, Objective, Point
 
 
 @runtime_checkable

@@ -12,11 +12,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ufm.agreement import agreed
-from ufm.certificate import Certificate, certify
-from ufm.layout import choose_layout
-from ufm.objective import Objective, Scaling, Variables, build_objective, scaling, to_point, to_variables
-from ufm.problem import Level, Problem, row_labels
+from ufm.duality.certificate import Certificate, certify
+from ufm.model.devices import choose_layout
+from ufm.model.objective import (
+    Objective,
+    Scaling,
+    Variables,
+    build_objective,
+    scaling,
+    to_point,
+    to_variables,
+)
+from ufm.model.problem import Level, Problem, row_labels
+from ufm.model.processes import agreed
 from ufm.solvers.compiled import advance, begin, value
 from ufm.solvers.escape import escape
 from ufm.solvers.rule import StepRule

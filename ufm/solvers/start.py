@@ -7,8 +7,8 @@ import functools
 import numpy as np
 from jaxtyping import Float
 
-from ufm.objective import Variables, scaling
-from ufm.problem import Level, Problem, row_labels, row_multiplicities
+from ufm.model.objective import Variables, scaling
+from ufm.model.problem import Level, Problem, row_labels, row_multiplicities
 
 #: Up to this many, normal draws are kept for the next problem of the same seed and size, as sweeps ask for them.
 KEPT_DRAWS = 10_000

@@ -1,7 +1,7 @@
 """Closed forms of the global optimum, in pure NumPy: `predict` picks the theorem, one module per family."""
 
 from ufm.losses import MSE
-from ufm.problem import Problem
+from ufm.model.problem import Problem
 from ufm.theory.cross_entropy import predict_nonnegative
 from ufm.theory.free_thresholds import (
     TwinThreshold,

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from ufm.losses import MSE, SoftmaxLoss
-from ufm.problem import Problem
+from ufm.model.problem import Problem
 from ufm.theory.prediction import not_covered
 
 #: Relative distance to the threshold below which float64 cannot be trusted and integers decide.

@@ -20,7 +20,7 @@ from functools import partial
 import numpy as np
 from jaxtyping import Float
 
-from ufm.problem import Problem
+from ufm.model.problem import Problem
 from ufm.theory.assumptions import collapse_rule, collapsed_classes, saturation, slack, softmax_targets
 from ufm.theory.prediction import Prediction, not_covered
 

@@ -21,8 +21,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ufm.losses import SoftmaxLoss
-from ufm.problem import Problem
-from ufm.softmax import softmax
+from ufm.losses.softmax import softmax
+from ufm.model.problem import Problem
 from ufm.theory.prediction import not_covered
 
 #: Largest number of different kinds of classes for which the spectral norm of total collapse is computed.

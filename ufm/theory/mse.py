@@ -10,7 +10,7 @@ from functools import partial
 
 import numpy as np
 
-from ufm.problem import Problem
+from ufm.model.problem import Problem
 from ufm.theory.assumptions import collapse_rule, collapsed_classes, saturation, slack
 from ufm.theory.prediction import Prediction, not_covered
 

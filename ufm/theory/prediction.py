@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from ufm.problem import Problem
-from ufm.validation import InputError
+from ufm.inputs.checks import InputError
+from ufm.model.problem import Problem
 
 #: Largest K for which a K x K matrix is formed (3.2 GB in float64).
 MAX_MATRIX_CLASSES = 20_000

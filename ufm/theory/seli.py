@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from ufm.inputs.checks import class_counts
 from ufm.theory.prediction import require_matrix_size
-from ufm.validation import class_counts
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

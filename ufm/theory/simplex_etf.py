@@ -15,7 +15,7 @@ from functools import partial
 import numpy as np
 from jaxtyping import Float
 
-from ufm.problem import Problem
+from ufm.model.problem import Problem
 from ufm.theory.assumptions import (
     collapse_rule,
     collapsed_classes,

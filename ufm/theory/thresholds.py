@@ -13,11 +13,18 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float, Int
 
+from ufm.inputs.checks import (
+    InputError,
+    class_counts,
+    finite_vector,
+    one_of,
+    positive_float,
+    positive_integer,
+)
 from ufm.losses import MSE, CrossEntropy, Loss
-from ufm.problem import Problem
+from ufm.model.problem import Problem
 from ufm.theory.assumptions import CollapseRule, collapse_rule, exchangeable
 from ufm.theory.prediction import not_covered
-from ufm.validation import InputError, class_counts, finite_vector, one_of, positive_float, positive_integer
 
 Fixed = Literal["minority", "majority", "total"]
 

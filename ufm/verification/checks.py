@@ -7,7 +7,7 @@ import math
 import numpy as np
 from jaxtyping import Float
 
-from ufm.report import Row, Verdict
+from ufm.verification.report import Row, Verdict
 
 #: A normalised residual or a cosine cannot be off by much more than 1: wider tolerances decide nothing.
 WIDEST = 1.0

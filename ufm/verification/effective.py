@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from ufm.accumulator import FeatureStatistics
-from ufm.problem import FeatureSet, Problem
+from ufm.metrics.statistics import FeatureStatistics
+from ufm.model.problem import FeatureSet, Problem
 from ufm.theory import ClosedFormError, Prediction, predict
 from ufm.verification.checks import listed
 from ufm.verification.measured import Measured

@@ -9,11 +9,11 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from ufm import metrics
-from ufm.report import Row, Verdict
 from ufm.theory.prediction import Prediction
 from ufm.verification.checks import WIDEST, info_row, listed, scalar_row, worst_row
 from ufm.verification.measured import Measured
 from ufm.verification.propagation import FLOOR
+from ufm.verification.report import Row, Verdict
 from ufm.verification.tolerances import Tolerances, dual_directions
 
 

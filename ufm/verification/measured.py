@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float
 
 from ufm import metrics
-from ufm.accumulator import FeatureStatistics
 from ufm.losses import Loss, SoftmaxLoss
+from ufm.metrics.statistics import FeatureStatistics
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

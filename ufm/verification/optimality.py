@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 
-from ufm.certificate import Certificate, certify
-from ufm.problem import Problem
-from ufm.report import Row, Verdict
+from ufm.duality.certificate import Certificate, certify
+from ufm.model.problem import Problem
 from ufm.theory.prediction import Prediction
 from ufm.verification.checks import info_row, judged, scalar_row
 from ufm.verification.propagation import FLOOR
+from ufm.verification.report import Row, Verdict
 from ufm.verification.stationarity import block_step_residual
 from ufm.verification.subject import Subject
 

@@ -36,8 +36,8 @@ import numpy as np
 from jaxtyping import Float
 
 from ufm.losses import SoftmaxLoss
-from ufm.problem import Problem
-from ufm.softmax import softmax
+from ufm.losses.softmax import softmax
+from ufm.model.problem import Problem
 from ufm.theory.prediction import Prediction
 from ufm.verification.divergence import binary_interval, concordant_radius, curvature_loss
 from ufm.verification.propagation import (

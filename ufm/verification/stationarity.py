@@ -13,7 +13,7 @@ import math
 import numpy as np
 from jaxtyping import Float, Int
 
-from ufm.problem import Problem
+from ufm.model.problem import Problem
 
 #: Rows are worked on in blocks of about this many logits.
 _BLOCK_ENTRIES = 2**21

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from ufm.accumulator import FeatureStatistics
-from ufm.arrays import classifier, float_array, label_array
-from ufm.nearest_mean import NearestMeanAgreement
-from ufm.problem import Problem
-from ufm.tables import count_range
-from ufm.validation import InputError
+from ufm.inputs.arrays import classifier, float_array, label_array
+from ufm.inputs.checks import InputError
+from ufm.metrics.nearest_mean import NearestMeanAgreement
+from ufm.metrics.statistics import FeatureStatistics
+from ufm.model.problem import Problem
+from ufm.text import count_range
 
 
 class Rows(NamedTuple):

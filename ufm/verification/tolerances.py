@@ -8,7 +8,7 @@ import math
 import numpy as np
 from jaxtyping import Bool, Float
 
-from ufm.dual import dual_scales
+from ufm.duality.lower_bound import dual_scales
 from ufm.theory.prediction import Prediction
 
 

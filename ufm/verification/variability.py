@@ -7,11 +7,11 @@ import math
 import numpy as np
 
 from ufm import metrics
-from ufm.accumulator import FeatureStatistics
-from ufm.nearest_mean import NearestMeanAgreement
-from ufm.report import Row
+from ufm.metrics.nearest_mean import NearestMeanAgreement
+from ufm.metrics.statistics import FeatureStatistics
 from ufm.verification.checks import info_row, scalar_row
 from ufm.verification.propagation import FLOOR
+from ufm.verification.report import Row
 from ufm.verification.subject import Subject
 from ufm.verification.tolerances import Tolerances
 

@@ -1,0 +1,1 @@
+"""What solving costs, beside what one would use instead."""

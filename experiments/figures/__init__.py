@@ -1,0 +1,1 @@
+"""Figures of the field and of this package, one script each, beside the pictures that they draw."""

@@ -1,0 +1,163 @@
+"""Minority collapse in the Layer-Peeled Model: angles between classifiers against the imbalance ratio.
+
+The published experiment (Fang, He, Long, Su, PNAS 2021, arXiv:2101.12699): ten classes, half of them with R times
+the samples of the others, free features, cross-entropy, caps E_W = 1 and E_H = 5; R = 10^(0.1 i), i = 0, ..., 40.
+The mean cosine between minority classifiers starts at -1/9 and reaches one, minority collapse, at R_0 = 12.19.
+Every point is certified to a relative gap of 1e-8 within the caps. What decides is the price l of the caps (their
+Lagrange multiplier sqrt(lambda_W lambda_H)): the minority is merged exactly where l >= n_B/N. A table adds R_0
+for other caps and numbers of majority classes.
+
+    python -m experiments.figures.layer_peeled [--majority 5] [--feature-cap 5] [--suffix pdf] [--quick]
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import matplotlib
+import numpy as np
+import tyro
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.progress import track
+
+from ufm.metrics import cosines, logit_margins, norms
+from ufm.models.layer_peeled import LayerPeeled, LayerPeeledSolution, collapse_ratio, solve_layer_peeled
+from ufm.plots.report import BLACK, BLUE, GREEN, STYLE, VERMILLION, save_figure
+
+K = 10
+CAPS, MAJORITIES = (1.0, 5.0, 10.0), (3, 5, 7)
+PROGRESS = Console(stderr=True)
+
+
+def observe(solution: LayerPeeledSolution, majority: int) -> dict[str, float]:
+    """Return what the figure shows of one solution."""
+    angles, lengths = cosines(solution.weight), norms(solution.weight)
+    margins = logit_margins(solution.features @ solution.weight.T)
+    pairs = np.triu(np.ones((K, K), dtype=bool), 1)
+    major = np.arange(K) < majority
+    groups = {"majority": np.outer(major, major), "minority": np.outer(~major, ~major)}
+    groups["between"] = ~(groups["majority"] | groups["minority"])
+    return {
+        **{f"cosine {name}": float(angles[pairs & group].mean()) for name, group in groups.items()},
+        "norm ratio": float(lengths[major].mean() / lengths[~major].mean()),
+        "margin majority": float(margins[major].mean()),
+        "margin minority": float(margins[~major].mean()),
+        "price": solution.nuclear_weight,
+        "threshold": float(solution.model.counts.min() / solution.model.counts.sum()),
+        "loss": solution.objective,
+        "relative gap": solution.relative_gap,
+        "solves": solution.solves,
+    }
+
+
+def curve(ratios: np.ndarray, majority: int, weight_cap: float, feature_cap: float) -> list[dict[str, float]]:
+    """Solve for every ratio, each time from the solution before."""
+    records: list[dict[str, float]] = []
+    previous: LayerPeeledSolution | None = None
+    for ratio in track(ratios, description="imbalance ratios", console=PROGRESS):
+        counts = np.repeat([ratio, 1.0], [majority, K - majority])
+        previous = solve_layer_peeled(LayerPeeled(counts, K, weight_cap, feature_cap), start=previous)
+        records.append({"R": float(ratio), "certified": previous.certified} | observe(previous, majority))
+    return records
+
+
+def figure(records: list[dict[str, float]], critical: float) -> Figure:
+    """Return the figure: angles, the price of the caps against the threshold, margins."""
+    ratios = np.array([record["R"] for record in records])
+
+    def of(name: str) -> np.ndarray:
+        return np.array([record[name] for record in records])
+
+    with matplotlib.rc_context(STYLE):
+        drawing = Figure(figsize=(7.2, 2.5), layout="constrained")
+        FigureCanvasAgg(drawing)
+        angles, price, margins = drawing.subplots(1, 3)
+        for name, colour, marker in (
+            ("minority", VERMILLION, "o"),
+            ("between", BLACK, "s"),
+            ("majority", BLUE, "^"),
+        ):
+            angles.plot(ratios, of(f"cosine {name}"), color=colour, marker=marker, ms=2.5, lw=0.9, label=name)
+        angles.axhline(-1 / (K - 1), color=BLACK, lw=0.6, ls=":")
+        angles.text(ratios[-1], -1 / (K - 1) + 0.02, "-1/9, simplex", ha="right", va="bottom", fontsize=6.5)
+        angles.set_ylabel("mean cosine between classifiers")
+        price.plot(ratios, of("price"), color=GREEN, marker="o", ms=2.5, lw=0.9, label="price $l$")
+        price.plot(ratios, of("threshold"), color=BLACK, ls="--", label="threshold $n_B/N$")
+        price.set_yscale("log")
+        price.set_ylabel(r"$\sqrt{\lambda_W \lambda_H}$ (nats)")
+        for name, colour, marker in (("majority", BLUE, "^"), ("minority", VERMILLION, "o")):
+            margins.plot(
+                ratios, of(f"margin {name}"), color=colour, marker=marker, ms=2.5, lw=0.9, label=name
+            )
+        margins.set_ylabel("logit margin (nats)")
+        angles.text(critical, 0.75, f" $R_0$ = {critical:.2f}", fontsize=7.0)
+        titles = ("(a) angles", "(b) price of the caps", "(c) margins")
+        for title, axes in zip(titles, (angles, price, margins), strict=True):
+            axes.axvline(critical, color=BLACK, lw=0.6)
+            axes.set_xscale("log")
+            axes.set_xlabel("imbalance ratio $R$")
+            axes.set_title(title, loc="left")
+            axes.legend(loc="best")
+    return drawing
+
+
+def critical_table() -> list[dict[str, float]]:
+    """Return R_0 for several caps and numbers of majority classes."""
+    cells = [(cap, majority) for cap in CAPS for majority in MAJORITIES]
+    return [
+        {
+            "feature cap": cap,
+            "majority": majority,
+            "R_0": collapse_ratio(majority, K - majority, feature_cap=cap),
+        }
+        for cap, majority in track(cells, description="critical ratios", console=PROGRESS)
+    ]
+
+
+def main(
+    majority: int = 5,
+    weight_cap: float = 1.0,
+    feature_cap: float = 5.0,
+    out: Path = Path("results"),
+    figures: Path = Path("experiments/figures"),
+    suffix: Literal["png", "pdf", "svg"] = "png",
+    quick: bool = False,
+) -> int:
+    """Compute, save, print and draw; return 1 unless every point is certified.
+
+    Args:
+        majority: number of majority classes of ten.
+        weight_cap: E_W.
+        feature_cap: E_H.
+        out: folder for the records (JSON).
+        figures: folder for the figure.
+        suffix: format of the figure; pdf and svg are vector graphics.
+        quick: nine ratios instead of 41 and no table; the figure goes to ``out``.
+    """
+    ratios = 10.0 ** (0.1 * np.arange(0, 41, 5 if quick else 1))
+    figures = out if quick else figures
+    for folder in (out, figures):
+        folder.mkdir(parents=True, exist_ok=True)
+    records = curve(ratios, majority, weight_cap, feature_cap)
+    critical = collapse_ratio(majority, K - majority, weight_cap=weight_cap, feature_cap=feature_cap)
+    saved: dict[str, Any] = {"curve": records, "R_0": critical, "others": [] if quick else critical_table()}
+    (out / "layer_peeled.json").write_text(json.dumps(saved))
+    print("       R  cosine minority  price/threshold  relative gap")
+    for record in records:
+        share = record["price"] / record["threshold"]
+        print(
+            f"{record['R']:8.1f}  {record['cosine minority']:15.4f}  {share:15.4f}  {record['relative gap']:12.1e}"
+        )
+    print(f"minority collapse at R_0 = {critical:.4f}")
+    for row in saved["others"]:
+        print(f"E_H = {row['feature cap']:4g}, {row['majority']} majority classes: R_0 = {row['R_0']:.4f}")
+    save_figure(figure(records, critical), figures / f"layer_peeled.{suffix}")
+    return int(not all(record["certified"] for record in records))
+
+
+if __name__ == "__main__":
+    raise SystemExit(tyro.cli(main))

@@ -1,0 +1,143 @@
+"""Through the collapse threshold: what the minority does as the imbalance ratio R passes R_0, for several lambda.
+
+Five majority classes of 5,000 samples, five minority classes of 5,000/R. For each sqrt(lambda_W lambda_H) there is a
+critical ratio R_0 (`ufm.theory.critical_imbalance_ratio`, majority fixed) beyond which all minority features are zero
+and all minority classifier rows are the same: feature norm and logit margin vanish and the cosine between minority
+rows becomes one. Dots are solved to a certified global optimum from random starts, curves are closed forms.
+
+    python -m experiments.figures.threshold [--resume] [--quick] [--suffix pdf]
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import matplotlib
+import numpy as np
+import tyro
+import xarray as xr
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+import ufm
+from ufm.plots.report import BLUE, GREEN, ORANGE, PURPLE, STYLE, save_figure
+from ufm.sweeps import summary
+from ufm.theory import critical_imbalance_ratio
+
+MAJORITY, CLASSES, DIM = 5000, 10, 16
+#: Critical ratios that the regularisation is chosen for.
+CRITICAL = (4.0, 12.0, 40.0, 120.0)
+COLOURS, MARKERS = (BLUE, ORANGE, GREEN, PURPLE), "osD^"
+QUANTITIES = {
+    "norm": (r"minority feature norm $|h_k|$", "norms"),
+    "margin": ("minority margin (nats)", "margins"),
+    "cosine": ("cosine of minority classifier rows", "weight_cosines"),
+}
+
+
+def counts_of(minority: int) -> list[int]:
+    """Return the profile with this many samples in every minority class."""
+    return [MAJORITY] * (CLASSES // 2) + [minority] * (CLASSES // 2)
+
+
+def decays() -> dict[float, float]:
+    """Return sqrt(lambda_W lambda_H) for every critical ratio: collapse at sqrt(n_min (K-1)/K)/N."""
+    found = {}
+    for ratio in CRITICAL:
+        minority = MAJORITY / ratio
+        samples = CLASSES / 2 * (MAJORITY + minority)
+        found[ratio] = float(np.sqrt(minority * (CLASSES - 1) / CLASSES) / samples)
+    return found
+
+
+def axes_of(points: int) -> dict[str, Any]:
+    """Return the axes: imbalance ratios that whole numbers of samples have, and the regularisations."""
+    minorities = np.unique(np.rint(MAJORITY / np.geomspace(1, 500, points)).astype(int))[::-1]
+    ratios = [{"label": MAJORITY / int(n), "counts": counts_of(int(n))} for n in minorities]
+    return {"nuclear_weight": list(decays().values()), "ratio": ratios}
+
+
+def curves(nuclear_weight: float) -> dict[str, np.ndarray]:
+    """Return the closed forms of a minority class at every ratio that whole numbers of samples have."""
+    found: dict[str, list[float]] = {"ratio": [], "norm": [], "margin": [], "cosine": []}
+    for minority in np.unique(np.rint(MAJORITY / np.geomspace(1, 500, 600)).astype(int)):
+        prediction = ufm.predict(ufm.Problem(counts_of(int(minority)), DIM, nuclear_weight, nuclear_weight))
+        gram = prediction.gram_weights
+        found["ratio"].append(MAJORITY / int(minority))
+        found["norm"].append(float(prediction.norms[-1]))
+        found["margin"].append(float(prediction.margins[-1]))
+        found["cosine"].append(float(gram[-1, -2] / gram[-1, -1]) if gram[-1, -1] > 0 else np.nan)
+    return {name: np.array(values) for name, values in found.items()}
+
+
+def figure(dataset: xr.Dataset) -> Figure:
+    """Return the figure: one panel per quantity, one colour and marker per regularisation."""
+    with matplotlib.rc_context(STYLE):
+        drawn = Figure(figsize=(7.4, 2.7), layout="constrained")
+        FigureCanvasAgg(drawn)
+        panels: Any = drawn.subplots(1, 3)
+        for weight, colour, marker in zip(dataset.nuclear_weight.values, COLOURS, MARKERS, strict=True):
+            expected, solved = curves(float(weight)), dataset.sel(nuclear_weight=weight).isel({"class": -1})
+            critical = critical_imbalance_ratio(
+                5, 5, float(weight), float(weight), fixed="majority", size=MAJORITY
+            )
+            level = rf"\sqrt{{\lambda_W \lambda_H}} = {1e4 * weight:.3g} \cdot 10^{{-4}}"
+            label = rf"${level}$ ($R_0 = {critical:.3g}$)"
+            for axes, (name, (_, variable)) in zip(panels, QUANTITIES.items(), strict=True):
+                axes.plot(expected["ratio"], expected[name], color=colour, linewidth=1.0, zorder=1)
+                axes.plot(
+                    solved.ratio,
+                    solved[variable],
+                    marker,
+                    color=colour,
+                    markersize=3.2,
+                    label=label,
+                    linewidth=0,
+                )
+                axes.axvline(critical, color=colour, linewidth=0.7, linestyle=":", zorder=0)
+        for axes, (title, _) in zip(panels, QUANTITIES.values(), strict=True):
+            axes.set_xscale("log")
+            axes.set_xlabel(r"imbalance ratio $R = n_\mathrm{maj} / n_\mathrm{min}$")
+            axes.set_ylabel(title)
+        panels[2].set_ylim(top=1.05)
+        handles, labels = panels[0].get_legend_handles_labels()
+        drawn.legend(handles, labels, loc="outside upper center", ncols=len(CRITICAL))
+    return drawn
+
+
+def main(
+    out: Path = Path("results/threshold"),
+    figures: Path = Path(__file__).parent,
+    suffix: Literal["png", "pdf", "svg"] = "png",
+    resume: bool = False,
+    quick: bool = False,
+) -> int:
+    """Solve, compare with the closed form, draw; return 1 if anything is uncertified or off the curve.
+
+    Args:
+        out: folder for the data set and the report.
+        figures: folder for the figure.
+        suffix: format of the figure; pdf and svg are vector graphics.
+        resume: go on with the data set in ``out``.
+        quick: 9 ratios instead of 41; the figure goes to ``out``.
+    """
+    points = 41
+    if quick:
+        points, out, figures = 9, out.with_name(out.name + "-quick"), out.with_name(out.name + "-quick")
+    fixed = {"dim": DIM, "tol": 1e-10, "residual_tol": 1e-9}
+    dataset = ufm.sweep(fixed, axes_of(points), out=out, resume=resume, progress=True).load()
+    worst = {name: float(dataset[name].max()) for name in ("norm_deviation", "margin_deviation")}
+    report = worst | {"members": dataset.status.size, "certified": int(dataset.certified.sum())}
+    report |= {"mismatches": int((dataset.collapse_mismatches > 0).sum())}
+    (out / "report.json").write_text(json.dumps(report, indent=1))
+    figures.mkdir(parents=True, exist_ok=True)
+    save_figure(figure(dataset), figures / f"threshold.{suffix}", colours=256)
+    print(summary(dataset))
+    print(json.dumps(report, indent=1))
+    return int(report["certified"] < report["members"] or report["norm_deviation"] > 1e-3)
+
+
+if __name__ == "__main__":
+    raise SystemExit(tyro.cli(main))

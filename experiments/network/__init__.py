@@ -1,0 +1,1 @@
+"""Networks trained on data, held against the model."""

@@ -1,0 +1,78 @@
+"""The sharper bound where classes share directions: valid whatever it is told, tight where it is told the truth."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import ufm
+import ufm.duality.polar
+from ufm.duality.copositive import sharing_bound
+from ufm.duality.polar import polar_bound
+from ufm.losses.by_name import parse_loss
+from ufm.profiles import parse_counts
+
+
+def largest(product, rng, tries=300):
+    """``max u' G u`` over many non-negative unit vectors, sparse ones too, improved by projected power steps."""
+    u = np.maximum(rng.normal(size=(tries, len(product))), 0) + 1e-9
+    shift = np.linalg.norm(product, 2)
+    for _ in range(30):
+        u /= np.linalg.norm(u, axis=1, keepdims=True)
+        u = np.maximum(u @ product + shift * u, 0) + 1e-300
+    u /= np.linalg.norm(u, axis=1, keepdims=True)
+    return np.einsum("ij,jk,ik->i", u, product, u).max()
+
+
+@settings(deadline=None, derandomize=True, max_examples=60)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_no_gram_matrix_makes_the_bound_too_small(seed):
+    rng = np.random.default_rng(seed)
+    K = int(rng.integers(2, 8))
+    dual = rng.normal(size=(K, K)) * 10 ** rng.uniform(-3, 3)
+    features = np.maximum(rng.normal(size=(K, int(rng.integers(1, 10)))), 0) * rng.choice(
+        [0, 1, 1e-9], (K, 1)
+    )
+    product, gram = dual @ dual.T, features @ features.T
+    true = largest(product, rng)
+    assert sharing_bound(product, gram) >= true * (1 - 1e-12)
+    assert polar_bound(dual, "nonnegative", gram) <= polar_bound(dual, "nonnegative")
+    assert polar_bound(dual, "nonnegative", gram) ** 2 >= true * (1 - 1e-12)
+
+
+def test_what_overflows_stays_a_bound():
+    dual = np.random.default_rng(0).normal(size=(4, 4))
+    product, gram = dual @ dual.T, np.eye(4) + np.outer([1, 1, 0, 0], [1, 1, 0, 0])
+    assert sharing_bound(1e200 * product, gram) >= 1e200 * largest(product, np.random.default_rng(1))
+    assert sharing_bound(product, np.full((4, 4), np.inf)) == np.inf
+
+
+def test_the_polar_is_sharpened_up_to_a_number_of_classes(monkeypatch):
+    means = np.kron(np.eye(70), np.array([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]]))
+    dual = means @ np.linalg.pinv(means)
+    assert polar_bound(dual, "nonnegative") == pytest.approx(np.sqrt(2 / 3 + np.sqrt(2) / 3))
+    assert polar_bound(dual, "nonnegative", means @ means.T) == pytest.approx(1)
+    monkeypatch.setattr(ufm.duality.polar, "SHARING_LIMIT", len(dual) - 1)
+    assert polar_bound(dual, "nonnegative", means @ means.T) == polar_bound(dual, "nonnegative")
+
+
+@pytest.mark.parametrize(("form", "sharing"), [("adjustment:1", True), ("cdt:0.3", False)])
+def test_long_tail_is_certified(form, sharing):
+    """Adjusted logits put the last classes between all others: cutting off negative products leaves 4e-3 open."""
+    counts = parse_counts("cifar10-lt-100")
+    solution = ufm.solve(ufm.Problem(counts, 32, 5e-3, 2e-4, loss=parse_loss(form, counts)))
+    assert solution.certified
+    products = solution.features @ solution.features.T
+    assert np.any(products - np.diag(np.diag(products)) > 0.01 * products.max()) == sharing
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["adjustment:0.5", "adjustment:1", "cdt:0.3", "ce"])
+@pytest.mark.parametrize(
+    ("profile", "bias", "decays"),
+    [("cifar10-lt-100", 0.01, (1e-3, 1e-5)), ("exp:K=12,n_max=300,ratio=30", None, (5e-3, 2e-4))],
+)
+def test_every_long_tail_is_certified(profile, bias, decays, form):
+    counts = parse_counts(profile)
+    problem = ufm.Problem(counts, 32, *decays, loss=parse_loss(form, counts), bias=bias)
+    assert ufm.solve(problem).certified

@@ -1,0 +1,163 @@
+"""Figures: every format, every size, nothing left behind; contents are read back from the artists."""
+
+import types
+
+import numpy as np
+import pytest
+
+from ufm.duality.certificate import certify
+from ufm.inputs.checks import InputError
+from ufm.metrics.statistics import FeatureStatistics
+from ufm.model.problem import Problem
+from ufm.plots import report as figures
+from ufm.theory import predict
+from ufm.verification.verify import verify
+
+HISTORY = tuple(
+    {
+        "step": 10 * i,
+        "relative_gap": 10.0**-i,
+        "residual": 0.0 if i == 3 else 3.0**-i,
+        "nc1": 0.0,
+        "nc2_h": 2.0**-i,
+    }
+    for i in range(4)
+)
+
+
+def solution(counts, history=(), decay=1e-2):
+    """The closed form as a solution."""
+    problem = Problem(counts, len(counts), decay, decay / 10)
+    prediction = predict(problem)
+    K = len(counts)
+    features = np.diag(prediction.norms)
+    scaled = np.sqrt(problem.counts)[:, None] * features
+    weight = np.sqrt(0.1 / (K * (K - 1))) * (K * scaled - scaled.sum(axis=0))
+    certificate = certify(problem, weight, features, np.arange(K))
+    return types.SimpleNamespace(
+        problem=problem,
+        level="class",
+        weight=weight,
+        features=features,
+        labels=np.arange(K),
+        bias=None,
+        status="certified",
+        objective=certificate.objective,
+        certificate=certificate,
+        tol=1e-8,
+        history=history,
+    )
+
+
+def panels(figure):
+    return [axes for axes in figure.axes if axes.get_title(loc="left")]
+
+
+@pytest.mark.parametrize("suffix", [".PNG", ".pdf", ".svg"])
+def test_formats(tmp_path, suffix):
+    path = tmp_path / f"figure{suffix}"
+    figure = verify(solution([30, 10])).plot(path)
+    head = path.read_bytes()[:200]
+    assert {"p": b"PNG", "d": b"%PDF", "s": b"<?xml"}[suffix.lower()[1 if suffix != ".pdf" else 2]] in head
+    assert len(panels(figure)) == 8
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_bad_paths(tmp_path):
+    report = verify(solution([30, 10]))
+    with pytest.raises(InputError, match=r"path must end in .png, .pdf, .svg, got 'figure.bmp'"):
+        report.plot(tmp_path / "figure.bmp")
+    with pytest.raises(InputError, match="path must be in a folder that exists"):
+        report.plot(tmp_path / "no" / "figure.png")
+
+
+@pytest.mark.parametrize("counts", [[30, 10], [90, 60, 40, 20, 1, 1], [5] * 40, np.arange(260, 0, -1)])
+def test_sizes(counts):
+    report = verify(solution(counts))
+    figure = figures.report_figure(report)
+    learned, predicted, *_ = panels(figure)
+    K = len(counts)
+    shown = learned.images[0].get_array()
+    assert len(shown) <= figures.LARGEST_IMAGE
+    np.testing.assert_allclose(shown, predicted.images[0].get_array(), rtol=1e-9, atol=1e-9)
+    assert shown.max() == pytest.approx(
+        report.prediction.norms.max() ** 2
+    )  # the diagonal survives the blocks
+    norms = panels(figure)[4]
+    dots = norms.collections[0].get_offsets()
+    np.testing.assert_allclose(
+        dots[:, 1], report.measured.norms[np.argsort(-np.asarray(counts), kind="stable")]
+    )
+    labels = [tick.get_text() for tick in norms.get_xticklabels()]
+    assert len(labels) == K if K <= figures.LABELLED_CLASSES else len(labels) < 10
+    shaded = [patch for patch in panels(figure)[6].patches if patch.get_facecolor()[:3] != (1, 1, 1)]
+    assert len(shaded) == (1 if report.prediction.num_collapsed else 0)
+
+
+def test_classes_are_sorted_by_count():
+    report = verify(solution([10, 30, 20]))
+    axes = panels(figures.report_figure(report))[4]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["1", "2", "0"]
+    np.testing.assert_allclose(axes.collections[0].get_offsets()[:, 1], report.measured.norms[[1, 2, 0]])
+
+
+def test_convergence_shows_what_was_recorded():
+    axes = panels(figures.report_figure(solution([30, 10], history=HISTORY)))[-1]
+    lines = {line.get_label(): line.get_xydata() for line in axes.lines}
+    assert set(lines) == {"relative duality gap", "KKT residual", "NC2_H"}  # zeros have no logarithm
+    np.testing.assert_allclose(lines["relative duality gap"][:, 1], [1, 0.1, 0.01, 0.001])
+    assert len(lines["KKT residual"]) == 3
+    assert axes.get_yscale() == "log"
+
+
+def test_failures_are_crosses_without_history():
+    wrong = solution([30, 10])
+    wrong.features = wrong.features * 1.01
+    report = verify(wrong)
+    axes = panels(figures.report_figure(report))[-1]
+    passing, failing = (len(points.get_offsets()) for points in axes.collections)
+    assert failing == sum(row.verdict == "fail" and bool(row.tolerance) for row in report.rows) > 0
+    assert passing > 0
+
+
+def test_without_prediction_cosines_take_its_place(tmp_path):
+    rng = np.random.default_rng(0)
+    report = verify(
+        features=rng.normal(size=(9, 4)), labels=[0] * 5 + [1] * 3 + [2], weight=rng.normal(size=(3, 4))
+    )
+    titles = [axes.get_title(loc="left") for axes in panels(report.plot(tmp_path / "figure.pdf"))]
+    assert sum("cos" in title for title in titles) == 2
+    assert not any("predicted" in title for title in titles)
+
+
+def test_collapsed_and_missing_classes(tmp_path):
+    statistics = FeatureStatistics(weight=np.zeros((3, 2)))
+    statistics.update(np.zeros((2, 2)), [0, 2])
+    verify(statistics=statistics).plot(tmp_path / "nothing.png")
+    everything = solution([6, 5, 4], decay=3.0)
+    report = verify(everything)
+    assert report.prediction.num_collapsed == 3
+    report.plot(tmp_path / "collapsed.png")
+
+
+def test_no_global_state():
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    figures.report_figure(verify(solution([30, 10])))
+    assert dict(matplotlib.rcParams) == before
+
+
+@pytest.mark.slow
+def test_few_colours_make_a_png_smaller_and_no_different_to_see(tmp_path):
+    from matplotlib.image import imread
+
+    figure = figures.report_figure(verify(solution([30, 10])))
+    figures.save_figure(figure, tmp_path / "all.png")
+    figure.set_layout_engine("none")  # or it is laid out anew every time, a little differently
+    figures.save_figure(figure, tmp_path / "all.png")
+    figures.save_figure(figure, tmp_path / "few.png", colours=256)
+    figures.save_figure(figure, tmp_path / "vector.pdf", colours=256)
+    assert (tmp_path / "few.png").stat().st_size < 0.7 * (tmp_path / "all.png").stat().st_size
+    few, whole = (imread(tmp_path / name)[..., :3] for name in ("few.png", "all.png"))
+    assert np.abs(few - whole).mean() < 1e-3

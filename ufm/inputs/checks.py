@@ -1,0 +1,147 @@
+"""Checks of what users pass in: every message names the argument, its value and what is required."""
+
+from __future__ import annotations
+
+import math
+import numbers
+import operator
+import reprlib
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+#: Totals stay exactly representable as float64.
+MAX_SAMPLES = 2**53
+
+
+class InputError(ValueError):
+    """An argument that the mathematics does not allow; the message is one sentence fit for a terminal.
+
+    Example:
+        >>> positive_float("weight_decay", -1)
+        Traceback (most recent call last):
+        ufm.inputs.checks.InputError: weight_decay must be a finite number above 0, got -1.0
+    """
+
+
+class CheckpointError(OSError):
+    """A checkpoint could not be written; the one before, if any, is intact."""
+
+
+def positive_integer(name: str, value: Any) -> int:
+    """Return ``value`` as an int of at least 1, or raise `InputError`."""
+    return _integer(name, value, 1)
+
+
+def nonnegative_integer(name: str, value: Any) -> int:
+    """Return ``value`` as an int of at least 0, or raise `InputError`."""
+    return _integer(name, value, 0)
+
+
+def _integer(name: str, value: Any, least: int) -> int:
+    if isinstance(value, bool | np.bool_):
+        raise InputError(f"{name} must be an integer of at least {least}, got {value!r}")
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise InputError(f"{name} must be an integer of at least {least}, got {value!r}") from None
+    if number < least:
+        raise InputError(f"{name} must be an integer of at least {least}, got {number}")
+    return number
+
+
+def positive_float(name: str, value: Any) -> float:
+    """Return ``value`` as a finite float above zero, or raise `InputError`."""
+    number = _as_float(name, value, "a finite number above 0")
+    if not (math.isfinite(number) and number > 0):
+        raise InputError(f"{name} must be a finite number above 0, got {number}")
+    return number
+
+
+def nonnegative_float(name: str, value: Any) -> float:
+    """Return ``value`` as a finite float of at least zero, or raise `InputError`."""
+    number = _as_float(name, value, "a finite number of at least 0")
+    if not (math.isfinite(number) and number >= 0):
+        raise InputError(f"{name} must be a finite number of at least 0, got {number}")
+    return number
+
+
+def _as_float(name: str, value: Any, requirement: str) -> float:
+    if isinstance(value, bool | np.bool_ | str) or not (
+        isinstance(value, numbers.Real) or (hasattr(value, "__float__") and np.ndim(value) == 0)
+    ):
+        raise InputError(f"{name} must be {requirement}, got {value!r}")
+    try:
+        return float(value)
+    except (OverflowError, TypeError, ValueError):
+        raise InputError(f"{name} must be {requirement}, got {reprlib.repr(value)}") from None
+
+
+def class_counts(counts: Any) -> Int[np.ndarray, " K"]:
+    """Return counts as a read-only int64 vector of at least two positive entries, or raise `InputError`."""
+    if isinstance(counts, str | bytes) or not isinstance(counts, Iterable):
+        raise InputError(f"counts must be a sequence of positive integers, got {counts!r}")
+    entries: Any = counts if hasattr(counts, "__array__") else list(counts)
+    try:
+        array = np.asarray(entries)
+    except ValueError:
+        raise InputError(f"counts must be a flat sequence of integers, got {reprlib.repr(entries)}") from None
+    if array.ndim != 1:
+        raise InputError(f"counts must be a flat sequence of integers, got an array of shape {array.shape}")
+    if array.size == 0:
+        raise InputError("counts must name at least two classes, got an empty sequence")
+    if not _is_whole(array):
+        values = array.tolist() if entries is counts or array.dtype.kind == "f" else entries
+        bad = [value for value in values if not _is_integer(value)] or [max(values, key=abs)]
+        raise InputError(f"counts must be positive integers below 2^53, got {bad[0]!r}")
+    smallest = int(np.argmin(array))
+    if array[smallest] < 1:
+        raise InputError(f"counts must be positive integers, got counts[{smallest}] = {array[smallest]:g}")
+    if array.size < 2:
+        raise InputError(f"counts must name at least two classes, got one class of {array[0]:.15g} samples")
+    total = float(array.sum(dtype=np.float64))
+    if total >= MAX_SAMPLES:
+        raise InputError(f"counts must add up to less than 2^53 = {MAX_SAMPLES}, got a total of {total:.6g}")
+    array = array.astype(np.int64)
+    array.flags.writeable = False
+    return array
+
+
+def _is_whole(array: np.ndarray) -> bool:
+    if array.dtype.kind == "f":
+        return bool(np.all(np.isfinite(array)) and np.all(array == np.floor(array)))
+    return array.dtype.kind in "iu"
+
+
+def _is_integer(value: Any) -> bool:
+    if isinstance(value, bool | np.bool_):
+        return False
+    return isinstance(value, numbers.Integral) or (isinstance(value, float) and value.is_integer())
+
+
+def finite_vector(name: str, values: Any, *, positive: bool = False) -> Float[np.ndarray, " K"]:
+    """Return ``values`` as a read-only float64 vector of finite (and, if asked, positive) entries."""
+    try:
+        array = np.array(values, dtype=np.float64)
+    except (OverflowError, TypeError, ValueError):
+        raise InputError(f"{name} must be a vector of numbers, got {reprlib.repr(values)}") from None
+    if array.ndim != 1 or array.size == 0:
+        raise InputError(f"{name} must be a vector with one entry per class, got shape {array.shape}")
+    good = np.isfinite(array) & (array > 0) if positive else np.isfinite(array)
+    if not np.all(good):
+        where = int(np.argmin(good))
+        requirement = "finite and above 0" if positive else "finite"
+        raise InputError(
+            f"{name} must be {requirement} for all classes, got {name}[{where}] = {array[where]}"
+        )
+    array.flags.writeable = False
+    return array
+
+
+def one_of(name: str, value: Any, allowed: tuple[str, ...]) -> str:
+    """Return ``value`` if it is one of ``allowed``, or raise `InputError`."""
+    if not isinstance(value, str) or value not in allowed:
+        raise InputError(f"{name} must be one of {', '.join(allowed)}; got {value!r}")
+    return value

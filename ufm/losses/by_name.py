@@ -1,0 +1,68 @@
+"""Losses as text, for the command line and sweep files: ``ce``, ``smoothing:0.1``, ``weighted:0.5``, ..."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Int
+
+from ufm.inputs.checks import InputError
+from ufm.losses import (
+    MSE,
+    CrossEntropy,
+    Focal,
+    LabelSmoothing,
+    LogitAdjustment,
+    Loss,
+    VectorScaling,
+    WeightedCrossEntropy,
+)
+
+#: Name -> (default parameter or None if there is none, what it means, constructor from counts and parameter).
+LOSS_FORMS: dict[str, tuple[float | None, str, Callable[[np.ndarray, float], Loss]]] = {
+    "ce": (None, "cross-entropy", lambda n, _: CrossEntropy()),
+    "smoothing": (0.1, "label smoothing e", lambda n, e: LabelSmoothing(e)),
+    "weighted": (
+        0.5,
+        "class weights proportional to n_k^-g, averaging 1 over samples; 0.5 equalises margins",
+        lambda n, g: WeightedCrossEntropy(n**-g * (n.sum() / (n ** (1 - g)).sum())),
+    ),
+    "adjustment": (
+        1.0,
+        "logits plus t log(n_k/N)",
+        lambda n, t: LogitAdjustment(t * np.log(n / n.sum())),
+    ),
+    "cdt": (0.1, "logits times (n_k/n_max)^g", lambda n, g: VectorScaling((n / n.max()) ** g)),
+    "mse": (None, "squared error", lambda n, _: MSE()),
+    "focal": (2.0, "focal loss with gamma; not convex: no certificate", lambda n, g: Focal(g)),
+}
+
+
+def parse_loss(text: str, counts: Int[np.ndarray, " K"]) -> Loss:
+    """Return the loss that ``text`` describes: a name in `LOSS_FORMS`, optionally ``:`` and its parameter.
+
+    Args:
+        text: for instance ``"ce"``, ``"smoothing:0.1"`` or ``"weighted:0.5"``.
+        counts: class counts, from which class weights and logit adjustments are made.
+
+    Raises:
+        InputError: naming ``loss``, the value and what is required.
+
+    Example:
+        >>> parse_loss("smoothing:0.2", np.array([5, 5]))
+        LabelSmoothing(smoothing=0.2)
+    """
+    name, colon, parameter = text.strip().lower().partition(":")
+    if name not in LOSS_FORMS:
+        raise InputError(
+            f"loss must be one of {', '.join(LOSS_FORMS)}, some with a number as in smoothing:0.1; got {text!r}"
+        )
+    default, _, build = LOSS_FORMS[name]
+    if colon and default is None:
+        raise InputError(f"loss {name} takes no parameter, got {text!r}")
+    try:
+        value = float(parameter) if colon else default or 0.0
+    except ValueError:
+        raise InputError(f"loss {name} needs a number after the colon, got {text!r}") from None
+    return build(np.asarray(counts, np.float64), value)

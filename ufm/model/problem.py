@@ -1,0 +1,151 @@
+"""The unconstrained-feature model as an immutable, validated description of one optimisation problem."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from ufm.inputs.checks import (
+    InputError,
+    class_counts,
+    nonnegative_float,
+    one_of,
+    positive_float,
+    positive_integer,
+)
+from ufm.losses import CrossEntropy, Loss
+
+FeatureSet = Literal["nonnegative", "free"]
+Level = Literal["class", "sample"]
+FEATURE_SETS: tuple[FeatureSet, ...] = ("nonnegative", "free")
+LEVELS: tuple[Level, ...] = ("class", "sample")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Problem:
+    r"""Regularised loss over free features ``H`` and a linear classifier ``W`` (and optionally a bias ``b``).
+
+    ``P(W, H, b) = (1/N) sum_i m_i loss_{y_i}(W h_i + b) + lambda_W/2 |W|^2 + lambda_H/2 sum_i m_i |h_i|^2
+    + lambda_b/2 |b|^2``, where row ``i`` of ``H`` has label ``y_i`` and stands for ``m_i`` samples: at class
+    level there is one row per class with ``m_k = n_k``, at sample level one row per sample with ``m_i = 1``.
+    Both levels have the same optimal value (Jensen's inequality).
+
+    Args:
+        counts: samples per class ``n_k``, at least two positive integers.
+        dim: feature dimension ``d``, at least 1.
+        weight_decay: ``lambda_W > 0``. See `ufm.conventions` for other people's definitions.
+        feature_decay: ``lambda_H > 0``, multiplying every *sample's* squared norm (no ``1/N`` in front).
+        loss: one of `ufm.losses`; parameters given per class must match ``counts``.
+        features: ``"nonnegative"`` (features after a ReLU, the main case) or ``"free"``.
+        bias: ``None`` for no bias, ``0`` for an unregularised one, else its decay ``lambda_b > 0``.
+
+    Raises:
+        InputError: naming the argument, its value and the requirement.
+
+    Source: Fang et al., PNAS 2021; Dang, Tran, Nguyen, Ho, ICML 2024 (arXiv:2401.02058), equation (3).
+
+    Example:
+        >>> problem = Problem([500, 50], dim=8, weight_decay=5e-3, feature_decay=1e-5)
+        >>> problem.num_samples, problem.num_classes
+        (550, 2)
+    """
+
+    # Anything may be passed; `__post_init__` checks it and stores the type on the left.
+    counts: Int[np.ndarray, " K"] | Any
+    dim: int | Any
+    weight_decay: float | Any
+    feature_decay: float | Any
+    loss: Loss | Any = dataclasses.field(default_factory=CrossEntropy)
+    features: FeatureSet | Any = "nonnegative"
+    bias: float | Any | None = None
+
+    def __post_init__(self) -> None:
+        """Normalise and check every field."""
+        counts = class_counts(self.counts)
+        if not isinstance(self.loss, Loss):
+            raise InputError(f"loss must be a ufm loss such as CrossEntropy(), got {self.loss!r}")
+        self.loss.check_classes(len(counts))
+        fields = {
+            "counts": counts,
+            "dim": positive_integer("dim", self.dim),
+            "weight_decay": positive_float("weight_decay", self.weight_decay),
+            "feature_decay": positive_float("feature_decay", self.feature_decay),
+            "features": one_of("features", self.features, FEATURE_SETS),
+            "bias": None if self.bias is None else nonnegative_float("bias", self.bias),
+        }
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
+        if not math.isfinite(self.strength) or self.strength <= 0:
+            raise InputError(
+                "weight_decay times feature_decay must be representable as a positive number; "
+                f"got {self.weight_decay} and {self.feature_decay}"
+            )
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes ``K``."""
+        return len(self.counts)
+
+    @property
+    def num_samples(self) -> int:
+        """Number of samples ``N = sum_k n_k``."""
+        return int(self.counts.sum())
+
+    @property
+    def priors(self) -> Float[np.ndarray, " K"]:
+        """Class frequencies ``n_k / N``."""
+        return self.counts / self.num_samples
+
+    @property
+    def nuclear_weight(self) -> float:
+        """``sqrt(lambda_W lambda_H)``, the weight of the equivalent nuclear-norm problem."""
+        return math.sqrt(self.weight_decay) * math.sqrt(self.feature_decay)
+
+    @property
+    def strength(self) -> float:
+        """``c = N^2 lambda_W lambda_H``, the only combination of N and the decays that decides collapse."""
+        root = self.num_samples * self.nuclear_weight
+        return root * root  # a power would raise OverflowError instead of returning inf
+
+    def replace(self, **changes: Any) -> Problem:
+        """Return a copy with the given fields changed (and checked again)."""
+        return dataclasses.replace(self, **changes)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Problem):
+            return NotImplemented
+        return np.array_equal(self.counts, other.counts) and self._scalars() == other._scalars()
+
+    def __hash__(self) -> int:
+        return hash((self.counts.tobytes(), self._scalars()))
+
+    def _scalars(self) -> tuple[Any, ...]:
+        return (self.dim, self.weight_decay, self.feature_decay, self.loss, self.features, self.bias)
+
+
+def row_labels(problem: Problem, level: Level) -> Int[np.ndarray, " rows"]:
+    """Return the class of every feature row: one row per class, or one per sample in class order."""
+    one_of("level", level, LEVELS)
+    classes = np.arange(problem.num_classes)
+    return classes if level == "class" else np.repeat(classes, problem.counts)
+
+
+def row_multiplicities(problem: Problem, level: Level) -> Int[np.ndarray, " rows"]:
+    """Return ``m_i``, the number of samples that every feature row stands for."""
+    one_of("level", level, LEVELS)
+    return problem.counts if level == "class" else np.ones(problem.num_samples, dtype=np.int64)
+
+
+def bias_curvature(problem: Problem) -> float:
+    """Return the typical curvature of the objective in the bias near the optimum.
+
+    ``lambda_b + sqrt(lambda_W lambda_H) mean_k sqrt(n_k)``, at most 1: at the optimum of cross-entropy the
+    probabilities off the target are of order ``N sqrt(lambda_W lambda_H) / (K sqrt(n_k))``. It only sets the
+    units in which the solver moves the bias and in which the residual is measured.
+    """
+    spread = problem.nuclear_weight * float(np.sqrt(problem.counts).mean())
+    return (problem.bias or 0.0) + min(spread, 1.0)

@@ -1,0 +1,1 @@
+"""Models of their own, solved by way of `ufm.model.problem.Problem` and certified in their own terms."""

@@ -1,0 +1,267 @@
+r"""The Layer-Peeled Model: norms capped instead of penalised, by way of the penalised problem equal to it.
+
+Fang et al. minimise, over free features and a classifier,
+
+    ``L(W, H) = (1/N) sum_k sum_{i in k} CE_k(W h_i)``   subject to ``(1/K) sum_k |w_k|^2 <= E_W``,
+    ``(1/K) sum_k (1/n_k) sum_{i in k} |h_i|^2 <= E_H``.
+
+Its features are charged per *class*, those of `ufm.Problem` per *sample*. Both are reconciled exactly by
+moving the counts from the samples into the loss: take one sample of every class and class weights ``c_k = K
+n_k/N``,
+
+    ``P_l(W, H) = (1/K) sum_k c_k CE_k(W h_k) + (lambda_W/2) sum_k |w_k|^2 + (lambda_H/2) sum_k |h_k|^2``,
+
+with ``lambda_W = l sqrt(E_H/E_W)`` and ``lambda_H = l sqrt(E_W/E_H)``: a `ufm.Problem` with counts 1, ..., 1
+and `ufm.WeightedCrossEntropy`. Its data term is L of class means, and replacing the features of a class by
+their mean raises neither L (Jensen) nor the cap.
+
+Proof of equivalence. *Bound*: if D bounds ``P_l`` from below, then at every point within the caps ``L >= P_l
+- lambda_W K E_W/2 - lambda_H K E_H/2 >= D - l K sqrt(E_W E_H)``. *Attained*: a minimiser of ``P_l`` has
+``lambda_W |W|^2 = lambda_H |H|^2`` (scale W by s and H by 1/s), hence ``|W|^2 = t K E_W`` and ``|H|^2 = t K
+E_H`` with one t. Where t = 1 both caps hold with equality, and with ``D = min P_l`` the bound is L itself:
+the minimiser of the penalised problem is one of the capped problem. Such an l exists: ``|W| |H| = t K
+sqrt(E_W E_H)`` depends on the optimal logits alone, which are unique (L is strictly convex but for a
+constant added to each row, and that costs norm of W); it is continuous and decreasing in l, zero for large
+l, and unbounded for l -> 0, where L has no minimiser.
+
+So a scalar equation is left. For any l the optimum scaled to meet the caps is a feasible point and the bound
+above a certificate for it, off by the *square* of ``t - 1``; the search for l stops when this gap closes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+from jaxtyping import Float
+
+from ufm.duality.polar import ROUNDING
+from ufm.inputs.checks import InputError, finite_vector, positive_float, positive_integer
+from ufm.losses import WeightedCrossEntropy
+from ufm.model.problem import FeatureSet, Problem
+from ufm.models.root import Root
+from ufm.solvers.solution import Solution
+from ufm.solvers.solve import solve
+
+#: Most solves spent on one scalar equation.
+MAX_SOLVES = 60
+#: The penalised problem is solved this much more exactly than the capped one.
+INNER = 0.1
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LayerPeeled:
+    """The Layer-Peeled Model with cross-entropy.
+
+    Args:
+        counts: samples per class; only their ratios matter, so any positive numbers will do.
+        dim: feature dimension ``d``.
+        weight_cap: ``E_W``, the largest mean squared norm of a classifier row.
+        feature_cap: ``E_H``, the largest mean squared norm of the features, every class counting alike.
+        features: ``"free"``, as in the paper, or ``"nonnegative"``; the equivalence holds for both.
+
+    Raises:
+        InputError: naming the argument, its value and the requirement.
+
+    Source: Fang, He, Long, Su, PNAS 2021 (arXiv:2101.12699).
+    """
+
+    counts: Float[np.ndarray, " K"]
+    dim: int
+    weight_cap: float = 1.0
+    feature_cap: float = 5.0
+    features: FeatureSet = "free"
+
+    def __post_init__(self) -> None:
+        """Normalise and check every field."""
+        fields = {
+            "counts": finite_vector("counts", self.counts, positive=True),
+            "dim": positive_integer("dim", self.dim),
+            "weight_cap": positive_float("weight_cap", self.weight_cap),
+            "feature_cap": positive_float("feature_cap", self.feature_cap),
+        }
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
+        self.penalised(1.0)
+
+    @property
+    def reach(self) -> float:
+        """``K sqrt(E_W E_H)``, the nuclear norm of the optimal logits."""
+        return len(self.counts) * math.sqrt(self.weight_cap) * math.sqrt(self.feature_cap)
+
+    def penalised(self, nuclear_weight: float) -> Problem:
+        """Return the penalised problem whose optimum is that of the model with a multiple of its caps."""
+        K, ratio = len(self.counts), math.sqrt(self.feature_cap / self.weight_cap)
+        return Problem(
+            np.ones(K, dtype=np.int64),
+            self.dim,
+            weight_decay=nuclear_weight * ratio,
+            feature_decay=nuclear_weight / ratio,
+            loss=WeightedCrossEntropy(K * self.counts / self.counts.sum()),
+            features=self.features,
+        )
+
+    def data_loss(self, weight: Float[np.ndarray, "K d"], features: Float[np.ndarray, "K d"]) -> float:
+        """Return ``L`` of a classifier and class means."""
+        loss = self.penalised(1.0).loss
+        return float(np.mean(loss.value(features @ weight.T, np.arange(len(self.counts)))))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LayerPeeledSolution:
+    """An optimum of the Layer-Peeled Model, both caps met with equality, and its certificate.
+
+    Attributes:
+        model: the model.
+        weight: ``W``.
+        features: class means ``H``.
+        nuclear_weight: ``l = sqrt(lambda_W lambda_H)``, the price of the caps.
+        objective: ``L`` at this point.
+        lower_bound: ``D - l K sqrt(E_W E_H)``, which no point within the caps is below.
+        tol: the relative gap that was asked for.
+        solves: number of penalised problems solved.
+    """
+
+    model: LayerPeeled
+    weight: Float[np.ndarray, "K d"]
+    features: Float[np.ndarray, "K d"]
+    nuclear_weight: float
+    objective: float
+    lower_bound: float
+    tol: float
+    solves: int
+
+    @property
+    def relative_gap(self) -> float:
+        """``(L - bound)/L``."""
+        return (self.objective - self.lower_bound) / self.objective
+
+    @property
+    def certified(self) -> bool:
+        """Whether this is the global optimum to ``tol``; never if the bound exceeds the objective."""
+        return bool(-ROUNDING * len(self.weight) <= self.relative_gap <= self.tol)
+
+
+def solve_layer_peeled(
+    model: LayerPeeled,
+    *,
+    tol: float = 1e-8,
+    seed: int = 0,
+    start: LayerPeeledSolution | None = None,
+    max_steps: int = 100_000,
+) -> LayerPeeledSolution:
+    """Find the penalties whose optimum meets the caps, and certify the result within the caps.
+
+    Args:
+        model: the model.
+        tol: relative gap to certify.
+        seed: of the random start.
+        start: the solution of a similar model, to start from.
+        max_steps: step limit of every penalised problem.
+
+    Raises:
+        InputError: naming the argument, its value and the requirement.
+
+    Example:
+        >>> solution = solve_layer_peeled(LayerPeeled([10.0] * 4 + [1.0] * 4, dim=8))
+        >>> solution.certified, round(float(np.mean(solution.weight**2)) * 8, 9)
+        (True, 1.0)
+    """
+    tol = positive_float("tol", tol)
+    first = _balanced_price(model) if start is None else start.nuclear_weight
+    search = Root(math.log(first), step=0.4 if start is None else 0.05)
+    warm = None if start is None else (start.weight, start.features)
+    best: LayerPeeledSolution | None = None
+    while best is None or not (best.certified or search.finished):
+        price = math.exp(search.next)
+        found = solve(model.penalised(price), seed=seed, tol=INNER * tol, max_steps=max_steps, start=warm)
+        excess = _norms_product(found) / model.reach - 1
+        search.tell(-excess)
+        if excess > -1:
+            candidate = _onto_caps(model, found, price, tol, search.evaluations)
+            warm = (candidate.weight, candidate.features)
+            if best is None or not candidate.relative_gap > best.relative_gap:
+                best = candidate
+        if search.evaluations >= MAX_SOLVES:
+            break
+    if best is None:
+        raise InputError(f"caps of product {model.reach:g} are too small for floating-point arithmetic")
+    return best
+
+
+def collapse_ratio(
+    num_majority: int,
+    num_minority: int,
+    *,
+    weight_cap: float = 1.0,
+    feature_cap: float = 5.0,
+    accuracy: float = 1e-6,
+) -> float:
+    """Return ``R_0``, the imbalance ratio from which on all minority classifiers of a step profile are equal.
+
+    The minority is collapsed if and only if the price ``l`` of the caps reaches ``n_B/N`` (`twin_thresholds`
+    of `ufm.theory` with unit counts and class weights ``K n_k/N``), hence if and only if the optimum at ``l
+    = n_B/N`` is at least as large as the caps allow. ``R_0`` is where it is exactly as large; one solve for
+    every trial R. Free features, ``dim`` at least K.
+
+    Args:
+        num_majority: number of majority classes, A >= 1.
+        num_minority: number of minority classes, B >= 2.
+        weight_cap: ``E_W``.
+        feature_cap: ``E_H``.
+        accuracy: relative accuracy of ``R_0``.
+
+    Raises:
+        InputError: naming the argument, its value and the requirement.
+
+    Source: minority collapse of Fang, He, Long, Su, PNAS 2021 (arXiv:2101.12699).
+
+    Example:
+        >>> round(collapse_ratio(5, 5), 2)
+        12.19
+    """
+    majority = positive_integer("num_majority", num_majority)
+    minority = positive_integer("num_minority", num_minority)
+    if minority < 2:
+        raise InputError(f"num_minority must be at least 2 (one class has no twin), got {minority}")
+    accuracy = positive_float("accuracy", accuracy)
+    search, warm = Root(math.log(4.0), step=1.0), None
+    while not (search.width <= accuracy or search.finished or search.evaluations >= MAX_SOLVES):
+        counts = np.repeat([math.exp(search.next), 1.0], [majority, minority])
+        model = LayerPeeled(counts, majority + minority, weight_cap, feature_cap)
+        found = solve(model.penalised(1 / counts.sum()), start=warm)
+        warm = found
+        search.tell(_norms_product(found) / model.reach - 1)
+        if abs(search.last) <= accuracy / 10:
+            break
+    return math.exp(search.next)
+
+
+def _balanced_price(model: LayerPeeled) -> float:
+    """The off-target probability at the optimum for equal counts, which is ``l`` there: a place to start."""
+    K = len(model.counts)
+    return 1 / (math.exp(min(model.reach / (K - 1), 500.0)) + K - 1)
+
+
+def _norms_product(solution: Solution) -> float:
+    return float(np.linalg.norm(solution.weight) * np.linalg.norm(solution.features))
+
+
+def _onto_caps(
+    model: LayerPeeled, found: Solution, price: float, tol: float, solves: int
+) -> LayerPeeledSolution:
+    """Scale a solution of the penalised problem to meet both caps, and bound the capped problem."""
+    K = len(model.counts)
+    weight = found.weight * (math.sqrt(K * model.weight_cap) / np.linalg.norm(found.weight))
+    features = found.features * (math.sqrt(K * model.feature_cap) / np.linalg.norm(found.features))
+    return LayerPeeledSolution(
+        model=model,
+        weight=weight,
+        features=features,
+        nuclear_weight=price,
+        objective=model.data_loss(weight, features),
+        lower_bound=found.certificate.lower_bound - price * model.reach,
+        tol=tol,
+        solves=solves,
+    )

@@ -1,0 +1,1 @@
+"""Figures of results; nothing here solves, verifies, or opens a window."""

@@ -1,0 +1,301 @@
+"""Figures of stored results. Nothing here solves, and no window is ever opened.
+
+Figures are built on the Agg canvas without `pyplot`, so that no global state, display or back end is touched.
+Colours are those of Okabe and Ito and perceptually uniform maps, distinguishable with any colour vision and
+in print; every curve also has its own marker or line style.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from ufm.inputs.checks import InputError
+from ufm.metrics import cosines
+from ufm.theory.prediction import Prediction
+from ufm.verification.report import Report
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+#: Okabe and Ito's palette.
+BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
+YELLOW, BLUE, VERMILLION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
+SHADE = "#DDDDDD"
+#: Gram matrices of more classes are shown in blocks, one pixel each.
+LARGEST_IMAGE = 100
+#: Up to this many classes every class has its tick label.
+LABELLED_CLASSES = 20
+SUFFIXES = (".png", ".pdf", ".svg")
+STYLE: dict[Any, Any] = {
+    "font.size": 8.0,
+    "axes.titlesize": 8.5,
+    "axes.labelsize": 8.0,
+    "legend.fontsize": 7.0,
+    "xtick.labelsize": 7.0,
+    "ytick.labelsize": 7.0,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "lines.linewidth": 1.3,
+    "legend.frameon": False,
+    "pdf.fonttype": 42,
+    "svg.fonttype": "none",
+    "savefig.dpi": 200,
+}
+
+
+def report_figure(subject: Any, prediction: Prediction | None = None) -> Figure:
+    """Return the figure of a verification: learned beside predicted, class by class, and how it was reached.
+
+    Above, Gram matrices of class means and of classifier rows; below, norms, margins with collapsed classes
+    shaded, and either the convergence (for a solution with a history) or every error over its tolerance.
+    Classes are in the order of decreasing counts.
+
+    Args:
+        subject: a `Report`, or a solution, which is verified first.
+        prediction: what to compare with; by default the report's own.
+
+    Returns:
+        A matplotlib figure; write it with `save_figure`.
+    """
+    if not isinstance(subject, Report):
+        from ufm.verification.verify import verify
+
+        subject = verify(subject)
+    prediction = subject.prediction if prediction is None else prediction
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(10.5, 5.4), layout="constrained")
+        FigureCanvasAgg(figure)
+        halves: Any = figure.subfigures(2, 1, height_ratios=(1.05, 1.0), hspace=0.03)
+        above, below = halves
+        order = np.argsort(-subject.measured.statistics.counts, kind="stable")
+        _gram_panels(above, subject, prediction, order)
+        *panels, last = below.subplots(1, 4)
+        _class_panels(panels, subject, prediction, order)
+        if len(subject.history) > 1:
+            _convergence_panel(last, subject.history)
+        else:
+            _tolerance_panel(last, subject)
+        titled = [axes for axes in figure.axes if axes.get_title(loc="left")]
+        for letter, axes in zip("abcdefgh", titled, strict=False):
+            axes.set_title(f"({letter}) {axes.get_title(loc='left')}", loc="left")
+    return figure
+
+
+def save_figure(figure: Figure, path: str | os.PathLike[str], colours: int | None = None) -> None:
+    """Write a figure as PNG (a third as large with at most 256 ``colours``), PDF or SVG, as the suffix says.
+
+    Raises:
+        InputError: for any other suffix, or a folder that does not exist.
+    """
+    import matplotlib
+
+    target = Path(path)
+    if target.suffix.lower() not in SUFFIXES:
+        raise InputError(f"path must end in {', '.join(SUFFIXES)}, got {target.name!r}")
+    if not target.parent.is_dir():
+        raise InputError(f"path must be in a folder that exists, got {str(target)!r}")
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(target)
+    if colours is not None and target.suffix.lower() == ".png":
+        from PIL import Image  # which matplotlib writes its PNGs with
+
+        with Image.open(target) as image:
+            image.convert("RGB").quantize(colours, kmeans=2).save(target, optimize=True)
+
+
+def _gram_panels(
+    figure: Any, report: Report, prediction: Prediction | None, order: Int[np.ndarray, " K"]
+) -> None:
+    """Measured beside predicted on one colour scale; without prediction, Gram matrices beside cosines."""
+    panels = figure.subplots(1, 4)
+    measured = report.measured
+    contents: list[tuple[str, np.ndarray, str, np.ndarray]] = []
+    for letter, rows, name in (("h", measured.means, "features"), ("w", measured.weight, "weights")):
+        product = rf"$\langle {letter}_k, {letter}_l\rangle$"
+        seen = getattr(measured, f"gram_{name}")
+        if prediction is None:
+            cosine = rf"$\cos({letter}_k, {letter}_l)$ measured"
+            contents.append((f"{product} measured", seen, cosine, cosines(rows)))
+        else:
+            wanted = getattr(prediction, f"gram_{name}")
+            contents.append((f"{product} measured", seen, f"{product} predicted", wanted))
+    for pair, (title, first, other_title, second) in zip((panels[:2], panels[2:]), contents, strict=True):
+        blocks = [_blocks(matrix[np.ix_(order, order)]) for matrix in (first, second)]
+        if prediction is not None:
+            _image(pair[0], title, blocks[0], order, _colours(blocks))
+            shown = _image(pair[1], other_title, blocks[1], order, _colours(blocks))
+            _colour_bar(figure, shown, list(pair), "inner product", len(order))
+            continue
+        scales = (_colours(blocks[:1]), {"cmap": "PuOr", "vmin": -1.0, "vmax": 1.0})
+        for axes, text, block, scale in zip(pair, (title, other_title), blocks, scales, strict=True):
+            _colour_bar(figure, _image(axes, text, block, order, scale), [axes], "", len(order))
+    panels[0].set_ylabel("class" if len(order) <= LABELLED_CLASSES else "rank of class by count")
+
+
+def _image(
+    axes: Axes, title: str, block: np.ndarray, order: Int[np.ndarray, " K"], colours: dict[str, Any]
+) -> Any:
+    edge = len(order) + 0.5
+    shown = axes.imshow(block, extent=(0.5, edge, edge, 0.5), interpolation="nearest", **colours)
+    axes.set_title(title, loc="left")
+    axes.spines[["top", "right"]].set_visible(True)
+    _class_axis(axes, order, "x")
+    _class_axis(axes, order, "y")
+    return shown
+
+
+def _colour_bar(figure: Any, shown: Any, axes: list[Axes], label: str, num_classes: int) -> None:
+    """A colour bar; on the asinh scale with ticks at the ends, a tenth of them, and zero."""
+    bar = figure.colorbar(shown, ax=axes, shrink=0.7, pad=0.03, aspect=22)
+    bar.outline.set_linewidth(0.4)
+    if hasattr(shown.norm, "linear_width"):
+        ticks = shown.norm.vmax * np.array([-1.0, -0.1, 0.0, 0.1, 1.0])
+        bar.set_ticks(ticks, labels=[f"{tick:.3g}".replace("-", "\N{MINUS SIGN}") for tick in ticks])
+        bar.minorticks_off()
+    blocked = "" if num_classes <= LARGEST_IMAGE else "largest in block"
+    bar.set_label(", ".join(part for part in (label, blocked) if part))
+
+
+def _blocks(matrix: Float[np.ndarray, "K K"]) -> Float[np.ndarray, "m m"]:
+    """Return the matrix, or of each square block the entry of largest size: a diagonal stays visible."""
+    K = len(matrix)
+    size = -(-K // LARGEST_IMAGE)
+    if size == 1:
+        return matrix
+    padded = np.zeros((-(-K // size) * size,) * 2)
+    padded[:K, :K] = matrix
+    tiles = padded.reshape(len(padded) // size, size, -1, size).swapaxes(1, 2).reshape(-1, size * size)
+    largest = np.take_along_axis(tiles, np.abs(tiles).argmax(axis=1)[:, None], axis=1)
+    return largest.reshape(len(padded) // size, -1)
+
+
+def _colours(blocks: list[np.ndarray]) -> dict[str, Any]:
+    """Sequential from zero for non-negative matrices, diverging around zero for the others."""
+    values = np.concatenate([block.ravel() for block in blocks])
+    high = float(np.abs(values).max()) or 1.0
+    if values.min() < -1e-6 * high:
+        from matplotlib.colors import AsinhNorm
+
+        # off the diagonal entries are smaller by a factor of the number of classes
+        width = high * max(0.5 / max(len(block) for block in blocks), 0.005)
+        return {"cmap": "PuOr", "norm": AsinhNorm(linear_width=width, vmin=-high, vmax=high)}
+    return {"cmap": "cividis", "vmin": 0.0, "vmax": high}
+
+
+def _class_axis(axes: Axes, order: Int[np.ndarray, " K"], which: str) -> None:
+    """Label every class if there are few, ranks otherwise."""
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    K = len(order)
+    if K <= LABELLED_CLASSES:
+        axis.set_ticks(np.arange(1, K + 1), [str(k) for k in order])
+        label = "class, by decreasing count"
+    else:
+        from matplotlib.ticker import MaxNLocator
+
+        axis.set_major_locator(MaxNLocator(nbins=4, integer=True, steps=[1, 2, 5, 10]))
+        label = "rank of class by count"
+    if which == "x":
+        axes.set_xlabel(label)
+
+
+def _class_panels(
+    panels: list[Axes], report: Report, prediction: Prediction | None, order: Int[np.ndarray, " K"]
+) -> None:
+    measured = report.measured
+    contents = (
+        ("norms of class means", r"$|h_k|$", measured.norms, "norms", BLUE),
+        ("norms of classifier rows", r"$|w_k|$", measured.weight_norms, "weight_norms", GREEN),
+        ("margins", r"$M_k$ (nats)", measured.margins, "margins", VERMILLION),
+    )
+    for axes, (title, label, values, name, colour) in zip(panels, contents, strict=True):
+        wanted = None if prediction is None else getattr(prediction, name)[order]
+        _shade(axes, _collapsed(report, prediction)[order])
+        _dots_on_curve(axes, values[order], wanted, colour)
+        axes.set_title(title, loc="left")
+        axes.set_ylabel(label)
+        _class_axis(axes, order, "x")
+    panels[0].legend(loc="best")
+
+
+def _collapsed(report: Report, prediction: Prediction | None) -> Bool[np.ndarray, " K"]:
+    return np.zeros(len(report.measured.norms), dtype=bool) if prediction is None else prediction.collapsed
+
+
+def _shade(axes: Axes, collapsed: Bool[np.ndarray, " K"]) -> None:
+    """Shade every run of collapsed classes."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], collapsed, [False]]).astype(int)))
+    for number, (start, stop) in enumerate(edges.reshape(-1, 2)):
+        label = "predicted to collapse" if number == 0 else None
+        axes.axvspan(start + 0.5, stop + 0.5, color=SHADE, linewidth=0, zorder=0, label=label)
+
+
+def _dots_on_curve(axes: Axes, measured: np.ndarray, predicted: np.ndarray | None, colour: str) -> None:
+    K = len(measured)
+    rank = np.arange(1, K + 1)
+    size, width = (22.0, 1.2) if K <= LABELLED_CLASSES else (14.0, 0.8)
+    axes.scatter(
+        rank, measured, s=size, color=colour, label="measured", zorder=2, linewidths=0, rasterized=K > 500
+    )
+    if predicted is not None:
+        # few classes: dots on the curve; many: a thin curve on the band of dots
+        above = 1 if K <= LABELLED_CLASSES else 3
+        axes.step(rank, predicted, where="mid", color=BLACK, label="predicted", zorder=above, linewidth=width)
+    top = max(float(measured.max()), 0.0 if predicted is None else float(predicted.max()))
+    low = min(float(measured.min()), 0.0)
+    axes.set_xlim(0.5, K + 0.5)
+    axes.set_ylim(low - 0.04 * (top - low or 1.0), top + 0.12 * (top - low or 1.0))
+
+
+def _convergence_panel(axes: Axes, history: tuple[dict[str, Any], ...]) -> None:
+    """Relative gap, residual and every recorded metric of neural collapse over the steps."""
+    labels = {"relative_gap": "relative duality gap", "residual": "KKT residual"}
+    names = [name for name in labels if name in history[0]]
+    names += [name for name in history[0] if name.startswith("nc") and name not in names]
+    colours = (BLACK, BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, YELLOW)
+    styles = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)), (0, (8, 2)))
+    for number, name in enumerate(names[: len(colours)]):
+        steps = np.array([record["step"] for record in history if name in record], dtype=float)
+        values = np.array([record[name] for record in history if name in record], dtype=float)
+        good = np.isfinite(values) & (values > 0)
+        if np.any(good):
+            label = labels.get(name, name.upper())
+            axes.semilogy(steps[good], values[good], color=colours[number], ls=styles[number], label=label)
+    axes.set_title("convergence", loc="left")
+    axes.set_xlabel("step")
+    axes.set_ylabel("relative size")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="best")
+
+
+def _tolerance_panel(axes: Axes, report: Report) -> None:
+    """Every judged row: its error over its tolerance; right of the line it fails."""
+    judged = [row for row in report.rows if row.verdict in ("pass", "fail")]
+    pairs = [(row, row.error / row.tolerance) for row in judged if row.tolerance and row.error is not None]
+    if not pairs:
+        axes.axis("off")
+        axes.set_title("nothing judged", loc="left")
+        return
+    rows = [row for row, _ in pairs]
+    ratios = np.array([max(ratio, 1e-6) for _, ratio in pairs])
+    height = np.arange(len(rows))[::-1]
+    failed = np.array([row.verdict == "fail" for row in rows])
+    axes.scatter(ratios[~failed], height[~failed], s=16, color=BLUE, linewidths=0)
+    axes.scatter(ratios[failed], height[failed], s=22, color=VERMILLION, marker="X", linewidths=0)
+    axes.axvline(1.0, color=BLACK, linewidth=0.8)
+    axes.set_xscale("log")
+    axes.set_yticks(height, [row.name for row in rows], fontsize=6)
+    axes.set_xlabel("error / tolerance")
+    axes.set_title("dots pass, crosses fail", loc="left")

@@ -1,0 +1,262 @@
+"""Figures of stored sweeps: curves over one axis, maps over two; solved beside predicted. Nothing here solves."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from ufm.inputs.checks import InputError
+from ufm.inputs.files import write_output
+from ufm.plots.report import BLACK, BLUE, GREEN, ORANGE, STYLE, SUFFIXES, VERMILLION, save_figure
+from ufm.sweeps.dataset import open_dataset
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+
+#: Axis labels of the commonest dimensions.
+LABELS = {
+    "ratio": "imbalance ratio $R$",
+    "nuclear_weight": r"$\sqrt{\lambda_W \lambda_H}$",
+    "weight_decay": r"$\lambda_W$",
+    "feature_decay": r"$\lambda_H$",
+    "dim": "feature dimension $d$",
+    "n_max": "samples of the largest class",
+}
+#: Most figures drawn of one sweep.
+MOST_FIGURES = 24
+
+
+def draw_figures(folder: str | Path, suffix: str = ".png") -> list[Path]:
+    """Draw the figures of a stored sweep into its folder and return their paths.
+
+    One figure for every combination of the axes that are not drawn along: the two longest numeric axes span a map,
+    one alone carries curves. What has not been computed yet is left blank.
+
+    Args:
+        folder: what `ufm.sweep` wrote to.
+        suffix: ``.png``, or ``.pdf`` or ``.svg`` for vector graphics.
+
+    Raises:
+        InputError: if there is no sweep, no numeric axis, nothing computed yet, too many figures to draw, or the
+            folder cannot be written to.
+    """
+    if suffix not in SUFFIXES:
+        raise InputError(f"suffix must be one of {', '.join(SUFFIXES)}, got {suffix!r}")
+    dataset = open_dataset(folder).load()
+    if not np.any(dataset.status != "missing"):
+        raise InputError(f"{folder} holds no results yet")
+    paths = []
+    for name, part in slices(dataset, drawn_axes(dataset)):
+        if np.all(part.status == "missing"):
+            continue
+        path = Path(folder) / f"{name}{suffix}"
+        write_output(path, functools.partial(save_figure, sweep_figure(part)))
+        paths.append(path)
+    return paths
+
+
+def drawn_axes(dataset: xr.Dataset) -> list[str]:
+    """Return the at most two longest axes with numeric coordinates, in the order of the data set.
+
+    Raises:
+        InputError: if there is none.
+    """
+    numeric = [
+        str(dim)
+        for dim in dataset.status.dims
+        if dataset[dim].dtype.kind in "if" and dim != "seed" and dataset.sizes[dim] > 1
+    ]
+    if not numeric:
+        raise InputError("a figure needs an axis with at least two numbers, such as counts.ratio")
+    longest = sorted(numeric, key=lambda dim: -dataset.sizes[dim])[:2]
+    return [dim for dim in numeric if dim in longest]
+
+
+def slices(dataset: xr.Dataset, drawn: list[str]) -> Iterator[tuple[str, xr.Dataset]]:
+    """Yield a file name and the part of the data set for every combination of the other axes."""
+    others = [str(dim) for dim in dataset.status.dims if dim not in drawn]
+    count = int(np.prod([dataset.sizes[dim] for dim in others], dtype=np.int64))
+    if count > MOST_FIGURES:
+        raise InputError(
+            f"this sweep would need {count} figures, {MOST_FIGURES} are drawn at most; select a part of it"
+        )
+    for number, positions in enumerate(itertools.product(*(range(dataset.sizes[dim]) for dim in others))):
+        where = dict(zip(others, positions, strict=True))
+        part = dataset.isel(where)
+        words = ", ".join(f"{dim} = {part[dim].item()}" for dim in others)
+        yield "sweep" if count == 1 else f"sweep-{number:02d}", part.assign_attrs(title=words)
+
+
+def sweep_figure(dataset: xr.Dataset) -> Figure:
+    """Return the figure of a data set with one or two axes: curves, or maps of the number of collapsed classes."""
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(STYLE):
+        if dataset.status.ndim == 1:
+            figure = Figure(figsize=(9.6, 2.6), layout="constrained")
+            FigureCanvasAgg(figure)
+            _curves(list(figure.subplots(1, 4)), dataset)
+        else:
+            figure = Figure(figsize=(9.6, 3.0), layout="constrained")
+            FigureCanvasAgg(figure)
+            draw_phases(figure, list(figure.subplots(1, 3)), dataset)
+        if dataset.attrs.get("title"):
+            figure.suptitle(dataset.attrs["title"], fontsize=8.5)
+    return figure
+
+
+def _curves(panels: list[Axes], dataset: xr.Dataset) -> None:
+    """Margins and norms of the largest and the smallest class, and how many classes collapse."""
+    from matplotlib.ticker import MaxNLocator
+
+    (dim,) = (str(dim) for dim in dataset.status.dims)
+    x = dataset[dim].values
+    counts = dataset.class_counts.values
+    largest = np.argmax(np.where(np.isnan(counts), -np.inf, counts), axis=1)
+    ends = {"largest class": largest, "smallest class": _last_smallest(counts)}
+    quantities = {
+        "margin (nats)": ("margins", "predicted_margins"),
+        r"feature norm $|h_k|$": ("norms", "predicted_norms"),
+        r"classifier norm $|w_k|$": ("weight_norms", "predicted_weight_norms"),
+    }
+    for axes, (label, (name, predicted)) in zip(panels, quantities.items(), strict=False):
+        for (who, where), colour, marker in zip(ends.items(), (BLUE, ORANGE), "os", strict=True):
+            rows = np.arange(len(x))
+            axes.plot(x, dataset[predicted].values[rows, where], color=BLACK, linewidth=0.9, zorder=1)
+            axes.plot(x, dataset[name].values[rows, where], marker, color=colour, markersize=3, label=who)
+        axes.set_ylabel(label)
+    panels[0].legend()
+    panels[3].plot(x, _known(dataset), color=BLACK, linewidth=0.9, drawstyle="steps-mid", label="predicted")
+    solved = np.where(dataset.status == "missing", np.nan, dataset.num_collapsed)
+    panels[3].plot(x, solved, "o", color=GREEN, markersize=3, label="solved")
+    panels[3].set_ylabel("collapsed classes")
+    panels[3].yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    panels[3].legend()
+    for axes in panels:
+        axes.set_xlabel(LABELS.get(dim, dim))
+        if logarithmic(x):
+            axes.set_xscale("log")
+
+
+def _last_smallest(counts: np.ndarray) -> np.ndarray:
+    """Index of the last class with the smallest count, class padding left out."""
+    reversed_counts = np.where(np.isnan(counts), np.inf, counts)[:, ::-1]
+    return counts.shape[1] - 1 - np.argmin(reversed_counts, axis=1)
+
+
+def draw_phases(figure: Figure, panels: list[Axes], dataset: xr.Dataset) -> None:
+    """Draw maps of the number of collapsed classes, solved and predicted, mismatches marked, and of the gap.
+
+    Args:
+        figure: the figure that holds the panels.
+        panels: two or three axes.
+        dataset: a data set with two axes; the first is drawn upwards.
+    """
+    from matplotlib import colormaps
+    from matplotlib.colors import BoundaryNorm, ListedColormap
+
+    x, y = (_edges(dataset[dim].values) for dim in dataset.status.dims[::-1])
+    most = dataset.sizes["class"]
+    colours = ListedColormap(colormaps["viridis"](np.linspace(0, 1, most + 1)))
+    levels = BoundaryNorm(np.arange(-0.5, most + 1), most + 1)
+    missing = dataset.status.values == "missing"
+    maps = {"solved": np.where(missing, np.nan, dataset.num_collapsed.values), "predicted": _known(dataset)}
+    for axes, (title, values) in zip(panels, maps.items(), strict=False):
+        shown = axes.pcolormesh(x, y, values, cmap=colours, norm=levels, rasterized=True)
+        axes.set_title(title, loc="left")
+    bar = figure.colorbar(shown, ax=panels[:2], label="collapsed classes", ticks=_ticks(most))
+    bar.minorticks_off()
+    _mark_mismatches(panels[0], dataset)
+    if len(panels) > 2:
+        gaps = np.log10(np.maximum(dataset.relative_gap.values, 1e-16))
+        shown = panels[2].pcolormesh(x, y, gaps, cmap="magma", vmin=-16, vmax=-6, rasterized=True)
+        panels[2].set_title("certificate", loc="left")
+        figure.colorbar(shown, ax=panels[2], label=r"$\log_{10}$ relative duality gap")
+    for axes in panels:
+        _map_axes(axes, dataset)
+
+
+def _mark_mismatches(axes: Axes, dataset: xr.Dataset) -> None:
+    """Cross out members whose collapsed classes differ from the prediction, circle those that are not certified."""
+    vertical, horizontal = (dataset[dim].values for dim in dataset.status.dims)
+    cases = {
+        "differs": (dataset.collapse_mismatches.values > 0, "x", VERMILLION),
+        "not certified": (~dataset.certified.values & (dataset.status.values != "missing"), "o", ORANGE),
+    }
+    for label, (mask, marker, colour) in cases.items():
+        rows, columns = np.nonzero(mask)
+        if len(rows):
+            face: Any = colour if marker == "x" else "none"
+            axes.plot(
+                horizontal[columns],
+                vertical[rows],
+                marker,
+                color=colour,
+                markerfacecolor=face,
+                markersize=4,
+                label=label,
+            )
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="upper left", facecolor="white", frameon=True, framealpha=0.8)
+
+
+def _map_axes(axes: Axes, dataset: xr.Dataset) -> None:
+    vertical, horizontal = (str(dim) for dim in dataset.status.dims)
+    axes.set_xlabel(LABELS.get(horizontal, horizontal))
+    axes.set_ylabel(LABELS.get(vertical, vertical))
+    if logarithmic(dataset[horizontal].values):
+        axes.set_xscale("log")
+        _label_sparsely(axes.xaxis, dataset[horizontal].values)
+    if logarithmic(dataset[vertical].values):
+        axes.set_yscale("log")
+        _label_sparsely(axes.yaxis, dataset[vertical].values)
+
+
+def _label_sparsely(axis: Axis, values: np.ndarray) -> None:
+    """Label powers of ten, over short ranges also twice and five times them; matplotlib would let labels overlap."""
+    from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullFormatter
+
+    short = np.max(values) < 100 * np.min(values)
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if short else (1,)))
+    axis.set_major_formatter(LogFormatterSciNotation(minor_thresholds=(np.inf, np.inf)))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _known(dataset: xr.Dataset) -> np.ndarray:
+    """Predicted number of collapsed classes, NaN where no closed form is known."""
+    predicted = dataset.predicted_num_collapsed.values
+    return np.where(predicted >= 0, predicted, np.nan)
+
+
+def logarithmic(values: np.ndarray) -> bool:
+    """Return whether positive values are spread more evenly in their logarithms."""
+    if len(values) < 3 or np.min(values) <= 0:
+        return False
+    logs, plain = np.diff(np.sort(np.log(values))), np.diff(np.sort(values))
+    return bool(np.std(logs) / np.mean(logs) < np.std(plain) / np.mean(plain))
+
+
+def _edges(values: np.ndarray) -> np.ndarray:
+    """Return the borders between neighbouring values, on a logarithmic scale if that is theirs."""
+    if logarithmic(values):
+        return np.exp(_edges_of(np.log(values)))
+    return _edges_of(values.astype(np.float64))
+
+
+def _edges_of(values: np.ndarray) -> np.ndarray:
+    middles = (values[1:] + values[:-1]) / 2
+    return np.concatenate([[1.5 * values[0] - values[1] / 2], middles, [1.5 * values[-1] - values[-2] / 2]])
+
+
+def _ticks(most: int) -> np.ndarray:
+    return np.unique(np.linspace(0, most, min(most, 10) + 1).round().astype(int))

@@ -1,0 +1,89 @@
+"""What the solver returns: the point, what is known about it, and how it got there."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from ufm.duality.certificate import Certificate
+from ufm.model.problem import Level, Problem
+from ufm.solvers.status import Status
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Solution:
+    """A point of the model with its certificate; all arrays are float64 NumPy whatever the solver ran in.
+
+    Attributes:
+        problem: the problem solved.
+        level: ``"class"`` (one feature row per class) or ``"sample"`` (one per sample).
+        weight: classifier ``W``.
+        features: features ``H``.
+        labels: class of every feature row.
+        bias: ``b``, or None for a problem without one.
+        status: why the solver stopped; ``status.sentence`` says what to do next.
+        certificate: objective, lower bound and residual at this very point.
+        tol: the relative gap that was asked for.
+        steps: number of steps taken.
+        history: one record per check of the loop: ``step``, ``objective``, ``lower_bound``, ``relative_gap``,
+            ``residual``, ``seconds``, ``event`` (an escape move in words, or None), and what observers added.
+
+    Example:
+        >>> import ufm
+        >>> solution = ufm.solve(Problem([30, 20], dim=4, weight_decay=1e-2, feature_decay=1e-3))
+        >>> solution.weight.shape, solution.features.shape, solution.labels.tolist(), solution.certified
+        ((2, 4), (2, 4), [0, 1], True)
+    """
+
+    problem: Problem
+    level: Level
+    weight: Float[np.ndarray, "K d"]
+    features: Float[np.ndarray, "rows d"]
+    labels: Int[np.ndarray, " rows"]
+    bias: Float[np.ndarray, " K"] | None
+    status: Status
+    certificate: Certificate
+    tol: float
+    steps: int
+    history: tuple[dict[str, Any], ...]
+
+    @property
+    def objective(self) -> float:
+        """The objective ``P`` at the point."""
+        return self.certificate.objective
+
+    @property
+    def certified(self) -> bool:
+        """Whether the point is certified to relative gap ``tol``."""
+        return self.status is Status.CERTIFIED
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what fits into JSON: everything but the large arrays."""
+        return {
+            "status": str(self.status),
+            "status_sentence": self.status.sentence,
+            "objective": self.objective,
+            "lower_bound": self.certificate.lower_bound,
+            "relative_gap": self.certificate.relative_gap,
+            "residual": self.certificate.residual,
+            "tol": self.tol,
+            "steps": self.steps,
+            "level": self.level,
+        }
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write features, labels, weight, bias and the record of the run to an npz file, atomically."""
+        path = Path(path)
+        arrays: dict[str, Any] = {"features": self.features, "labels": self.labels, "weight": self.weight}
+        if self.bias is not None:
+            arrays["bias"] = self.bias
+        partial = path.with_name(path.name + ".partial")
+        with partial.open("wb") as stream:
+            np.savez(stream, run=json.dumps(self.to_dict()), **arrays)
+        partial.replace(path)

@@ -1,0 +1,45 @@
+"""How a run ended: one value, one actionable sentence each."""
+
+from __future__ import annotations
+
+import enum
+
+
+class Status(enum.StrEnum):
+    """Why the solver stopped; ``sentence`` says what to do. Only the certificate decides about ``certified``.
+
+    * ``certified``: the relative duality gap ``(P - D)/P`` is at most ``tol``, proof of the global optimum.
+    * ``max_steps``: the step limit came first.
+    * ``stalled``: nothing improves the point any more, yet the gap is open.
+    * ``no_certificate``: a stationary point of a loss that is not convex.
+    * ``nonfinite``: the iterates overflowed.
+
+    Example:
+        >>> str(Status.MAX_STEPS), Status("certified") is Status.CERTIFIED
+        ('max_steps', True)
+    """
+
+    CERTIFIED = "certified"
+    MAX_STEPS = "max_steps"
+    STALLED = "stalled"
+    NO_CERTIFICATE = "no_certificate"
+    NONFINITE = "nonfinite"
+
+    @property
+    def sentence(self) -> str:
+        """What the status means and what to do next."""
+        return _SENTENCES[self]
+
+
+_SENTENCES = {
+    Status.CERTIFIED: "The duality gap proves that this is the global optimum to the tolerance asked for.",
+    Status.MAX_STEPS: "The step limit came first; raise max_steps, or start again from this solution.",
+    Status.STALLED: (
+        "No step and no escape move (if allowed) improves the point, yet the gap is open: with dim < K the bound "
+        "need not be attained (raise dim to at least K); otherwise tol is below what this precision can show."
+    ),
+    Status.NO_CERTIFICATE: (
+        "The loss is not convex, so no bound exists: this is a stationary point, compare several seeds."
+    ),
+    Status.NONFINITE: "The iterates overflowed; lower the learning rate, or use the default solver in float64.",
+}

@@ -1,0 +1,152 @@
+"""Sweeps: thousands of problems over a grid of fields, solved together, certified one by one, resumable."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["draw_figures", "open_dataset", "run_config", "summary", "sweep"]
+
+
+def sweep(
+    fixed: Mapping[str, Any],
+    axes: Mapping[str, Any],
+    *,
+    out: str | Path | None = None,
+    resume: bool = False,
+    matrices: bool = False,
+    batch_size: int = 2048,
+    process_index: int = 0,
+    process_count: int = 1,
+    progress: bool = False,
+) -> xr.Dataset:
+    """Solve all problems of a grid to certified global optima and compare each with its closed form.
+
+    Problems of equal shape are solved together; each has its own certificate, status and number of steps, escapes
+    when it is stuck and leaves when it is done. Several devices share the members.
+
+    Args:
+        fixed: fields that all members share: those of `ufm.Problem` (``counts`` and ``loss`` also as text, as on the
+            command line; ``nuclear_weight`` and ``decay_ratio`` in place of the decays), of `ufm.solve` (``level``,
+            ``seed``, ``tol``, ``max_steps``, ``residual_tol``, ``precision``, ``escapes``), ``solver`` (accelerated,
+            sgd, momentum, adam) and ``learning_rate``.
+        axes: field -> values, or -> ``{"start": 1, "stop": 100, "num": 64, "spacing": "log"}``. ``counts.ratio`` and
+            the like are parameters of the profile that ``counts`` names, ``loss.parameter`` is that of the loss.
+            Values that are tables set several fields together, ``label`` naming the position.
+        out: folder to keep the results in, batch by batch; None keeps them in memory only.
+        resume: go on with the sweep in ``out``; at most one batch is computed again.
+        matrices: keep Gram matrices and logits as well (K x K per member).
+        batch_size: members of a batch, the unit that is stored and resumed.
+        process_index: which of ``process_count`` processes this is; each takes its own batches.
+        process_count: number of processes that share the sweep and the folder.
+        progress: show a progress bar, and a line for every member that is not certified.
+
+    Returns:
+        A data set whose dimensions are the axes and ``class`` (NaN beyond a member's own classes): certificates,
+        geometry, closed forms and their differences; every variable has a ``long_name``.
+
+    Raises:
+        InputError: naming the field, its value and what is required; also if the folder holds another sweep or is
+            damaged.
+
+    Example:
+        >>> found = sweep({"counts": "60x2,20x2", "dim": 4}, {"nuclear_weight": [1e-3, 2.9e-2]})
+        >>> found.num_collapsed.values.tolist(), found.certified.values.tolist()
+        ([0, 2], [True, True])
+    """
+    from ufm.sweeps.grid import make_grid
+    from ufm.sweeps.run import run_grid
+
+    return run_grid(
+        make_grid(fixed, axes),
+        out,
+        resume=resume,
+        matrices=matrices,
+        batch_size=batch_size,
+        process_index=process_index,
+        process_count=process_count,
+        progress=progress,
+    )
+
+
+def run_config(
+    config: str | Path,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    process_index: int = 0,
+    process_count: int = 1,
+    progress: bool = False,
+) -> xr.Dataset:
+    """Run the sweep that a TOML file describes (see `ufm.sweeps.config.load_config`) and return its data set.
+
+    Args:
+        config: the file.
+        out: folder for the results.
+        resume: go on with the sweep in ``out``.
+        process_index: which of ``process_count`` processes this is.
+        process_count: number of processes that share the sweep.
+        progress: show a progress bar, and a line for every member that is not certified.
+
+    Raises:
+        InputError: naming the key, its value and what is required.
+    """
+    from ufm.sweeps.config import load_config
+    from ufm.sweeps.run import run_grid
+
+    grid, settings = load_config(config)
+    return run_grid(
+        grid,
+        out,
+        resume=resume,
+        process_index=process_index,
+        process_count=process_count,
+        progress=progress,
+        **settings,
+    )
+
+
+def open_dataset(folder: str | Path) -> xr.Dataset:
+    """Return the data set of a stored sweep, complete or not.
+
+    Raises:
+        InputError: if there is none in ``folder``.
+    """
+    from ufm.sweeps import dataset
+
+    return dataset.open_dataset(folder)
+
+
+def draw_figures(folder: str | Path, suffix: str = ".png") -> list[Path]:
+    """Draw the figures of a stored sweep into its folder and return their paths: curves, or maps over two axes.
+
+    Args:
+        folder: what `sweep` wrote to.
+        suffix: ``.png``, or ``.pdf`` or ``.svg`` for vector graphics.
+
+    Raises:
+        InputError: if there is no sweep, nothing to draw along, or nothing computed yet.
+    """
+    from ufm.sweeps import figures
+
+    return figures.draw_figures(folder, suffix)
+
+
+def summary(dataset: xr.Dataset) -> str:
+    """Return in a few lines how a sweep went: members, statuses, and agreement with the closed forms."""
+    import numpy as np
+
+    statuses, numbers = np.unique(dataset.status.values.astype(str), return_counts=True)
+    listed = ", ".join(f"{number} {status}" for status, number in zip(statuses, numbers, strict=True))
+    lines = [f"{dataset.status.size} members: {listed}"]
+    known = dataset.predicted_num_collapsed.values >= 0
+    if np.any(known):
+        worst = float(np.abs(dataset.objective_deviation.values[known]).max())
+        mismatches = int(np.sum(dataset.collapse_mismatches.values[known] > 0))
+        lines.append(f"closed form known for {int(known.sum())}: objectives agree to {worst:.1e},")
+        lines.append(f"collapsed classes differ in {mismatches}")
+    return "\n".join(lines)

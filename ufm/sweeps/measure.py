@@ -1,0 +1,240 @@
+"""What a sweep keeps of every member: certificate, geometry, closed form, and how far the two are apart."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from ufm.duality.certificate import class_means
+from ufm.losses import SoftmaxLoss
+from ufm.metrics import measure, nc1
+from ufm.model.objective import Variables
+from ufm.model.problem import row_labels
+from ufm.solvers.status import Status
+from ufm.sweeps.engine import Solved
+from ufm.sweeps.member import Member
+from ufm.theory import ClosedFormError, Prediction, predict
+from ufm.verification.divergence import binary_interval
+
+#: Relative gaps below this are rounding: what is judged by the gap is judged by at least this one.
+SMALLEST_GAP = 1e-13
+STATUSES = tuple(Status)
+
+
+@dataclasses.dataclass(frozen=True)
+class Variable:
+    """A variable of the data set: its meaning, further dimensions, and type (floats are NaN where undefined)."""
+
+    meaning: str
+    dims: tuple[str, ...] = ()
+    dtype: str = "float64"
+
+    @property
+    def fill(self) -> Any:
+        """What stands where nothing has been computed: NaN, -1, False or 0."""
+        return {"float64": np.nan, "int8": -1, "int64": -1, "bool": False, "uint64": 0}[self.dtype]
+
+
+_CLASS, _PAIR = ("class",), ("class", "other_class")
+SCALARS: dict[str, Variable] = {
+    "status": Variable("why the solver stopped", dtype="int8"),
+    "certified": Variable("whether the duality gap certifies the global optimum", dtype="bool"),
+    "steps": Variable("steps taken", dtype="int64"),
+    "escapes": Variable("escape moves made", dtype="int64"),
+    "objective": Variable("P at the point returned"),
+    "lower_bound": Variable("D <= P*, from the dual point"),
+    "relative_gap": Variable("(P - D)/P"),
+    "residual": Variable("projected gradient in balanced coordinates over sqrt(2 P)"),
+    "num_collapsed": Variable("classes whose margin cannot be told from 0 at this gap", dtype="int64"),
+    "nc1": Variable("within-class over between-class variability (0 at class level)"),
+    "nc2_h": Variable("residual of the Gram matrix of class means against the closed form"),
+    "nc2_wwt": Variable("residual of the Gram matrix of the classifier against the closed form"),
+    "nc3_wh": Variable("residual of the logits against the closed form"),
+    "predicted_objective": Variable("P* in closed form"),
+    "predicted_num_collapsed": Variable("collapsed classes in closed form (-1: none known)", dtype="int64"),
+    "objective_deviation": Variable("(P - P*)/P*"),
+    "norm_deviation": Variable("largest | |h_k| - predicted | over the largest predicted"),
+    "weight_norm_deviation": Variable("largest | |w_k| - predicted | over the largest predicted"),
+    "margin_deviation": Variable("largest |margin - predicted|, in nats"),
+    "collapse_mismatches": Variable("classes whose collapse differs from the closed form", dtype="int64"),
+    "key": Variable("hash of the member's content", dtype="uint64"),
+}
+PER_CLASS: dict[str, Variable] = {
+    "class_counts": Variable("samples n_k", _CLASS),
+    "norms": Variable("|h_k| of the class mean", _CLASS),
+    "weight_norms": Variable("|w_k|", _CLASS),
+    "margins": Variable("z_kk - max_{j != k} z_kj of the class mean, in nats for softmax losses", _CLASS),
+    "zero_margins": Variable("largest margin that the gap cannot tell from 0", _CLASS),
+    "collapsed": Variable("margin at most zero_margins", _CLASS, "bool"),
+    "weight_cosines": Variable(
+        "mean cosine of w_k with the classifier rows of equally large classes", _CLASS
+    ),
+    "alignment": Variable("cosine of w_k and h_k; 0 for a zero feature", _CLASS),
+    "predicted_norms": Variable("|h_k| in closed form", _CLASS),
+    "predicted_weight_norms": Variable("|w_k| in closed form", _CLASS),
+    "predicted_margins": Variable("margins in closed form", _CLASS),
+    "predicted_collapsed": Variable("collapse in closed form", _CLASS, "bool"),
+}
+MATRICES: dict[str, Variable] = {
+    "gram_features": Variable("<h_k, h_l> of class means", _PAIR),
+    "gram_weights": Variable("<w_k, w_l>", _PAIR),
+    "logits": Variable("W h_k + b of the class mean, class k in row k", _PAIR),
+}
+
+
+def variables(matrices: bool) -> dict[str, Variable]:
+    """Return all variables of a data set, with or without K x K matrices."""
+    return SCALARS | PER_CLASS | (MATRICES if matrices else {})
+
+
+def measure_members(
+    members: Sequence[Member], solved: Sequence[Solved], matrices: bool
+) -> dict[str, np.ndarray]:
+    """Return every variable, one row per member of equal `Member.shape`.
+
+    Args:
+        members: the members.
+        solved: where they ended.
+        matrices: whether to keep K x K matrices.
+    """
+    labels = row_labels(members[0].problem, members[0].level)
+    K = members[0].problem.num_classes
+    means = np.stack([class_means(end.variables.features, labels, K) for end in solved])
+    weight = np.stack([end.variables.weight for end in solved])
+    logits = means @ weight.mT
+    if members[0].problem.bias is not None:
+        logits = (
+            logits
+            + np.stack([end.variables.bias for end in solved if end.variables.bias is not None])[:, None]
+        )
+    found = {"gram_features": means @ means.mT, "gram_weights": weight @ weight.mT, "logits": logits}
+    rows = _certificates(members, solved) | _geometry(members, found)
+    rows["nc1"] = np.array([_nc1(member, end.variables) for member, end in zip(members, solved, strict=True)])
+    rows |= found | _collapse(members, rows)
+    rows |= _comparison(members, rows)
+    return {name: rows[name].astype(variable.dtype) for name, variable in variables(matrices).items()}
+
+
+def _certificates(members: Sequence[Member], solved: Sequence[Solved]) -> dict[str, np.ndarray]:
+    certificates = [end.certificate for end in solved]
+    return {
+        "status": np.array([STATUSES.index(end.status) for end in solved]),
+        "certified": np.array([end.status is Status.CERTIFIED for end in solved]),
+        "steps": np.array([end.steps for end in solved]),
+        "escapes": np.array([end.escapes for end in solved]),
+        "objective": np.array([certificate.objective for certificate in certificates]),
+        "lower_bound": np.array([certificate.lower_bound for certificate in certificates]),
+        "relative_gap": np.array([certificate.relative_gap for certificate in certificates]),
+        "residual": np.array([certificate.residual for certificate in certificates]),
+        "key": np.array([int(member.key, 16) for member in members], dtype=np.uint64),
+        "class_counts": np.stack([member.problem.counts for member in members]),
+    }
+
+
+def _geometry(members: Sequence[Member], found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Norms, margins and cosines from Gram matrices and logits."""
+    diagonal = {name: np.diagonal(matrix, axis1=1, axis2=2) for name, matrix in found.items()}
+    norms, weight_norms = (np.sqrt(np.maximum(diagonal[f"gram_{of}"], 0)) for of in ("features", "weights"))
+    others = np.where(np.eye(norms.shape[1], dtype=bool), -np.inf, found["logits"])
+    unit = np.where(weight_norms > 0, weight_norms, 1.0)
+    cosines = found["gram_weights"] / (unit[:, :, None] * unit[:, None, :])
+    lengths = norms * weight_norms
+    return {
+        "norms": norms,
+        "weight_norms": weight_norms,
+        "margins": diagonal["logits"] - others.max(axis=2),
+        "weight_cosines": _mean_over_twins(cosines, np.stack([member.problem.counts for member in members])),
+        "alignment": np.where(lengths > 0, diagonal["logits"] / np.where(lengths > 0, lengths, 1.0), 0.0),
+    }
+
+
+def _mean_over_twins(
+    cosines: Float[np.ndarray, "members K K"], counts: np.ndarray
+) -> Float[np.ndarray, "members K"]:
+    """Mean over the other classes of equal count; NaN for a class without any."""
+    twins = (counts[:, :, None] == counts[:, None, :]) & ~np.eye(counts.shape[1], dtype=bool)
+    number = twins.sum(axis=2)
+    return np.where(number > 0, np.sum(cosines * twins, axis=2) / np.maximum(number, 1), np.nan)
+
+
+def _nc1(member: Member, point: Variables) -> float:
+    if member.level == "class":
+        return 0.0
+    labels = row_labels(member.problem, member.level)
+    return nc1(measure(point.features, labels, num_classes=member.problem.num_classes))
+
+
+def _collapse(members: Sequence[Member], rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Decide collapse by what the gap can tell: margins that a point this close to optimal may have by chance.
+
+    The formula is that of `ufm.verification.resolution.zero_margin_bounds`, for all members at once.
+    """
+    counts = rows["class_counts"]
+    K = counts.shape[1]
+    gaps = np.maximum(rows["relative_gap"], SMALLEST_GAP) * rows["objective"]
+    softmax = isinstance(members[0].problem.loss, SoftmaxLoss)
+    weights = np.stack(
+        [np.broadcast_to(getattr(member.problem.loss, "weights", 1.0), (K,)) for member in members]
+    )
+    usable = np.isfinite(gaps)
+    kappa = np.where(usable, gaps, 1.0)[:, None] * counts.sum(axis=1, keepdims=True) / (counts * weights)
+    if softmax:
+        zero = binary_interval(np.full(kappa.size, (K - 1) / K), kappa.ravel())[0].reshape(kappa.shape)
+    else:
+        zero = 2 * np.sqrt(kappa)
+    zero = np.where(usable[:, None], zero, np.nan)
+    collapsed = rows["margins"] <= zero
+    return {"zero_margins": zero, "collapsed": collapsed, "num_collapsed": collapsed.sum(axis=1)}
+
+
+def _comparison(members: Sequence[Member], rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Compare with the closed forms; where there is none everything is NaN, -1 or False."""
+    predictions = [_prediction(member) for member in members]
+    known = np.array([prediction is not None for prediction in predictions])
+
+    def stacked(name: str) -> np.ndarray:
+        nothing = np.full(rows[name.removeprefix("predicted_")].shape[1:], np.nan)
+        return np.stack(
+            [nothing if p is None else getattr(p, name.removeprefix("predicted_")) for p in predictions]
+        )
+
+    found = {f"predicted_{name}": stacked(name) for name in ("objective", "norms", "weight_norms", "margins")}
+    collapsed = stacked("collapsed")
+    found["predicted_collapsed"] = np.where(known[:, None], collapsed, 0)
+    found["predicted_num_collapsed"] = np.where(known, found["predicted_collapsed"].sum(axis=1), -1)
+    mismatches = np.sum(rows["collapsed"] != found["predicted_collapsed"], axis=1)
+    found["collapse_mismatches"] = np.where(known, mismatches, -1)
+    found["objective_deviation"] = rows["objective"] / found["predicted_objective"] - 1
+    for name in ("norms", "weight_norms"):
+        found[f"{name[:-1]}_deviation"] = _relative(rows[name], found[f"predicted_{name}"])
+    found["margin_deviation"] = np.max(np.abs(rows["margins"] - found["predicted_margins"]), axis=1)
+    alive = ~np.all(rows["collapsed"], axis=1)
+    for residual, name in (("nc2_h", "gram_features"), ("nc2_wwt", "gram_weights"), ("nc3_wh", "logits")):
+        measured = rows[name] * alive[:, None, None]  # what cannot be told from zero has no direction
+        found[residual] = np.linalg.norm(_directions(measured) - _directions(stacked(name)), axis=(1, 2))
+    return found
+
+
+def _prediction(member: Member) -> Prediction | None:
+    try:
+        return predict(member.problem)
+    except ClosedFormError:
+        return None
+
+
+def _relative(
+    measured: Float[np.ndarray, "members K"], predicted: np.ndarray
+) -> Float[np.ndarray, " members"]:
+    """Largest difference over the largest predicted value, or absolute where all are predicted to be zero."""
+    largest = predicted.max(axis=1)
+    return np.max(np.abs(measured - predicted), axis=1) / np.where(largest > 0, largest, 1.0)
+
+
+def _directions(matrices: Float[np.ndarray, "members K K"]) -> Float[np.ndarray, "members K K"]:
+    """Matrices over their Frobenius norms, as in `ufm.metrics.direction_residual`; zero ones stay zero."""
+    lengths = np.linalg.norm(matrices, axis=(1, 2), keepdims=True)
+    return matrices / np.where(lengths > 0, lengths, 1.0)

@@ -1,0 +1,97 @@
+"""Per-class results as plain text for an 80-column terminal: classes of equal count share a line."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from ufm.model.problem import Problem
+
+WIDTH = 80
+#: Above this number of different counts the middle of the table is left out.
+LINES = 24
+
+
+def describe(problem: Problem) -> str:
+    """Return the problem in two lines, or three if they would not fit."""
+    n = problem.counts
+    loss = type(problem.loss).__name__
+    if problem.bias is None:
+        bias = "no bias"
+    else:
+        bias = f"bias decay {problem.bias:g}" if problem.bias else "unregularised bias"
+    lines = (
+        f"K = {problem.num_classes} classes, N = {problem.num_samples} samples "
+        f"({count_range(n)} per class), d = {problem.dim}",
+        f"lambda_W = {problem.weight_decay:g}, lambda_H = {problem.feature_decay:g}, "
+        f"{loss}, {problem.features} features, {bias}",
+    )
+    return "\n".join(textwrap.fill(line, WIDTH, subsequent_indent="  ") for line in lines)
+
+
+def count_range(counts: Int[np.ndarray, " K"]) -> str:
+    """Return the largest and the smallest count in words, or the one that all classes share.
+
+    Example:
+        >>> count_range(np.array([20, 30])), count_range(np.array([20, 20]))
+        ('30 to 20', '20')
+    """
+    return f"{counts.max()} to {counts.min()}" if counts.max() > counts.min() else f"{counts.max()}"
+
+
+def count_groups(counts: Int[np.ndarray, " K"]) -> list[tuple[int, Int[np.ndarray, " members"]]]:
+    """Return (count, classes of that count), largest count first."""
+    order = np.argsort(-counts, kind="stable")
+    edges = np.flatnonzero(np.diff(counts[order])) + 1
+    return [(int(counts[members[0]]), members) for members in np.split(order, edges)]
+
+
+def class_table(counts: Int[np.ndarray, " K"], columns: dict[str, Any]) -> str:
+    """Return one line per different count; a cell is the value its classes share, or their range.
+
+    Args:
+        counts: ``n_k``.
+        columns: header to per-class vector (numbers or strings).
+    """
+    groups = count_groups(counts)
+    lines = [
+        [str(count), str(len(members)), *(_cell(np.asarray(values)[members]) for values in columns.values())]
+        for count, members in groups
+    ]
+    if len(lines) > LINES:
+        hidden = len(lines) - LINES
+        half = LINES // 2
+        gap = [f"({hidden} more)", *[""] * (len(columns) + 1)]
+        lines = [*lines[:half], gap, *lines[-half:]]
+    return plain_table(["count", "classes", *columns], lines)
+
+
+def _cell(values: np.ndarray) -> str:
+    if values.dtype.kind in "US":
+        distinct = sorted(set(values.tolist()))
+        return distinct[0] if len(distinct) == 1 else "mixed"
+    low, high = float(values.min()), float(values.max())
+    if high - low <= 1e-5 * max(abs(low), abs(high)) or high - low < 1e-9:
+        value = float(np.median(values))
+        return f"{value:.5g}" if value == 0 or abs(value) > 1e-9 else f"{value:.0e}"
+    return f"{low:.3g}..{high:.3g}"
+
+
+def plain_table(headers: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Return an aligned table without colour or box characters."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
+    for header in headers:
+        table.add_column(header, justify="right", overflow="fold")
+    for line in lines:
+        table.add_row(*line)
+    stream = io.StringIO()
+    Console(file=stream, width=WIDTH, no_color=True, highlight=False).print(table)
+    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())

@@ -1,0 +1,198 @@
+"""What `ufm.verify` found: rows of predicted against measured, as plain text, as JSON and as a figure."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import textwrap
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Literal
+
+from ufm.model.problem import Problem
+from ufm.theory.prediction import Prediction
+from ufm.verification.measured import Measured
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Verdict = Literal["pass", "fail", "unresolved", "info"]
+WIDTH = 80
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One property.
+
+    Attributes:
+        name: short name, as in the literature where there is one.
+        meaning: what it measures, in a sentence.
+        predicted: predicted value; None if nothing is predicted.
+        measured: measured value; None if it could not be measured.
+        error: their distance, in the terms of the tolerance; None if nothing is compared.
+        tolerance: largest error that passes; None if nothing is judged.
+        verdict: ``"pass"``, ``"fail"``, ``"unresolved"`` (the tolerance is too wide for a verdict) or
+            ``"info"``.
+        where: the class (or pair of classes) with the largest error relative to its tolerance, if there is
+            one.
+        note: anything else that a reader should know.
+    """
+
+    name: str
+    meaning: str
+    predicted: float | int | None
+    measured: float | int | None
+    error: float | int | None
+    tolerance: float | int | None
+    verdict: Verdict
+    where: str = ""
+    note: str = ""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Report:
+    """The outcome of a verification. ``str(report)`` is the table.
+
+    Attributes:
+        rows: one per property.
+        title: what was verified, in a sentence.
+        basis: where the tolerances come from, in a sentence.
+        notes: further sentences, among them why there is no closed form if there is none.
+        measured: the measured geometry.
+        prediction: the predicted one, or None.
+        problem: the problem, or the one fitted to the data if none was given, or None.
+        unresolved_classes: classes whose collapse cannot be decided.
+        history: records of the solver, for the figure.
+        estimate: effective decays, if they were estimated from the data; ready for JSON.
+
+    Example:
+        >>> import ufm
+        >>> report = ufm.verify(ufm.solve(Problem([30, 20], dim=4, weight_decay=1e-2, feature_decay=1e-3)))
+        >>> report["margins"].verdict, report.counts()["fail"]
+        ('pass', 0)
+    """
+
+    rows: tuple[Row, ...]
+    title: str
+    basis: str
+    notes: tuple[str, ...]
+    measured: Measured
+    prediction: Prediction | None
+    problem: Problem | None
+    unresolved_classes: tuple[int, ...] = ()
+    history: tuple[dict[str, Any], ...] = ()
+    estimate: dict[str, Any] | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether no row fails and at least one passes."""
+        verdicts = {row.verdict for row in self.rows}
+        return "fail" not in verdicts and "pass" in verdicts
+
+    def __getitem__(self, name: str) -> Row:
+        """Return the row called ``name``."""
+        for row in self.rows:
+            if row.name == name:
+                return row
+        raise KeyError(f"no row called {name!r}; there are {', '.join(row.name for row in self.rows)}")
+
+    def counts(self) -> dict[str, int]:
+        """Return how many rows have each verdict."""
+        kinds: tuple[Verdict, ...] = ("pass", "fail", "unresolved", "info")
+        return {kind: sum(row.verdict == kind for row in self.rows) for kind in kinds}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything but the large arrays, ready for JSON; numbers that are not finite become None."""
+        return {
+            "passed": self.passed,
+            "title": self.title,
+            "basis": self.basis,
+            "notes": list(self.notes),
+            "verdicts": self.counts(),
+            "unresolved_classes": list(self.unresolved_classes),
+            "theorem": None if self.prediction is None else self.prediction.theorem,
+            "estimate": _finite(self.estimate),
+            "rows": [_finite(dataclasses.asdict(row)) for row in self.rows],
+            "classes": _finite(self.measured.to_dict()),
+        }
+
+    def summary(self) -> str:
+        """Return the verdict in one sentence."""
+        counts = self.counts()
+        parts = [f"{number} {_VERBS[kind]}" for kind, number in counts.items() if number]
+        return f"{'PASSED' if self.passed else 'NOT PASSED'}: of {len(self.rows)} rows {', '.join(parts)}."
+
+    def table(self, *, meanings: bool = False) -> str:
+        """Return the report as plain text, at most 80 columns wide, without colour.
+
+        Args:
+            meanings: add what every row measures.
+        """
+        parts = [_wrap(self.title), _rows_as_text(self.rows), _wrap(self.summary()), _wrap(self.basis)]
+        parts += [_wrap(note) for note in self.notes]
+        parts += [_wrap(sentence) for row in self.rows for sentence in _row_sentences(row)]
+        if meanings:
+            parts += ["What the rows measure"]
+            parts += [_wrap(f"{row.name}: {row.meaning}") for row in self.rows]
+        return "\n".join(parts)
+
+    def __str__(self) -> str:
+        return self.table()
+
+    def plot(self, path: str | os.PathLike[str] | None = None) -> Figure:
+        """Return `ufm.plots.report.report_figure`, written to ``path`` (PNG, PDF or SVG) if given."""
+        from ufm.plots.report import report_figure, save_figure
+
+        figure = report_figure(self)
+        if path is not None:
+            save_figure(figure, path)
+        return figure
+
+
+_VERBS = {"pass": "pass", "fail": "fail", "unresolved": "are unresolved", "info": "are for information"}
+
+
+def _row_sentences(row: Row) -> Iterable[str]:
+    if row.verdict == "fail":
+        place = f" (worst: {row.where})" if row.where else ""
+        yield f"{row.name} fails{place}: {row.meaning}"
+    if row.note:
+        yield f"{row.name}: {row.note}"
+
+
+def _rows_as_text(rows: Iterable[Row]) -> str:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="", width=WIDTH - 1)
+    table.add_column("property", ratio=1)
+    for header in ("predicted", "measured", "error", "tolerance"):
+        table.add_column(header, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    for row in rows:
+        numbers = (_number(row.predicted), _number(row.measured), _short(row.error), _short(row.tolerance))
+        table.add_row(row.name, *numbers, row.verdict)
+    console = Console(width=WIDTH, no_color=True, color_system=None, force_terminal=False, highlight=False)
+    with console.capture() as capture:
+        console.print(table)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
+
+def _wrap(text: str) -> str:
+    return textwrap.fill(text, WIDTH, subsequent_indent="  ", break_long_words=True, break_on_hyphens=False)
+
+
+def _number(value: float | int | None) -> str:
+    return "-" if value is None else f"{value:.5g}"
+
+
+def _short(value: float | int | None) -> str:
+    return "-" if value is None else str(value) if isinstance(value, int) else f"{value:.1e}"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,268 @@
+r"""Verification: does a point, solved or trained, have the geometry that the theory predicts?
+
+For a point that claims to be optimal every tolerance is what its duality gap ``eps`` implies. With the dual
+optimum inserted, Fenchel-Young on every sample gives ``eps >= P - P* >= sum_k (n_k/N) KL(p*_k || p_k)``
+(another Bregman divergence for other losses), hence ``KL(p*_k || p_k) <= eps N/n_k`` for every class and, by
+Jensen, for its average off-target probability: an interval of margins around the predicted one. Whether a
+class is collapsed is resolved only if that interval does not meet the one around zero. Norms, angles and
+Gram matrices follow from the same inequality and the terms left out above (`ufm.verification.resolution` has
+the proof). ``eps`` is the gap of the point, at most the gap that was asked for, at least 1e-13 of the
+objective: what rounding leaves of a gap. So a point that meets its gap fails only if the theory or the code
+is wrong, and a wrong point fails where it is wrong.
+
+For a trained network there is no such claim: everything is held against one stated ``tolerance``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+
+from ufm import metrics
+from ufm.duality.certificate import Certificate
+from ufm.inputs.checks import InputError, nonnegative_float, positive_float
+from ufm.losses import CrossEntropy
+from ufm.metrics.nearest_mean import NearestMeanAgreement
+from ufm.metrics.statistics import FeatureStatistics
+from ufm.model.problem import Problem
+from ufm.theory.prediction import Prediction
+from ufm.verification import checks, geometry
+from ufm.verification.effective import EffectiveDecays, fit_decays, predicted
+from ufm.verification.measured import Measured, measured_geometry
+from ufm.verification.optimality import certificate_of, optimality_rows
+from ufm.verification.propagation import FLOOR
+from ufm.verification.report import Report, Row
+from ufm.verification.resolution import gap_tolerances, zero_margin_bounds
+from ufm.verification.subject import Subject, subject_of_arrays, subject_of_solution, subject_of_statistics
+from ufm.verification.tolerances import Tolerances, flat_tolerances
+from ufm.verification.variability import agreement_rows, variability_rows
+
+#: Relative gap that a point is held to if it does not say what it was solved for.
+DEFAULT_TOL = 1e-8
+#: Tolerance for trained networks.
+NETWORK_TOLERANCE = 0.1
+#: Tolerances are never derived from a smaller relative gap: below it rounding of P and D decides.
+SMALLEST_GAP = 1e-13
+#: Rows that a fit of the decays makes circular.
+FITTED = ("feature norms", "classifier norms", "margins")
+
+
+def verify(
+    solution: Any = None,
+    *,
+    features: Any = None,
+    labels: Any = None,
+    weight: Any = None,
+    bias: Any = None,
+    statistics: FeatureStatistics | None = None,
+    second_pass: NearestMeanAgreement | None = None,
+    problem: Problem | None = None,
+    tol: float | int | None = None,
+    tolerance: float | int | None = None,
+) -> Report:
+    """Compare a solution, or the last layer of any network, with the closed form of its problem.
+
+    Call it as ``verify(solution)``, as ``verify(features=..., labels=..., weight=..., problem=...)`` with
+    NumPy, JAX or torch arrays, or as ``verify(statistics=..., problem=...)`` with features that were
+    streamed.
+
+    Args:
+        solution: what `ufm.solve` returned.
+        features: (rows, d), one row per sample, or one row per class if ``problem`` is given.
+        labels: class of every row.
+        weight: classifier (K, d).
+        bias: its bias, if any.
+        statistics: `FeatureStatistics` of the features, made with the classifier.
+        second_pass: NC4 of streamed features, which takes a second pass over them; left out if omitted.
+        problem: counts, decays and loss. If omitted for arrays, counts come from the labels, cross-entropy
+            without bias is assumed, and the decays are estimated (`ufm.verification.effective`): only the
+            scale-free part is a test.
+        tol: relative duality gap that the point claims, default ``solution.tol``. With arrays: hold them to this
+            gap like a solution. Without it they are if they happen to be certified to 1e-8.
+        tolerance: judge everything by this one number instead of by the gap, as for a trained network. This
+            is the default (0.1) for arrays that claim nothing and are not certified to 1e-8.
+
+    Returns:
+        A `Report`: rows of predicted, measured, error, tolerance and verdict.
+
+    Raises:
+        InputError: one sentence that names the argument, its value and what is required.
+
+    Source: the module docstring; the metrics' own are in `ufm.metrics`.
+
+    Example:
+        >>> import ufm
+        >>> solution = ufm.solve(Problem([30, 20], dim=4, weight_decay=1e-2, feature_decay=1e-3))
+        >>> report = verify(solution)
+        >>> report.passed, report["collapsed classes"].measured
+        (True, 0)
+        >>> twice = verify(
+        ...     features=2 * solution.features,
+        ...     labels=solution.labels,
+        ...     weight=solution.weight,
+        ...     problem=solution.problem,
+        ... )
+        >>> twice.passed, twice["feature norms"].verdict
+        (False, 'fail')
+    """
+    tol = None if tol is None else positive_float("tol", tol)
+    tolerance = None if tolerance is None else nonnegative_float("tolerance", tolerance)
+    arrays = (features, labels, weight)
+    given = [solution is not None, any(array is not None for array in arrays), statistics is not None]
+    if sum(given) != 1:
+        raise InputError(
+            "verify needs exactly one of a solution, arrays (features, labels, weight), or statistics"
+        )
+    if solution is not None:
+        if problem is not None or bias is not None:
+            raise InputError("problem and bias must be omitted with a solution, which has its own")
+        subject = subject_of_solution(solution)
+        return _verify_point(subject, solution.problem, tol or float(solution.tol), tolerance)
+    if statistics is not None:
+        if bias is not None:
+            raise InputError("bias must be omitted with statistics, which were made with their own")
+        subject = subject_of_statistics(statistics, second_pass, problem)
+    else:
+        subject = subject_of_arrays(features, labels, weight, bias, problem)
+    if problem is None:
+        return _verify_unknown(subject, NETWORK_TOLERANCE if tolerance is None else tolerance)
+    subject = dataclasses.replace(subject, claims_optimum=tol is not None)
+    return _verify_point(subject, problem, tol or DEFAULT_TOL, tolerance)
+
+
+def _verify_point(subject: Subject, problem: Problem, tol: float, tolerance: float | None) -> Report:
+    """Verify against a known problem."""
+    certificate = certificate_of(subject, problem)
+    eps = _judging_gap(subject, certificate, tol) if tolerance is None else None
+    if eps is None and tolerance is None and problem.loss.convex:
+        tolerance = NETWORK_TOLERANCE
+    measured = measured_geometry(subject.statistics, problem.loss)
+    prediction, notes = predicted(problem)
+    rows = optimality_rows(subject, problem, certificate, prediction, tol, eps)
+    tolerances = None
+    if prediction is not None and eps is not None:
+        tolerances = gap_tolerances(prediction, eps)
+    elif prediction is not None and tolerance is not None:
+        tolerances = flat_tolerances(prediction, tolerance)
+    if prediction is not None and tolerances is not None:
+        rows += _geometry_rows(subject, prediction, measured, tolerances)
+    else:
+        rows += _open_rows(subject, problem, measured, eps, tolerance)
+    basis = _basis(certificate, eps, tol, tolerance)
+    return _report(subject, rows, basis, notes, measured, prediction, tolerances, problem=problem)
+
+
+def _judging_gap(subject: Subject, certificate: Certificate | None, tol: float) -> float | None:
+    """Return the absolute gap that tolerances are derived from, or None if the point is no certified optimum.
+
+    A point that claims to be optimal is held to the gap that it claims even if its own is larger.
+    """
+    if certificate is None or not math.isfinite(certificate.lower_bound):
+        return None
+    if not (subject.claims_optimum or certificate.certifies(tol)):
+        return None
+    own = max(certificate.relative_gap, 0.0) + SMALLEST_GAP
+    return min(own, max(tol, SMALLEST_GAP)) * certificate.objective
+
+
+def _basis(certificate: Certificate | None, eps: float | None, tol: float, tolerance: float | None) -> str:
+    if eps is not None and certificate is not None:
+        used = eps / certificate.objective
+        return f"Tolerances: the largest deviation that a relative gap of {used:.1e} allows (asked: {tol:g})."
+    if tolerance is None:
+        return "The loss is not convex: no gap certifies anything, so nothing is judged."
+    gap = "" if certificate is None else f" The relative duality gap is {certificate.relative_gap:.1e}."
+    return (
+        f"Tolerance {tolerance:g} for every residual, cosine and fraction; for norms and margins times the "
+        f"largest predicted one.{gap}"
+    )
+
+
+def _geometry_rows(
+    subject: Subject, prediction: Prediction, measured: Measured, tolerances: Tolerances
+) -> list[Row]:
+    """Every row that compares with a closed form."""
+    clear = tolerances.resolved & ~prediction.collapsed
+    noise = float(np.max(tolerances.norms[~clear] ** 2, initial=0.0))
+    spread = noise
+    # what is seen, or a flat tolerance could hide the living among many classes
+    if tolerances.flat is not None:
+        seen = np.minimum(measured.norms, tolerances.norms)[~clear]
+        spread = 4 * float(np.sum(seen**2)) / len(measured.norms)  # Weyl; 2 for the shift of the global mean
+    return [
+        geometry.collapse_row(prediction, measured, tolerances),
+        *variability_rows(subject.statistics, tolerances.within, tolerances.flat, spread),
+        *geometry.residual_rows(prediction, measured, tolerances),
+        *geometry.scale_rows(prediction, measured, tolerances),
+        *geometry.ratio_rows(prediction, measured, tolerances),
+        *geometry.angle_rows(prediction, measured, tolerances),
+        *agreement_rows(subject, tolerances, noise),
+    ]
+
+
+def _open_rows(
+    subject: Subject, problem: Problem | None, measured: Measured, eps: float | None, tolerance: float | None
+) -> list[Row]:
+    """What still makes sense without a closed form."""
+    fraction = NETWORK_TOLERANCE if tolerance is None else tolerance
+    zero_margins: Any = max(fraction * float(measured.margins.max()), FLOOR)
+    within = None
+    if eps is not None and problem is not None:
+        within = 2 * eps / (problem.num_samples * problem.feature_decay)
+        zero_margins = zero_margin_bounds(problem, eps)
+    return [
+        *variability_rows(subject.statistics, within, tolerance),
+        *agreement_rows(subject, None, 0.0),
+        *geometry.open_rows(measured, zero_margins),
+    ]
+
+
+def _verify_unknown(subject: Subject, tolerance: float) -> Report:
+    """Verify without a problem: fit the decays, then judge what does not depend on scale."""
+    statistics = subject.statistics
+    measured = measured_geometry(statistics, CrossEntropy())
+    fit = fit_decays(statistics, measured)
+    accuracy, loss = metrics.accuracy(statistics), metrics.mean_cross_entropy(statistics)
+    rows = [
+        checks.info_row("accuracy", "fraction of samples classified correctly", accuracy),
+        checks.info_row("cross-entropy", "mean cross-entropy, in nats", loss),
+    ]
+    tolerances, notes = None, fit.notes
+    if fit.prediction is None:
+        rows += _open_rows(subject, None, measured, None, tolerance)
+        notes += ("Without a prediction only the variability within classes (NC1) is judged.",)
+    else:
+        tolerances = flat_tolerances(fit.prediction, tolerance)
+        for row in _geometry_rows(subject, fit.prediction, measured, tolerances):
+            rows.append(dataclasses.replace(row, verdict="info") if row.name in FITTED else row)
+    basis = _basis(None, None, 0.0, tolerance)
+    return _report(subject, rows, basis, notes, measured, fit.prediction, tolerances, estimate=fit.estimate)
+
+
+def _report(
+    subject: Subject,
+    rows: list[Row],
+    basis: str,
+    notes: tuple[str, ...],
+    measured: Measured,
+    prediction: Prediction | None,
+    tolerances: Tolerances | None,
+    problem: Problem | None = None,
+    estimate: EffectiveDecays | None = None,
+) -> Report:
+    undecided = np.flatnonzero(~tolerances.resolved) if tolerances is not None else np.zeros(0, dtype=int)
+    return Report(
+        rows=tuple(rows),
+        title=subject.title,
+        basis=basis,
+        notes=notes,
+        measured=measured,
+        prediction=prediction,
+        problem=prediction.problem if problem is None and prediction is not None else problem,
+        unresolved_classes=tuple(undecided.tolist()),
+        history=subject.history,
+        estimate=None if estimate is None else estimate.to_dict(),
+    )
