@@ -1,37 +1,27 @@
-"""Per-class results as plain text for an 80-column terminal: classes of equal count share a line."""
+"""Plain text for an 80-column terminal: sentences, tables, and a spinner while it takes long.
+
+In tables classes of equal count share a line.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import io
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
-
-from ufm.model.problem import Problem
 
 WIDTH = 80
 #: Above this number of different counts the middle of the table is left out.
 LINES = 24
 
 
-def describe(problem: Problem) -> str:
-    """Return the problem in two lines, or three if they would not fit."""
-    n = problem.counts
-    loss = type(problem.loss).__name__
-    if problem.bias is None:
-        bias = "no bias"
-    else:
-        bias = f"bias decay {problem.bias:g}" if problem.bias else "unregularised bias"
-    lines = (
-        f"K = {problem.num_classes} classes, N = {problem.num_samples} samples "
-        f"({count_range(n)} per class), d = {problem.dim}",
-        f"lambda_W = {problem.weight_decay:g}, lambda_H = {problem.feature_decay:g}, "
-        f"{loss}, {problem.features} features, {bias}",
-    )
-    return "\n".join(textwrap.fill(line, WIDTH, subsequent_indent="  ") for line in lines)
+def wrapped(text: str) -> str:
+    """Return the text in lines of at most 80 columns, all but the first indented."""
+    return textwrap.fill(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
 
 
 def count_range(counts: Int[np.ndarray, " K"]) -> str:
@@ -95,3 +85,18 @@ def plain_table(headers: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     stream = io.StringIO()
     Console(file=stream, width=WIDTH, no_color=True, highlight=False).print(table)
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
+
+
+@contextlib.contextmanager
+def waiting(text: str, show: bool) -> Iterator[None]:
+    """Show ``text`` with a spinner and the time elapsed on stderr; gone without a trace when the work is done."""
+    if not show:
+        yield
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        bar.add_task(text, total=None)
+        yield

@@ -38,7 +38,7 @@ from experiments.benchmark.peers import SOLVERS, Case, Course, ufm_together
 from experiments.benchmark.roofline import roofline, step_seconds
 from ufm.model.devices import use_all_cores
 from ufm.model.problem import Level
-from ufm.plots.report import save_figure
+from ufm.plots.style import save_figure
 from ufm.profiles import parse_counts
 from ufm.text import plain_table
 

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ufm.plots.report import BLACK, BLUE, GREEN, ORANGE, PURPLE, STYLE
+from ufm.plots.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, STYLE
 
 Record = dict[str, Any]
 

@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.progress import track
 
 import ufm
-from ufm.plots.report import BLACK, BLUE, GREEN, ORANGE, STYLE, save_figure
+from ufm.plots.style import BLACK, BLUE, GREEN, ORANGE, STYLE, save_figure
 from ufm.profiles import parse_counts
 from ufm.solvers.rule import StepRule
 from ufm.verification.observer import collapse_observer

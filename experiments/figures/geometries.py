@@ -42,7 +42,7 @@ from ufm.conventions import from_nuclear
 from ufm.losses.by_name import parse_loss
 from ufm.metrics import gram
 from ufm.models.layer_peeled import LayerPeeled, collapse_ratio, solve_layer_peeled
-from ufm.plots.report import BLACK, BLUE, GREEN, STYLE, VERMILLION, save_figure
+from ufm.plots.style import BLACK, BLUE, GREEN, STYLE, VERMILLION, save_figure
 from ufm.theory import minority_collapse_weight, seli
 
 GROUP = 5

@@ -23,7 +23,7 @@ from matplotlib.colors import Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure
 
 import ufm
-from ufm.plots.report import STYLE, save_figure
+from ufm.plots.style import STYLE, save_figure
 from ufm.profiles import parse_counts
 
 WEIGHT_PARAMETER, FEATURE_PARAMETER, BATCH = 1e-4, 1e-5, 256

@@ -33,7 +33,7 @@ from rich.progress import track
 import ufm
 from ufm.losses.softmax import softmax
 from ufm.metrics import gram
-from ufm.plots.report import BLACK, BLUE, STYLE, VERMILLION, save_figure
+from ufm.plots.style import BLACK, BLUE, STYLE, VERMILLION, save_figure
 from ufm.theory import total_collapse_weight
 
 GROUP, MINORITY, BIAS_DECAY = 5, 100, 0.01

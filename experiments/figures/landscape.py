@@ -34,7 +34,7 @@ from rich.console import Console
 from rich.progress import track
 
 import ufm
-from ufm.plots.report import BLUE, GREEN, ORANGE, STYLE, VERMILLION, save_figure
+from ufm.plots.style import BLUE, GREEN, ORANGE, STYLE, VERMILLION, save_figure
 from ufm.profiles import exponential
 from ufm.text import WIDTH
 

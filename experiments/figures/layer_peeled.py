@@ -26,7 +26,7 @@ from rich.progress import track
 
 from ufm.metrics import cosines, logit_margins, norms
 from ufm.models.layer_peeled import LayerPeeled, LayerPeeledSolution, collapse_ratio, solve_layer_peeled
-from ufm.plots.report import BLACK, BLUE, GREEN, STYLE, VERMILLION, save_figure
+from ufm.plots.style import BLACK, BLUE, GREEN, STYLE, VERMILLION, save_figure
 
 K = 10
 CAPS, MAJORITIES = (1.0, 5.0, 10.0), (3, 5, 7)

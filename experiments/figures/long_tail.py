@@ -25,7 +25,7 @@ from rich.progress import track
 
 import ufm
 import ufm.metrics
-from ufm.plots.report import BLACK, BLUE, SHADE, STYLE, save_figure
+from ufm.plots.style import BLACK, BLUE, SHADE, STYLE, save_figure
 from ufm.profiles import parse_counts
 from ufm.theory import collapse_nuclear_weights
 

@@ -28,7 +28,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 import ufm
-from ufm.plots.report import STYLE, save_figure
+from ufm.plots.style import STYLE, save_figure
 from ufm.plots.sweep import draw_phases
 from ufm.sweeps import summary
 from ufm.sweeps.engine import solve_together

@@ -22,7 +22,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 import ufm
-from ufm.plots.report import BLUE, GREEN, ORANGE, PURPLE, STYLE, save_figure
+from ufm.plots.style import BLUE, GREEN, ORANGE, PURPLE, STYLE, save_figure
 from ufm.sweeps import summary
 from ufm.theory import critical_imbalance_ratio
 

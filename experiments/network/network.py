@@ -45,7 +45,7 @@ from experiments.network.training import (
     train,
 )
 from ufm import metrics
-from ufm.plots.report import BLACK, BLUE, GREEN, ORANGE, PURPLE, SHADE, STYLE, VERMILLION, save_figure
+from ufm.plots.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SHADE, STYLE, VERMILLION, save_figure
 from ufm.profiles import parse_counts
 from ufm.verification.observer import collapse_observer
 

@@ -28,7 +28,7 @@ from rich.progress import track
 import ufm
 from experiments.network.training import QUICK, Training, digits, problem_at, recorded, subset, train
 from ufm.metrics.separability import Separability, SquaredNorms
-from ufm.plots.report import BLACK, BLUE, GREEN, ORANGE, STYLE, VERMILLION, save_figure
+from ufm.plots.style import BLACK, BLUE, GREEN, ORANGE, STYLE, VERMILLION, save_figure
 from ufm.profiles import parse_counts
 
 #: Every bound, its label, colour and line style.

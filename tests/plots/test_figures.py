@@ -10,6 +10,7 @@ from ufm.inputs.checks import InputError
 from ufm.metrics.statistics import FeatureStatistics
 from ufm.model.problem import Problem
 from ufm.plots import report as figures
+from ufm.plots import style
 from ufm.theory import predict
 from ufm.verification.verify import verify
 
@@ -153,11 +154,11 @@ def test_few_colours_make_a_png_smaller_and_no_different_to_see(tmp_path):
     from matplotlib.image import imread
 
     figure = figures.report_figure(verify(solution([30, 10])))
-    figures.save_figure(figure, tmp_path / "all.png")
+    style.save_figure(figure, tmp_path / "all.png")
     figure.set_layout_engine("none")  # or it is laid out anew every time, a little differently
-    figures.save_figure(figure, tmp_path / "all.png")
-    figures.save_figure(figure, tmp_path / "few.png", colours=256)
-    figures.save_figure(figure, tmp_path / "vector.pdf", colours=256)
+    style.save_figure(figure, tmp_path / "all.png")
+    style.save_figure(figure, tmp_path / "few.png", colours=256)
+    style.save_figure(figure, tmp_path / "vector.pdf", colours=256)
     assert (tmp_path / "few.png").stat().st_size < 0.7 * (tmp_path / "all.png").stat().st_size
     few, whole = (imread(tmp_path / name)[..., :3] for name in ("few.png", "all.png"))
     assert np.abs(few - whole).mean() < 1e-3

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import ufm
-from ufm.plots.report import SUFFIXES
+from ufm.plots.style import SUFFIXES
 from ufm.plots.sweep import _edges, drawn_axes, logarithmic, slices, sweep_figure
 from ufm.sweeps import draw_figures
 

@@ -11,7 +11,7 @@ from tyro.conf import Positional, arg
 
 from ufm.cli.flags import Json
 from ufm.cli.output import emit
-from ufm.waiting import waiting
+from ufm.text import waiting
 
 
 def figures_command(

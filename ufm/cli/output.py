@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import textwrap
 from typing import Any
 
 from ufm.model.problem import Problem
-from ufm.text import WIDTH
 
 
 def emit(outcome: dict[str, Any], as_json: bool, text: str) -> None:
@@ -26,8 +24,3 @@ def problem_dict(problem: Problem) -> dict[str, Any]:
         "features": problem.features,
         "bias_decay": problem.bias,
     }
-
-
-def wrapped(text: str) -> str:
-    """Return the text in lines of at most 80 columns, all but the first indented."""
-    return textwrap.fill(text, WIDTH, subsequent_indent="  ")

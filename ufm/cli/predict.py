@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from ufm.cli.flags import Flags, Json, ProblemFlags
-from ufm.cli.output import emit, problem_dict, wrapped
-from ufm.text import class_table, describe
+from ufm.cli.output import emit, problem_dict
+from ufm.text import class_table, wrapped
 from ufm.theory import ClosedFormError, Prediction, predict
 
 
@@ -35,7 +35,7 @@ def _prediction_text(prediction: Prediction) -> str:
     }
     return "\n".join(
         [
-            describe(prediction.problem),
+            str(prediction.problem),
             "",
             class_table(prediction.problem.counts, columns),
             "",

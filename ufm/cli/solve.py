@@ -10,12 +10,11 @@ from typing import Annotated, Any, Literal
 from tyro.conf import OmitArgPrefixes, arg
 
 from ufm.cli.flags import Flags, Json, ProblemFlags
-from ufm.cli.output import emit, problem_dict, wrapped
+from ufm.cli.output import emit, problem_dict
 from ufm.cli.processes import ProcessFlags
 from ufm.inputs.checks import InputError, one_of, positive_float
 from ufm.inputs.files import check_output, write_output
-from ufm.text import class_table, describe
-from ufm.waiting import waiting
+from ufm.text import class_table, waiting, wrapped
 
 #: Where to write something, if anywhere, and what writes it.
 Output = tuple[Path | None, Callable[[Path], Any]]
@@ -43,7 +42,7 @@ def solve_command(
 
     Example: ufm solve --counts 5000x5,50x5 --weight-decay 5e-4 --feature-decay 1e-5
     """
-    from ufm.plots.report import SUFFIXES
+    from ufm.plots.style import SUFFIXES
 
     given = problem.problem()
     check_output("figure", figure, SUFFIXES)
@@ -105,7 +104,7 @@ def _solution_text(solution: Any, report: Any) -> str:
             key: value for (name, seen), due in pairs for key, value in ((name, seen), (f"{name}*", due))
         }
     lines = [
-        describe(solution.problem),
+        str(solution.problem),
         "",
         wrapped(f"Status: {solution.status} after {solution.steps} steps. {solution.status.sentence}"),
         f"Objective   {certificate.objective:.14g}",

@@ -15,7 +15,7 @@ from ufm.inputs.files import check_output, counts_of, read_layer, write_output
 from ufm.losses.by_name import parse_loss
 from ufm.model.problem import Problem
 from ufm.profiles import parse_counts
-from ufm.waiting import waiting
+from ufm.text import waiting
 
 
 def verify_command(
@@ -42,7 +42,7 @@ def verify_command(
 
     ufm solve --level sample --counts 90,60,30 --save layer.npz
     """
-    from ufm.plots.report import SUFFIXES
+    from ufm.plots.style import SUFFIXES
     from ufm.verification.verify import verify
 
     check_output("figure", figure, SUFFIXES)

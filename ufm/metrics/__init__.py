@@ -1,5 +1,6 @@
 """Metrics of neural collapse, their streaming statistics, and the separability of classes."""
 
+from ufm.metrics.collapse import RANK_TOLERANCE as RANK_TOLERANCE
 from ufm.metrics.collapse import accuracy as accuracy
 from ufm.metrics.collapse import between_spectrum as between_spectrum
 from ufm.metrics.collapse import between_trace as between_trace

@@ -18,6 +18,7 @@ from ufm.inputs.checks import (
     positive_integer,
 )
 from ufm.losses import CrossEntropy, Loss
+from ufm.text import count_range, wrapped
 
 FeatureSet = Literal["nonnegative", "free"]
 Level = Literal["class", "sample"]
@@ -114,6 +115,19 @@ class Problem:
     def replace(self, **changes: Any) -> Problem:
         """Return a copy with the given fields changed (and checked again)."""
         return dataclasses.replace(self, **changes)
+
+    def __str__(self) -> str:
+        """The problem in two lines, or three if they would not fit 80 columns."""
+        bias = "no bias" if self.bias is None else "unregularised bias"
+        sizes = (
+            f"K = {self.num_classes} classes, N = {self.num_samples} samples "
+            f"({count_range(self.counts)} per class), d = {self.dim}"
+        )
+        terms = (
+            f"lambda_W = {self.weight_decay:g}, lambda_H = {self.feature_decay:g}, {type(self.loss).__name__}, "
+            f"{self.features} features, {f'bias decay {self.bias:g}' if self.bias else bias}"
+        )
+        return f"{wrapped(sizes)}\n{wrapped(terms)}"
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Problem):

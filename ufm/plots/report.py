@@ -1,21 +1,25 @@
-"""Figures of stored results. Nothing here solves, and no window is ever opened.
-
-Figures are built on the Agg canvas without `pyplot`, so that no global state, display or back end is touched.
-Colours are those of Okabe and Ito and perceptually uniform maps, distinguishable with any colour vision and
-in print; every curve also has its own marker or line style.
-"""
+"""The figure of a verification: learned beside predicted."""
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from ufm.inputs.checks import InputError
 from ufm.metrics import cosines
+from ufm.plots.style import (
+    BLACK,
+    BLUE,
+    GREEN,
+    ORANGE,
+    PURPLE,
+    SHADE,
+    SKY,
+    STYLE,
+    VERMILLION,
+    YELLOW,
+)
 from ufm.theory.prediction import Prediction
 from ufm.verification.report import Report
 
@@ -23,36 +27,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: Okabe and Ito's palette.
-BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
-YELLOW, BLUE, VERMILLION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
-SHADE = "#DDDDDD"
 #: Gram matrices of more classes are shown in blocks, one pixel each.
 LARGEST_IMAGE = 100
 #: Up to this many classes every class has its tick label.
 LABELLED_CLASSES = 20
-SUFFIXES = (".png", ".pdf", ".svg")
-STYLE: dict[Any, Any] = {
-    "font.size": 8.0,
-    "axes.titlesize": 8.5,
-    "axes.labelsize": 8.0,
-    "legend.fontsize": 7.0,
-    "xtick.labelsize": 7.0,
-    "ytick.labelsize": 7.0,
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "lines.linewidth": 1.3,
-    "legend.frameon": False,
-    "pdf.fonttype": 42,
-    "svg.fonttype": "none",
-    "savefig.dpi": 200,
-}
 
 
-def report_figure(subject: Any, prediction: Prediction | None = None) -> Figure:
+def report_figure(report: Report, prediction: Prediction | None = None) -> Figure:
     """Return the figure of a verification: learned beside predicted, class by class, and how it was reached.
 
     Above, Gram matrices of class means and of classifier rows; below, norms, margins with collapsed classes
@@ -60,17 +41,13 @@ def report_figure(subject: Any, prediction: Prediction | None = None) -> Figure:
     Classes are in the order of decreasing counts.
 
     Args:
-        subject: a `Report`, or a solution, which is verified first.
+        report: what `ufm.verify` returned.
         prediction: what to compare with; by default the report's own.
 
     Returns:
-        A matplotlib figure; write it with `save_figure`.
+        A matplotlib figure; write it with `ufm.plots.style.save_figure`.
     """
-    if not isinstance(subject, Report):
-        from ufm.verification.verify import verify
-
-        subject = verify(subject)
-    prediction = subject.prediction if prediction is None else prediction
+    prediction = report.prediction if prediction is None else prediction
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -80,40 +57,18 @@ def report_figure(subject: Any, prediction: Prediction | None = None) -> Figure:
         FigureCanvasAgg(figure)
         halves: Any = figure.subfigures(2, 1, height_ratios=(1.05, 1.0), hspace=0.03)
         above, below = halves
-        order = np.argsort(-subject.measured.statistics.counts, kind="stable")
-        _gram_panels(above, subject, prediction, order)
+        order = np.argsort(-report.measured.statistics.counts, kind="stable")
+        _gram_panels(above, report, prediction, order)
         *panels, last = below.subplots(1, 4)
-        _class_panels(panels, subject, prediction, order)
-        if len(subject.history) > 1:
-            _convergence_panel(last, subject.history)
+        _class_panels(panels, report, prediction, order)
+        if len(report.history) > 1:
+            _convergence_panel(last, report.history)
         else:
-            _tolerance_panel(last, subject)
+            _tolerance_panel(last, report)
         titled = [axes for axes in figure.axes if axes.get_title(loc="left")]
         for letter, axes in zip("abcdefgh", titled, strict=False):
             axes.set_title(f"({letter}) {axes.get_title(loc='left')}", loc="left")
     return figure
-
-
-def save_figure(figure: Figure, path: str | os.PathLike[str], colours: int | None = None) -> None:
-    """Write a figure as PNG (a third as large with at most 256 ``colours``), PDF or SVG, as the suffix says.
-
-    Raises:
-        InputError: for any other suffix, or a folder that does not exist.
-    """
-    import matplotlib
-
-    target = Path(path)
-    if target.suffix.lower() not in SUFFIXES:
-        raise InputError(f"path must end in {', '.join(SUFFIXES)}, got {target.name!r}")
-    if not target.parent.is_dir():
-        raise InputError(f"path must be in a folder that exists, got {str(target)!r}")
-    with matplotlib.rc_context(STYLE):
-        figure.savefig(target)
-    if colours is not None and target.suffix.lower() == ".png":
-        from PIL import Image  # which matplotlib writes its PNGs with
-
-        with Image.open(target) as image:
-            image.convert("RGB").quantize(colours, kmeans=2).save(target, optimize=True)
 
 
 def _gram_panels(

@@ -1,4 +1,4 @@
-"""Figures of stored sweeps: curves over one axis, maps over two; solved beside predicted. Nothing here solves."""
+"""Figures of sweeps: curves over one axis, maps over two; solved beside predicted. Nothing here solves."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ import xarray as xr
 
 from ufm.inputs.checks import InputError
 from ufm.inputs.files import write_output
-from ufm.plots.report import BLACK, BLUE, GREEN, ORANGE, STYLE, SUFFIXES, VERMILLION, save_figure
-from ufm.sweeps.dataset import open_dataset
+from ufm.plots.style import BLACK, BLUE, GREEN, ORANGE, STYLE, SUFFIXES, VERMILLION, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,30 +33,30 @@ LABELS = {
 MOST_FIGURES = 24
 
 
-def draw_figures(folder: str | Path, suffix: str = ".png") -> list[Path]:
-    """Draw the figures of a stored sweep into its folder and return their paths.
+def draw_figures(dataset: xr.Dataset, folder: Path, suffix: str = ".png") -> list[Path]:
+    """Draw the figures of a data set into a folder and return their paths.
 
     One figure for every combination of the axes that are not drawn along: the two longest numeric axes span a map,
     one alone carries curves. What has not been computed yet is left blank.
 
     Args:
-        folder: what `ufm.sweep` wrote to.
+        dataset: what `ufm.sweep` returned.
+        folder: where to put them.
         suffix: ``.png``, or ``.pdf`` or ``.svg`` for vector graphics.
 
     Raises:
-        InputError: if there is no sweep, no numeric axis, nothing computed yet, too many figures to draw, or the
-            folder cannot be written to.
+        InputError: if there is no numeric axis, nothing computed yet, too many figures to draw, or the folder cannot
+            be written to.
     """
     if suffix not in SUFFIXES:
         raise InputError(f"suffix must be one of {', '.join(SUFFIXES)}, got {suffix!r}")
-    dataset = open_dataset(folder).load()
     if not np.any(dataset.status != "missing"):
         raise InputError(f"{folder} holds no results yet")
     paths = []
     for name, part in slices(dataset, drawn_axes(dataset)):
         if np.all(part.status == "missing"):
             continue
-        path = Path(folder) / f"{name}{suffix}"
+        path = folder / f"{name}{suffix}"
         write_output(path, functools.partial(save_figure, sweep_figure(part)))
         paths.append(path)
     return paths

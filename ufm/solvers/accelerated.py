@@ -69,7 +69,8 @@ class AcceleratedState(NamedTuple):
 class Accelerated:
     """Accelerated projected gradient with gradient restart and observed curvature: the default step rule.
 
-    ``x <- prox(y - grad(y)/L)``, ``y <- x + beta (x - x_previous)`` in balanced coordinates (`ufm.model.objective`), with L the largest of the last observed curvatures and beta the momentum of FISTA.
+    ``x <- prox(y - grad(y)/L)``, ``y <- x + beta (x - x_previous)`` in balanced coordinates (`ufm.model.objective`),
+    with L the largest of the last observed curvatures and beta the momentum of FISTA.
 
     Args:
         window: number of latest curvature observations whose maximum sets the step size.

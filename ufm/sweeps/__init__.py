@@ -131,9 +131,9 @@ def draw_figures(folder: str | Path, suffix: str = ".png") -> list[Path]:
     Raises:
         InputError: if there is no sweep, nothing to draw along, or nothing computed yet.
     """
-    from ufm.sweeps import figures
+    from ufm.plots import sweep as plots
 
-    return figures.draw_figures(folder, suffix)
+    return plots.draw_figures(open_dataset(folder).load(), Path(folder), suffix)
 
 
 def summary(dataset: xr.Dataset) -> str:

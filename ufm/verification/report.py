@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-import textwrap
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
 from ufm.model.problem import Problem
+from ufm.text import WIDTH, wrapped
 from ufm.theory.prediction import Prediction
 from ufm.verification.measured import Measured
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Verdict = Literal["pass", "fail", "unresolved", "info"]
-WIDTH = 80
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,12 +127,12 @@ class Report:
         Args:
             meanings: add what every row measures.
         """
-        parts = [_wrap(self.title), _rows_as_text(self.rows), _wrap(self.summary()), _wrap(self.basis)]
-        parts += [_wrap(note) for note in self.notes]
-        parts += [_wrap(sentence) for row in self.rows for sentence in _row_sentences(row)]
+        parts = [wrapped(self.title), _rows_as_text(self.rows), wrapped(self.summary()), wrapped(self.basis)]
+        parts += [wrapped(note) for note in self.notes]
+        parts += [wrapped(sentence) for row in self.rows for sentence in _row_sentences(row)]
         if meanings:
             parts += ["What the rows measure"]
-            parts += [_wrap(f"{row.name}: {row.meaning}") for row in self.rows]
+            parts += [wrapped(f"{row.name}: {row.meaning}") for row in self.rows]
         return "\n".join(parts)
 
     def __str__(self) -> str:
@@ -141,7 +140,8 @@ class Report:
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Figure:
         """Return `ufm.plots.report.report_figure`, written to ``path`` (PNG, PDF or SVG) if given."""
-        from ufm.plots.report import report_figure, save_figure
+        from ufm.plots.report import report_figure
+        from ufm.plots.style import save_figure
 
         figure = report_figure(self)
         if path is not None:
@@ -176,10 +176,6 @@ def _rows_as_text(rows: Iterable[Row]) -> str:
     with console.capture() as capture:
         console.print(table)
     return "\n".join(line.rstrip() for line in capture.get().splitlines())
-
-
-def _wrap(text: str) -> str:
-    return textwrap.fill(text, WIDTH, subsequent_indent="  ", break_long_words=True, break_on_hyphens=False)
 
 
 def _number(value: float | int | None) -> str:
