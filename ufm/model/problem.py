@@ -102,6 +102,16 @@ class Problem:
         return self.counts / self.num_samples
 
     @property
+    def feature_decays(self) -> Float[np.ndarray, " K"]:
+        """``lambda_H,k``, what every sample of class k is charged."""
+        return np.broadcast_to(np.float64(self.feature_decay), self.counts.shape)
+
+    @property
+    def nuclear_weights(self) -> Float[np.ndarray, " K"]:
+        """``l_k = sqrt(lambda_W lambda_H,k)``."""
+        return np.sqrt(self.weight_decay) * np.sqrt(self.feature_decays)
+
+    @property
     def nuclear_weight(self) -> float:
         """``sqrt(lambda_W lambda_H)``, the weight of the equivalent nuclear-norm problem."""
         return math.sqrt(self.weight_decay) * math.sqrt(self.feature_decay)
