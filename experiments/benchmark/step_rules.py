@@ -24,10 +24,10 @@ from rich.progress import track
 
 import ufm
 from ufm.duality.certificate import certify
-from ufm.model.objective import Objective, Point, build_objective, scaling, to_point, to_variables
+from ufm.model.objective import Objective, Point, to_point, to_variables
 from ufm.model.problem import row_labels
+from ufm.model.stack import build_objective, random_start, scaling
 from ufm.profiles import parse_counts
-from ufm.solvers.start import random_start
 from ufm.text import plain_table
 
 PROBLEMS = {

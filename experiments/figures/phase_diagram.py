@@ -31,9 +31,8 @@ import ufm
 from ufm.plots.style import STYLE, save_figure
 from ufm.plots.sweep import draw_phases
 from ufm.sweeps import summary
-from ufm.sweeps.engine import solve_together
 from ufm.sweeps.grid import make_grid
-from ufm.sweeps.run import BATCH_SIZE, WIDTH
+from ufm.sweeps.run import BATCH_SIZE, WIDTH, solve_together
 from ufm.verification.resolution import gap_tolerances
 
 FIXED = {"counts": "exp:K=10,n_max=5000", "dim": 16, "tol": 1e-8}

@@ -164,12 +164,12 @@ def row_multiplicities(problem: Problem, level: Level) -> Int[np.ndarray, " rows
     return problem.counts if level == "class" else np.ones(problem.num_samples, dtype=np.int64)
 
 
-def bias_curvature(problem: Problem) -> float:
-    """Return the typical curvature of the objective in the bias near the optimum.
+def bias_curvature(problem: Any) -> Any:
+    """Return the typical curvature of the objective in the bias near the optimum, of a problem or of a stack of them.
 
-    ``lambda_b + sqrt(lambda_W lambda_H) mean_k sqrt(n_k)``, at most 1: at the optimum of cross-entropy the
-    probabilities off the target are of order ``N sqrt(lambda_W lambda_H) / (K sqrt(n_k))``. It only sets the
+    ``lambda_b + mean_k l_k sqrt(n_k)`` with ``l_k = sqrt(lambda_W lambda_H,k)``, the second term at most 1: at the
+    optimum of cross-entropy the probabilities off the target are of order ``N l_k / (K sqrt(n_k))``. It only sets the
     units in which the solver moves the bias and in which the residual is measured.
     """
-    spread = problem.nuclear_weight * float(np.sqrt(problem.counts).mean())
-    return (problem.bias or 0.0) + min(spread, 1.0)
+    spread = np.mean(problem.nuclear_weights * np.sqrt(problem.counts), axis=-1)
+    return (0.0 if problem.bias is None else problem.bias) + np.minimum(spread, 1.0)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,16 +16,13 @@ from ufm.model.objective import Variables
 from ufm.model.problem import LEVELS, Level, Problem, row_labels
 from ufm.solvers.accelerated import Accelerated
 from ufm.solvers.checkpoint import Checkpoints
+from ufm.solvers.engine import solve_one
 from ufm.solvers.fingerprint import run_key
-from ufm.solvers.judge import Limits
-from ufm.solvers.loop import drive
 from ufm.solvers.progress import progress_bar
 from ufm.solvers.rule import StepRule
-from ufm.solvers.run import Observer, Record, Run
 from ufm.solvers.solution import Solution
-from ufm.solvers.start import random_start
+from ufm.solvers.task import Limits, Observer, Precision, Record, Setup, Task
 
-Precision = Literal["float64", "float32"]
 #: Default bound on the relative residual, and the residual that rounding leaves, for each precision.
 RESIDUALS: dict[str, tuple[float, float]] = {"float64": (1e-7, 1e-13), "float32": (1e-4, 1e-6)}
 
@@ -104,21 +100,20 @@ def solve(
     seed = nonnegative_integer("seed", seed)
     if record_every is not None:
         record_every = positive_integer("record_every", record_every)
-    first = functools.partial(random_start, problem, level, seed)
-    if start is not None:
-        first = functools.partial(_checked_start, problem, level, start)
+    given = None if start is None else functools.partial(_checked_start, problem, level, start)
     rule = Accelerated() if solver is None else solver
     checkpoints = None
     if checkpoint is not None:
-        key = run_key(problem, level, rule, precision, seed if start is None else first())
+        key = run_key(problem, level, rule, precision, seed if given is None else given())
         checkpoints = Checkpoints(Path(checkpoint), positive_float("checkpoint_every", checkpoint_every), key)
         if not resume:
             checkpoints.begin_anew()
     elif resume:
         raise InputError("resume needs checkpoint, the file to go on from")
-    with _precision(precision), progress_bar(progress, limits.tol) as report:
-        run = Run(problem, level, rule, first, precision, observe, report, devices)
-        outcome = drive(run, limits, escapes, record_every, checkpoints, resume)
+    setup = Setup(level, rule, precision, devices)
+    with progress_bar(progress, limits.tol) as report:
+        task = Task(problem, limits, seed, given, escapes, report, record_every, observe)
+        outcome = solve_one(task, setup, checkpoints, resume)
     return Solution(
         problem,
         level,
@@ -132,13 +127,6 @@ def solve(
         outcome.steps,
         outcome.history,
     )
-
-
-@contextlib.contextmanager
-def _precision(precision: Precision) -> Iterator[None]:
-    """Allow float64 for this solve only, and full-precision products where an accelerator would round to TF32."""
-    with jax.enable_x64(precision == "float64"), jax.default_matmul_precision("highest"):
-        yield
 
 
 def _checked_start(problem: Problem, level: Level, start: Any) -> Variables:

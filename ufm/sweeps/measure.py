@@ -15,7 +15,7 @@ from ufm.metrics import measure, nc1
 from ufm.model.objective import Variables
 from ufm.model.problem import row_labels
 from ufm.solvers.status import Status
-from ufm.sweeps.engine import Solved
+from ufm.solvers.task import Outcome
 from ufm.sweeps.member import Member
 from ufm.theory import ClosedFormError, Prediction, predict
 from ufm.verification.divergence import binary_interval
@@ -92,7 +92,7 @@ def variables(matrices: bool) -> dict[str, Variable]:
 
 
 def measure_members(
-    members: Sequence[Member], solved: Sequence[Solved], matrices: bool
+    members: Sequence[Member], solved: Sequence[Outcome], matrices: bool
 ) -> dict[str, np.ndarray]:
     """Return every variable, one row per member of equal `Member.shape`.
 
@@ -119,7 +119,7 @@ def measure_members(
     return {name: rows[name].astype(variable.dtype) for name, variable in variables(matrices).items()}
 
 
-def _certificates(members: Sequence[Member], solved: Sequence[Solved]) -> dict[str, np.ndarray]:
+def _certificates(members: Sequence[Member], solved: Sequence[Outcome]) -> dict[str, np.ndarray]:
     certificates = [end.certificate for end in solved]
     return {
         "status": np.array([STATUSES.index(end.status) for end in solved]),

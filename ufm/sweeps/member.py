@@ -25,10 +25,10 @@ from ufm.losses.by_name import parse_loss
 from ufm.model.problem import LEVELS, Level, Problem, row_labels
 from ufm.profiles import parse_counts
 from ufm.solvers.accelerated import Accelerated
-from ufm.solvers.judge import Limits
 from ufm.solvers.projected_gradient import ProjectedGradient
 from ufm.solvers.rule import StepRule
-from ufm.solvers.solve import RESIDUALS, Precision
+from ufm.solvers.solve import RESIDUALS
+from ufm.solvers.task import Limits, Precision
 
 #: What a problem is made of. ``nuclear_weight`` (with ``decay_ratio`` = lambda_W / lambda_H, 1 if left out)
 #: stands for both decays. ``counts`` may be completed by ``counts.ratio`` and the like, ``loss`` by

@@ -12,9 +12,10 @@ import numpy as np
 import xarray as xr
 
 from ufm.inputs.checks import InputError, positive_integer
+from ufm.solvers.engine import solve_many
 from ufm.solvers.status import Status
+from ufm.solvers.task import Outcome, Setup, Task
 from ufm.sweeps.dataset import Memory
-from ufm.sweeps.engine import Solved, solve_together
 from ufm.sweeps.grid import Grid
 from ufm.sweeps.measure import measure_members
 from ufm.sweeps.member import Member
@@ -24,7 +25,7 @@ from ufm.sweeps.store import Store
 #: Members of a batch, and the memory their solver states may take, in bytes.
 BATCH_SIZE = 2048
 BATCH_BYTES = 1 << 29
-#: Members on the device at a time (see `solve_together`).
+#: Members on the device at a time (see `solve_many`).
 WIDTH = 512
 
 Report = Callable[[int], None]
@@ -65,6 +66,21 @@ def run_grid(
             store.write(batch, measure_members(chosen, solved, matrices))
             _report_failures(grid, batches[batch], chosen, solved, bar)
     return store.dataset()
+
+
+def solve_together(
+    members: Sequence[Member],
+    width: int,
+    sharding: jax.sharding.NamedSharding | None = None,
+    report: Report = lambda members: None,
+) -> list[Outcome]:
+    """Solve members of equal `Member.shape`, at most ``width`` at a time (`ufm.solvers.engine.solve_many`)."""
+    first = members[0]
+    tasks = [
+        Task(member.problem, member.limits, member.fields["seed"], escapes=member.fields["escapes"])
+        for member in members
+    ]
+    return solve_many(tasks, Setup(first.level, first.rule, first.precision), width, sharding, report)
 
 
 def plan(members: Sequence[Member], batch_size: int) -> list[list[int]]:
@@ -108,7 +124,7 @@ def _sharding() -> jax.sharding.NamedSharding | None:
 
 
 def _report_failures(
-    grid: Grid, indices: Sequence[int], members: Sequence[Member], solved: Sequence[Solved], bar: Progress
+    grid: Grid, indices: Sequence[int], members: Sequence[Member], solved: Sequence[Outcome], bar: Progress
 ) -> None:
     """Say which members are not certified though they could be, and how to run each of them alone."""
     for index, member, end in zip(indices, members, solved, strict=True):
