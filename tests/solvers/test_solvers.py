@@ -59,7 +59,8 @@ def test_published_settings_are_certified_and_every_verdict_passes(name):
         "step": (5e-3, 1e-6),
         "cifar100-lt-100": (5e-4, 1e-4),
     }[name]
-    solution = ufm.solve(ufm.Problem(counts, dim, *decays), level=level)
+    # the smallest margin of the longest tail is thousands of times as far off as the residual
+    solution = ufm.solve(ufm.Problem(counts, dim, *decays), level=level, residual_tol=1e-10)
     prediction = ufm.predict(solution.problem)
     assert solution.status is ufm.Status.CERTIFIED
     assert solution.certificate.relative_gap <= 1e-8

@@ -76,7 +76,7 @@ class Certificate:
         False whenever anything is not finite, and for a gap more negative than rounding can explain, which would
         mean that the dual point was not feasible.
         """
-        return -ROUNDING * self.num_classes <= self.relative_gap <= tol
+        return bool(-ROUNDING * self.num_classes <= self.relative_gap <= tol)
 
 
 def certify(
@@ -116,7 +116,8 @@ def certify(
         multiplicities = (problem.counts / rows_per_class)[labels]
         point = Variables(np.asarray(weight, np.float64), features, bias)
         found = _judged(problem, point, labels, multiplicities, thorough=True)
-    return Certificate(*(float(part) for part in found), problem.num_classes)
+    objective, lower_bound, polar, residual = map(float, found)
+    return Certificate(objective, lower_bound, polar, residual, problem.num_classes)
 
 
 def certificates(
@@ -138,27 +139,23 @@ def certificates(
     """
     found: dict[int, Certificate] = {}
     for group in _alike(stack, points.features[0].size + stack.num_classes**2):
-        mine, here = stack.take(group), member(points, group)
-        labels, K = mine.labels[0], stack.num_classes
-        with np.errstate(all="ignore"):
-            first = [
-                Certificate(*map(float, parts), K)
-                for parts in zip(
-                    *_judged(mine, here, labels, mine.multiplicities, thorough=False), strict=True
-                )
-            ]
-            left = [
-                i
-                for i, (own, seen) in enumerate(zip(group, first, strict=True))
-                if not seen.certifies(tol[own]) and seen.residual <= residual[own]
-            ]
-            if left:
-                rest = mine.take(left)
-                thorough = _judged(rest, member(here, left), labels, rest.multiplicities, thorough=True)
-                for i, parts in zip(left, zip(*thorough, strict=True), strict=True):
-                    first[i] = Certificate(*map(float, parts), K)
-        found |= zip(group, first, strict=True)
+        found |= zip(group, _evaluated(stack, points, group, thorough=False), strict=True)
+        left = [i for i in group if not found[i].certifies(tol[i]) and found[i].residual <= residual[i]]
+        if left:
+            found |= zip(left, _evaluated(stack, points, left, thorough=True), strict=True)
     return [found[i] for i in range(len(stack))]
+
+
+def _evaluated(stack: Stack, points: Variables, members: list[int], thorough: bool) -> list[Certificate]:
+    """Return the certificates of members of equal loss and labels."""
+    mine = stack.take(members)
+    with np.errstate(all="ignore"):
+        parts = _judged(mine, member(points, members), mine.labels[0], mine.multiplicities, thorough)
+    columns = (part.tolist() for part in parts)
+    return [
+        Certificate(objective, lower_bound, polar, residual, stack.num_classes)
+        for objective, lower_bound, polar, residual in zip(*columns, strict=True)
+    ]
 
 
 def _alike(stack: Stack, size: int) -> list[list[int]]:

@@ -100,4 +100,4 @@ def _collatz_wielandt(matrix: Float[np.ndarray, "*members K K"], iterations: int
         best = np.minimum(best, bound)
         x = np.maximum(image, 1e-8 * image.max(axis=-1, keepdims=True))
         x /= x.max(axis=-1, keepdims=True)
-    return best
+    return np.asarray(best)

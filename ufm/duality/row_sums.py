@@ -111,8 +111,11 @@ def _block(
 
 def _joined(parts: list[RowSums]) -> RowSums:
     """Return the sums over all blocks."""
-    *sums, feasible = zip(*parts, strict=True)
-    return RowSums(*(sum(each[1:], each[0]) for each in sums), np.all(np.stack(feasible), axis=0))
+    whole = parts[0]
+    for part in parts[1:]:
+        feasible = whole.feasible & part.feasible
+        whole = RowSums._make(a + b for a, b in zip(whole, part, strict=True))._replace(feasible=feasible)
+    return whole
 
 
 def by_row(method: Any, rows: Float[np.ndarray, "*members rows K"], labels: Int[np.ndarray, " rows"]) -> Any:

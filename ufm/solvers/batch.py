@@ -66,7 +66,8 @@ class Alone:
     def _begin(self, point: Any, caution: float) -> None:
         point = jax.tree.map(jnp.asarray, point)
         self.state = begin(self.rule, self.objective, point, jnp.asarray(caution, self.dtype))
-        self.before, self.fresh = None, True
+        self.before: Any = None
+        self.fresh = True
         self._keep()
 
     def _keep(self) -> None:

@@ -142,11 +142,11 @@ class Course:
         self.refused_residual, self.refused_steps = certificate.residual, self.steps
         return self._stay(certificate)
 
-    def escaped(self, sentence: str, objective: float) -> None:
+    def escaped(self, sentence: str) -> None:
         """Start afresh after an escape move."""
         self.start_afresh(self.steps)
         self.escapes += 1
-        self.event, self.latest = f"escape: {sentence}", objective
+        self.event = f"escape: {sentence}"
 
     def _finished(self, certificate: Certificate) -> Status | None:
         """Return the status of a run that has reached all that was asked for, else None."""

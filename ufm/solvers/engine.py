@@ -23,7 +23,7 @@ from ufm.model.stack import Stack, member
 from ufm.solvers.batch import Alone, Many
 from ufm.solvers.checkpoint import Checkpoints
 from ufm.solvers.course import Action, Course
-from ufm.solvers.escape import escape_all
+from ufm.solvers.escape import Move, escape_all
 from ufm.solvers.status import Status
 from ufm.solvers.task import Outcome, Precision, Setup, Task
 
@@ -85,8 +85,11 @@ class Lane:
         """Begin the history of a course that has one, before its first step."""
         self.device.advance(0)
         objective, residual, _ = (float(part[0]) for part in self.device.check())
-        if math.isfinite(objective):
-            self._record(0, objective, residual)
+        if math.isnan(residual):  # not computed on the device
+            certificate = self._certify([0], self.device.variables([0]))[0]
+            self.courses[0].bound = certificate.lower_bound
+            objective, residual = certificate.objective, certificate.residual
+        self._record(0, objective, residual)
 
     def _record(self, slot: int, objective: float, residual: float, point: Variables | None = None) -> None:
         """Add to the history of a course, with what its observer sees of the point."""
@@ -127,26 +130,34 @@ class Lane:
             actions.append(course.judge(certificate))
             self._record(slot, certificate.objective, certificate.residual)
         stuck = [i for i, action in enumerate(actions) if action == "escape"]
-        if stuck:
-            moves = escape_all(self._stack([slots[i] for i in stuck]), member(points, stuck))
-            for i, move in zip(stuck, moves, strict=True):
-                course, certificate = self.courses[slots[i]], found[i]
-                if agreed(move is not None and move.decrease > course.least):
-                    variables = agreed(member(points, i) if move is None else move.variables)
-                    objective = certificate.objective - (0.0 if move is None else move.decrease)
-                    course.escaped("" if move is None else move.sentence, float(agreed(objective)))
-                    if course.task.report is not None:
-                        moved = self._certify([slots[i]], member(variables, None))[0]
-                        course.bound = max(course.bound, moved.lower_bound)
-                        self._record(slots[i], moved.objective, moved.residual, variables)
-                    yield slots[i], [variables]
-                else:
-                    actions[i] = course.refuse(certificate)
+        moves = escape_all(self._stack([slots[i] for i in stuck]), member(points, stuck)) if stuck else []
+        for i, move in zip(stuck, moves, strict=True):
+            course = self.courses[slots[i]]
+            if agreed(move is not None and move.decrease > course.least):
+                point = agreed(member(points, i) if move is None else move.variables)
+                yield slots[i], self._escape(slots[i], point, move)
+            else:
+                actions[i] = course.refuse(found[i])
         for i, action in enumerate(actions):
             if isinstance(action, Status):
                 yield slots[i], self.courses[slots[i]].end(member(points, i), found[i], action)
             elif action == "calm":
                 yield slots[i], [member(points, i)]
+
+    def _escape(self, slot: int, point: Variables, move: Move | None) -> Result:
+        """Go on from where an escape move leads, or end there if the steps are used up."""
+        course, task = self.courses[slot], self.courses[slot].task
+        course.escaped("" if move is None else move.sentence)
+        if task.report is None and course.steps < task.limits.max_steps:
+            return [point]
+        certificate = self._certify([slot], member(point, None))[0]
+        course.bound = max(course.bound, certificate.lower_bound)
+        self._record(slot, certificate.objective, certificate.residual, point)
+        return (
+            course.end(point, certificate, Status.MAX_STEPS)
+            if course.steps >= task.limits.max_steps
+            else [point]
+        )
 
 
 def solve_one(

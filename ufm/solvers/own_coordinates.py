@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from ufm.duality.certificate import objective_values
 from ufm.duality.lower_bound import dual_scales
@@ -38,7 +38,7 @@ def applicable(stack: Stack) -> bool:
 
 def with_own_coordinates(
     stack: Stack, points: Variables
-) -> tuple[Variables, Float[np.ndarray, " members"], Float[np.ndarray, " members"]]:
+) -> tuple[Variables, Int[np.ndarray, " members"], Float[np.ndarray, " members"]]:
     """Return the rotated points with an atom for every dead class that wants one, how many, and by how much lower.
 
     Args:
