@@ -20,7 +20,7 @@ from ufm.solvers.checkpoint import Checkpoints
 from ufm.solvers.fingerprint import run_key
 from ufm.solvers.judge import Limits
 from ufm.solvers.loop import drive
-from ufm.solvers.progress import progress_bar
+from ufm.solvers.progress import gap_progress
 from ufm.solvers.rule import StepRule
 from ufm.solvers.run import Observer, Record, Run
 from ufm.solvers.solution import Solution
@@ -116,7 +116,7 @@ def solve(
             checkpoints.begin_anew()
     elif resume:
         raise InputError("resume needs checkpoint, the file to go on from")
-    with _precision(precision), progress_bar(progress, limits.tol) as report:
+    with _precision(precision), gap_progress(progress, limits.tol) as report:
         run = Run(problem, level, rule, first, precision, observe, report, devices)
         outcome = drive(run, limits, escapes, record_every, checkpoints, resume)
     return Solution(
