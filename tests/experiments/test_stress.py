@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 import ufm
+from experiments.common import Outputs
 from experiments.figures import landscape
-from experiments.stress import independent, stress
+from experiments.stress import independent, trials
 
 TRUE = ufm.Problem([300, 100, 30, 5], 6, 1e-2, 1e-3)
 
@@ -84,45 +85,45 @@ def test_the_verifiers_bound_holds_at_any_point(seed):
 
 
 def test_shapes_take_turns_and_problems_are_the_same_in_every_run():
-    every = stress.shapes(stress.CLASSES, 2000)
-    assert every[:1500] == stress.shapes(stress.CLASSES, 1500)
-    assert {K for K, _ in every} == set(stress.CLASSES)
-    assert len(set(every)) == sum(len(stress.dimensions(K)) for K in stress.CLASSES)
-    assert stress.random_problem(7, (5, 10)) == stress.random_problem(7, (5, 10))
-    assert stress.random_problem(7, (5, 10)) != stress.random_problem(8, (5, 10))
+    every = trials.shapes(trials.CLASSES, 2000)
+    assert every[:1500] == trials.shapes(trials.CLASSES, 1500)
+    assert {K for K, _ in every} == set(trials.CLASSES)
+    assert len(set(every)) == sum(len(trials.dimensions(K)) for K in trials.CLASSES)
+    assert trials.random_problem(7, (5, 10)) == trials.random_problem(7, (5, 10))
+    assert trials.random_problem(7, (5, 10)) != trials.random_problem(8, (5, 10))
 
 
 @pytest.mark.parametrize("number", range(12))
 def test_random_problems_are_certified_and_the_verifier_agrees(number):
-    record = stress.solve_and_judge(number, [(3, 3), (10, 10)][number % 2])
+    record = trials.solve_and_judge(number, [(3, 3), (10, 10)][number % 2])
     assert record["complaints"] == []
-    assert not stress.failed(record), record
+    assert not trials.failed(record), record
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [42, 1012, 1645])
 def test_problems_that_once_climbed_or_crept(number):
     """Hundreds of classes, decays of 1e-8 and less: steps that forget a wall and leap into it never get done."""
-    shape = stress.shapes(stress.CLASSES, 2000)[number]
-    record = stress.solve_and_judge(number, shape)
+    shape = trials.shapes(trials.CLASSES, 2000)[number]
+    record = trials.solve_and_judge(number, shape)
     assert record["complaints"] == []
-    assert not stress.failed(record), record
+    assert not trials.failed(record), record
     assert record["steps"] <= 5000
 
 
 def test_an_interrupted_run_continues_and_the_table_counts_failures(tmp_path, capsys):
     out = tmp_path / "stress.jsonl"
-    records = [stress.solve_and_judge(number, (3, 3)) for number in range(3)]
+    records = [trials.solve_and_judge(number, (3, 3)) for number in range(3)]
     records[1] |= {"status": "stalled"}
     records[2] |= {"complaints": ["a feature is negative"]}
     out.write_text("".join(json.dumps(record) + "\n" for record in records))
-    assert stress.main(problems=3, jobs=1, out=out) == 1
+    assert trials.main(problems=3, jobs=1, outputs=Outputs(tmp_path)) == 1
     printed = capsys.readouterr().out
     assert printed.count("FAILED") == 2
     assert printed.splitlines()[1].split()[3:7] == ["3", "2", "1", "0"]
     records[1] |= {"status": "certified"}
     records[2] |= {"complaints": []}
-    assert "FAILED" not in stress.summary(records)
+    assert "FAILED" not in trials.summary(records)
 
 
 def test_a_stuck_point_is_explained():
