@@ -124,7 +124,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_benchmark_peers_are_never_imported(path):
     roots = {name.split(".")[0] for name in imported_by(path)["anywhere"]}
-    assert not roots & {"scipy", "torch", "jaxopt", "sklearn"}
+    assert not roots & {"torch", "jaxopt", "sklearn", "cvxpy"}
 
 
 def test_every_name_in_the_stub_is_where_it_says():
@@ -151,6 +151,15 @@ def test_imports_point_one_way():
 def test_importing_ufm_loads_nothing_heavy():
     script = "import sys, ufm; assert not {'jax', 'matplotlib', 'rich', 'tyro', 'xarray', 'numpy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_predicting_from_the_command_line_loads_neither_jax_nor_statistics(tmp_path):
+    script = (
+        "import sys; from ufm.cli import main\n"
+        "main('predict --counts 50x2,5 --weight-decay 1e-2 --feature-decay 1e-3'.split())\n"
+        "assert not {'jax', 'matplotlib', 'scipy.stats'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
 
 
 def test_examples_in_docstrings_run():

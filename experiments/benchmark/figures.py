@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ufm.plots.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, STYLE
+from ufm.plots.style import BLACK, BLUE, GREEN, ORANGE, PAGE, PURPLE, canvas
 
 Record = dict[str, Any]
 
@@ -39,8 +38,7 @@ def figure(results: dict[str, list[Record]]) -> Figure:
     panels += [("scaling", axis) for axis in dict.fromkeys(r["axis"] for r in results["scaling"])]
     columns = min(4, len(panels))
     rows = -(-len(panels) // columns)
-    with matplotlib.rc_context(STYLE):
-        drawn = Figure(figsize=(2.9 * columns + 0.4, 2.4 * rows + 0.5), layout="constrained")
+    with canvas(PAGE, 2.4 * rows + 0.5) as drawn:
         axes = np.ravel(drawn.subplots(rows, columns, squeeze=False))
         for place, (part, key) in zip(axes, panels, strict=False):
             PANELS[part](place, results[part], key)

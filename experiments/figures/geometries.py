@@ -23,26 +23,23 @@ sqrt(n_k)/N times the gradient of the loss at zero logits, which is what a class
 from __future__ import annotations
 
 import dataclasses
-import json
-from pathlib import Path
 from typing import Any, Literal
 
-import matplotlib
 import numpy as np
 import tyro
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
-from rich.console import Console
-from rich.progress import track
+from tyro.conf import OmitArgPrefixes
 
 import ufm
+from experiments.common import Outputs
 from ufm.conventions import from_nuclear
 from ufm.losses.by_name import parse_loss
 from ufm.metrics import gram
 from ufm.models.layer_peeled import LayerPeeled, collapse_ratio, solve_layer_peeled
-from ufm.plots.style import BLACK, BLUE, GREEN, STYLE, VERMILLION, save_figure
+from ufm.plots.style import BLACK, BLUE, GREEN, PAGE, VERMILLION, canvas
+from ufm.text import track
 from ufm.theory import minority_collapse_weight, seli
 
 GROUP = 5
@@ -54,7 +51,6 @@ UNIT = float(np.sqrt(COUNTS[-1]) / COUNTS.sum())
 VANISHING = 1e-24
 #: Minority classes whose logits for themselves and for a sibling differ by less are one class.
 MERGED = 1e-5
-PROGRESS = Console(stderr=True)
 
 #: What is compared: key, heading, and whether it is an angle in degrees.
 QUANTITIES = {
@@ -219,9 +215,7 @@ def threshold_table(records: list[dict[str, Any]]) -> str:
 
 def figure(records: list[dict[str, Any]]) -> Figure:
     """Return the figure, one row per model: ratios, angles, thresholds; rings predicted, dots solved."""
-    with matplotlib.rc_context(STYLE):
-        drawing = Figure(figsize=(7.2, 0.9 + 0.24 * len(records)), layout="constrained")
-        FigureCanvasAgg(drawing)
+    with canvas(PAGE, 0.9 + 0.24 * len(records)) as drawing:
         ratios, angles, thresholds = drawing.subplots(1, 3, sharey=True, width_ratios=(1.2, 1.2, 1))
         shown = {"h": ("|h|", BLUE, "o"), "w": ("|w|", GREEN, "s"), "margin": ("margin", BLACK, "D")}
         _panel(ratios, records, shown)
@@ -270,9 +264,7 @@ def _threshold_panel(axes: Axes, records: list[dict[str, Any]]) -> None:
 def main(
     decay: float = 0.3,
     accuracy: float = 1e-4,
-    out: Path = Path("results"),
-    figures: Path = Path(__file__).parent,
-    suffix: Literal["png", "pdf", "svg"] = "png",
+    outputs: OmitArgPrefixes[Outputs] = Outputs(),
     quick: bool = False,
 ) -> int:
     """Solve every model, find its threshold, print, save and draw; return 1 unless all that can be is certified.
@@ -280,22 +272,19 @@ def main(
     Args:
         decay: sqrt(lambda_W lambda_H) of the first table, in units of sqrt(n_B)/N.
         accuracy: relative accuracy of the thresholds.
-        out: folder for the records (JSON).
-        figures: folder for the figure.
-        suffix: of the figure; pdf and svg are vector graphics.
-        quick: every third model, thresholds to 1e-2; the figure goes to ``out``.
+        outputs: where results and the picture go.
+        quick: every third model, thresholds to 1e-2.
     """
-    models, accuracy, figures = (MODELS[1::3], 1e-2, out) if quick else (MODELS, accuracy, figures)
-    for folder in (out, figures):
-        folder.mkdir(parents=True, exist_ok=True)
-    steps = track(models, description="models", console=PROGRESS)
+    models, accuracy = (MODELS[1::3], 1e-2) if quick else (MODELS, accuracy)
+    results = outputs.of("geometries", quick)
+    steps = track(models, "models")
     records = [compare(model, decay, accuracy) for model in steps]
     records.insert(min(3, len(records)), compare_layer_peeled())
     ratio = collapse_ratio(GROUP, GROUP)
-    (out / "geometries.json").write_text(json.dumps({"models": records, "R_0": ratio}))
+    results.save({"models": records, "R_0": ratio})
     print(table(records), threshold_table(records), sep="\n\n")
     print(f"{LPM}: one from the imbalance ratio R_0 = {ratio:.2f} on")
-    save_figure(figure(records), figures / f"geometries.{suffix}")
+    results.draw(figure(records))
     return int(not all(record["sound"] for record in records))
 
 

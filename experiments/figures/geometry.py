@@ -10,20 +10,18 @@ nothing of the closed form is used.
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import matplotlib
 import numpy as np
 import tyro
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure
+from tyro.conf import OmitArgPrefixes
 
 import ufm
-from ufm.plots.style import STYLE, save_figure
+from experiments.common import Outputs
+from ufm.plots.style import PAGE, canvas
 from ufm.profiles import parse_counts
 
 WEIGHT_PARAMETER, FEATURE_PARAMETER, BATCH = 1e-4, 1e-5, 256
@@ -57,9 +55,7 @@ def matrices_of(features: np.ndarray, weight: np.ndarray, logits: np.ndarray) ->
 
 def figure(problem: ufm.Problem, learned: dict[str, np.ndarray], predicted: dict[str, np.ndarray]) -> Figure:
     """Return the figure: learned above, predicted below, one colour scale per column and the largest difference."""
-    with matplotlib.rc_context(STYLE):
-        drawn = Figure(figsize=(8.4, 5.1))
-        FigureCanvasAgg(drawn)
+    with canvas(PAGE, 4.4) as drawn:
         drawn.set_layout_engine("constrained", rect=(0, 0, 1, 0.98))  # square panels would cut their titles
         panels: Any = drawn.subplots(2, 4, sharex=True, sharey=True)
         for column, (title, expected) in enumerate(predicted.items()):
@@ -118,9 +114,7 @@ def main(
     profile: str = "icml2024-cifar10",
     dim: int = 64,
     seed: int = 0,
-    out: Path = Path("results/geometry"),
-    figures: Path = Path(__file__).parent,
-    suffix: Literal["png", "pdf", "svg"] = "png",
+    outputs: OmitArgPrefixes[Outputs] = Outputs(),
     quick: bool = False,
 ) -> int:
     """Solve, compare, draw; return 1 if not certified or if the verification fails.
@@ -129,25 +123,21 @@ def main(
         profile: class counts, by name or as a list.
         dim: feature dimension.
         seed: of the random start.
-        out: folder for the matrices and the report.
-        figures: folder for the figure.
-        suffix: format of the figure; pdf and svg are vector graphics.
-        quick: the MNIST counts in 16 dimensions; the figure goes to ``out``.
+        outputs: where results and the picture go.
+        quick: the MNIST counts in 16 dimensions.
     """
     if quick:
-        profile, dim, out = "icml2024-mnist", 16, out.with_name(out.name + "-quick")
-        figures = out
+        profile, dim = "icml2024-mnist", 16
     problem = problem_of(profile, dim)
     solution = ufm.solve(problem, seed=seed, tol=1e-12, progress=True)
     report, prediction = ufm.verify(solution), ufm.predict(problem)
     features, weight = solution.features, solution.weight
     learned = matrices_of(features @ features.T, weight @ weight.T, features @ weight.T)
     predicted = matrices_of(prediction.gram_features, prediction.gram_weights, prediction.logits)
-    for folder in (out, figures):
-        folder.mkdir(parents=True, exist_ok=True)
-    solution.save(out / "solution.npz")
-    (out / "report.json").write_text(json.dumps(report.to_dict(), indent=1))
-    save_figure(figure(problem, learned, predicted), figures / f"geometry.{suffix}")
+    results = outputs.of("geometry", quick)
+    solution.save(results.folder / "solution.npz")
+    results.save(report.to_dict(), "report")
+    results.draw(figure(problem, learned, predicted))
     print(report.table())
     return int(not (solution.certified and report.passed))
 

@@ -16,27 +16,22 @@ from __future__ import annotations
 import collections
 import dataclasses
 import itertools
-import json
 import math
-import textwrap
-from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import optax
 import tyro
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from rich.console import Console
-from rich.progress import track
+from tyro.conf import OmitArgPrefixes
 
 import ufm
-from ufm.plots.style import BLUE, GREEN, ORANGE, STYLE, VERMILLION, save_figure
+from experiments.common import Outputs
+from ufm.plots.style import BLUE, GREEN, ORANGE, PAGE, VERMILLION, canvas
 from ufm.profiles import exponential
-from ufm.text import WIDTH
+from ufm.text import track, wrapped
 
 TOL = 1e-8
 DIMS = (10, 12, 14, 17, 20, 40, 80)
@@ -117,9 +112,7 @@ def measure(dims: tuple[int, ...], seeds: int) -> list[dict[str, Any]]:
     plan = itertools.product(dims, PROFILES.items(), METHODS.items(), range(seeds))
     total = len(dims) * len(PROFILES) * len(METHODS) * seeds
     records = []
-    for dim, (profile, problem), (name, method), seed in track(
-        plan, "solving", total, console=Console(stderr=True)
-    ):
+    for dim, (profile, problem), (name, method), seed in track(plan, "solving", total):
         solution = run(problem.replace(dim=dim), method, seed)
         record = {"profile": profile, "dim": dim, "method": name, "seed": seed, "steps": solution.steps}
         record["certified"] = solution.certified
@@ -168,14 +161,12 @@ def explanation(records: list[dict[str, Any]]) -> str:
                 f"{found['without_own']}; shared coordinates "
                 + (", ".join(f"{j}: {classes}" for j, classes in found["shared"].items()) or "none")
             )
-    return "\n".join(textwrap.fill(line, WIDTH, subsequent_indent="  ") for line in lines)
+    return "\n".join(wrapped(line) for line in lines)
 
 
 def figure(records: list[dict[str, Any]]) -> Figure:
     """Return the figure: success rates above; below a stuck point, the optimum beyond it, and all stuck points."""
-    with matplotlib.rc_context(STYLE):
-        drawing = Figure(figsize=(9.6, 4.5), layout="constrained")
-        FigureCanvasAgg(drawing)
+    with canvas(PAGE, 4.5) as drawing:
         halves: Any = drawing.subfigures(2, 1, hspace=0.04)
         above = halves[0].subplots(1, len(PROFILES), sharey=True)
         for axes, profile in zip(above, PROFILES, strict=True):
@@ -267,27 +258,22 @@ def _gap_panel(axes: Axes, records: list[dict[str, Any]]) -> None:
 
 def main(
     seeds: int = 20,
-    out: Path = Path("results/landscape.json"),
-    figure_path: Path = Path(__file__).parent / "landscape.png",
+    outputs: OmitArgPrefixes[Outputs] = Outputs(),
     quick: bool = False,
 ) -> int:
     """Measure, print the table and the explanation, draw the figure; return 1 if the default solver ever failed.
 
     Args:
         seeds: random starts per profile, dimension and method.
-        out: where to save every run as JSON.
-        figure_path: where to save the figure.
-        quick: 3 seeds and 3 dimensions, saved beside the full results.
+        outputs: where results and the picture go.
+        quick: 3 seeds and 3 dimensions.
     """
-    if quick:
-        seeds, out = 3, out.with_stem(out.stem + "-quick")
-        figure_path = out.with_suffix(".png")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    records = measure(QUICK_DIMS if quick else DIMS, seeds)
-    out.write_text(json.dumps(records))
+    results = outputs.of("landscape", quick)
+    records = measure(QUICK_DIMS if quick else DIMS, 3 if quick else seeds)
+    results.save(records)
     print(table(records))
     print(explanation(records))
-    save_figure(figure(records), figure_path)
+    results.draw(figure(records))
     default = [record for record in records if record["method"] == "default (with escapes)"]
     return int(not all(record["certified"] for record in default))
 

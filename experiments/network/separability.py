@@ -11,25 +11,22 @@ itself with one row per sample; drawn against the mean cross-entropy. Below, the
 from __future__ import annotations
 
 import dataclasses
-import json
-from pathlib import Path
 from typing import Any, Literal
 
-import matplotlib
 import numpy as np
 import tyro
 from jax.scipy.special import gammainc
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.progress import track
+from tyro.conf import OmitArgPrefixes
 
 import ufm
+from experiments.common import Outputs
 from experiments.network.training import QUICK, Training, digits, problem_at, recorded, subset, train
 from ufm.metrics.separability import Separability, SquaredNorms
-from ufm.plots.style import BLACK, BLUE, GREEN, ORANGE, STYLE, VERMILLION, save_figure
+from ufm.plots.style import BLACK, BLUE, GREEN, ORANGE, PAGE, VERMILLION, canvas
 from ufm.profiles import parse_counts
+from ufm.text import track
 
 #: Every bound, its label, colour and line style.
 BOUNDS = {
@@ -48,8 +45,7 @@ def along_training(
     snapshots = track(
         train(problem, inputs, labels, training),
         total=len(recorded(training.epochs, training.records)),
-        description="network",
-        console=Console(stderr=True),
+        text="network",
     )
     return [
         (
@@ -100,9 +96,7 @@ def halfway(course: list[tuple[int, Separability]]) -> int:
 
 def figure(courses: dict[str, list[tuple[int, Separability]]]) -> Figure:
     """Return the figure: one column per course; probability and bounds above, distributions below."""
-    with matplotlib.rc_context(STYLE):
-        drawing = Figure(figsize=(7.2, 5.0), layout="constrained")
-        FigureCanvasAgg(drawing)
+    with canvas(PAGE, 5.0) as drawing:
         grid = drawing.subplots(2, len(courses), squeeze=False)
         for column, (name, course) in zip(grid.T, courses.items(), strict=True):
             _probability_panel(column[0], [found for _, found in course])
@@ -160,9 +154,7 @@ def main(
     weighting: Weighting = "pairs",
     pairs: int = 1_000_000,
     record_every: int = 2,
-    out: Path = Path("results/separability"),
-    figures: Path = Path(__file__).parents[1] / "figures",
-    suffix: Literal["png", "pdf", "svg"] = "png",
+    outputs: OmitArgPrefixes[Outputs] = Outputs(),
     quick: bool = False,
 ) -> int:
     """Measure along both courses, save and draw; return 1 if a bound is ever above the probability.
@@ -174,16 +166,13 @@ def main(
         weighting: whether all pairs, or all classes, count alike.
         pairs: compare all pairs if they are at most this many; else draw so many and give an interval.
         record_every: steps of the solver between two measurements.
-        out: folder for the courses (JSON).
-        figures: folder for the figure.
-        suffix: format of the figure; pdf and svg are vector graphics.
-        quick: a small network, fewer samples and sampled pairs; the figure goes to ``out``.
+        outputs: where results and the picture go.
+        quick: a small network, fewer samples and sampled pairs.
     """
     if quick:
-        training, counts, pairs, record_every, figures = QUICK, "40x5,10x5", 10_000, 20, out
+        training, counts, pairs, record_every = QUICK, "40x5,10x5", 10_000, 20
         training = dataclasses.replace(training, epochs=300)
-    for folder in (out, figures):
-        folder.mkdir(parents=True, exist_ok=True)
+    results = outputs.of("separability", quick)
     problem = problem_at(parse_counts(counts), training.dim or training.width, level)
     courses = {
         "training of a network on digits": along_training(problem, training, weighting, pairs),
@@ -192,10 +181,10 @@ def main(
     saved = {
         name: [{"time": time} | found.to_dict() for time, found in course] for name, course in courses.items()
     }
-    (out / "separability.json").write_text(json.dumps(saved))
+    results.save(saved)
     for name, course in courses.items():
         print(summary(name, course))
-    save_figure(figure(courses), figures / f"separability.{suffix}")
+    results.draw(figure(courses))
     return int(any(violations(course) for course in courses.values()))
 
 

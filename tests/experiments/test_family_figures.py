@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 
 import ufm
+from experiments.common import Outputs
 from experiments.figures import geometries, hong_ling, layer_peeled
 from ufm.theory import total_collapse_weight
 
 
 def run(module, out, capsys, **options):
     """Run an experiment; return its exit code, what it printed and what it saved."""
-    code = module.main(out=out, figures=out, **options)
+    code = module.main(outputs=Outputs(out), **options)
     printed = capsys.readouterr().out
     assert max(map(len, printed.splitlines())) <= 80
     name = module.__name__.rpartition(".")[2]

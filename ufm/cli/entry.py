@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import sys
-import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ from ufm.cli.solve import solve_command
 from ufm.cli.sweep import sweep_command
 from ufm.cli.verify import verify_command
 from ufm.inputs.checks import CheckpointError, InputError
+from ufm.text import wrapped
 
 #: What to install where a package is missing: all that the command needs, not one at a time.
 _EXTRAS = {"xarray": "xarray zarr", "zarr": "xarray zarr"}
@@ -70,8 +70,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _complain(code: int, sentence: str) -> int:
     """Print why it did not work, and return the exit code. Paths and flags are not broken."""
-    lines = textwrap.wrap(
-        f"ufm: {sentence}", 80, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
-    )
-    print(*lines, sep="\n", file=sys.stderr)
+    print(wrapped(f"ufm: {sentence}", break_long_words=False), file=sys.stderr)
     return code

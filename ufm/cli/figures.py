@@ -11,7 +11,7 @@ from tyro.conf import Positional, arg
 
 from ufm.cli.flags import Json
 from ufm.cli.output import emit
-from ufm.text import waiting
+from ufm.text import progress_bar
 
 
 def figures_command(
@@ -29,7 +29,7 @@ def figures_command(
     """
     from ufm.sweeps import draw_figures, open_dataset
 
-    with waiting(f"drawing {directory}", not json and sys.stderr.isatty()):
+    with progress_bar(not json and sys.stderr.isatty(), f"drawing {directory}"):
         status = open_dataset(directory).status.values
         paths = [str(path) for path in draw_figures(directory, f".{format}")]
     computed = int(np.sum(status != "missing"))

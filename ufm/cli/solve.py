@@ -14,7 +14,7 @@ from ufm.cli.output import emit, problem_dict
 from ufm.cli.processes import ProcessFlags
 from ufm.inputs.checks import InputError, one_of, positive_float
 from ufm.inputs.files import check_output, write_output
-from ufm.text import class_table, waiting, wrapped
+from ufm.text import class_table, progress_bar, wrapped
 
 #: Where to write something, if anywhere, and what writes it.
 Output = tuple[Path | None, Callable[[Path], Any]]
@@ -69,7 +69,7 @@ def solve_command(
         checkpoint=checkpoint,
         resume=resume,
     )
-    with waiting("verifying, writing", show):
+    with progress_bar(show, "verifying, writing"):
         report = verify(solution)
         outputs: dict[str, Output] = {"Solution": (save, solution.save), "Figure": (figure, report.plot)}
         written, failure = _written(outputs) if first else ([], None)

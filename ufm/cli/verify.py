@@ -15,7 +15,7 @@ from ufm.inputs.files import check_output, counts_of, read_layer, write_output
 from ufm.losses.by_name import parse_loss
 from ufm.model.problem import Problem
 from ufm.profiles import parse_counts
-from ufm.text import waiting
+from ufm.text import progress_bar
 
 
 def verify_command(
@@ -51,7 +51,7 @@ def verify_command(
             "counts need weight_decay and feature_decay; without these they are those of the labels"
         )
     show = not json and sys.stderr.isatty()
-    with waiting(f"reading {file}", show):
+    with progress_bar(show, f"reading {file}"):
         arrays = read_layer(file)
     if (weight_decay is None) != (feature_decay is None):
         raise InputError(
@@ -67,7 +67,7 @@ def verify_command(
         sizes = parse_counts(counts) if counts else counts_of(arrays["labels"], len(arrays["weight"]))
         dim = arrays["weight"].shape[1] if arrays["weight"].ndim == 2 else 1
         problem = Problem(sizes, dim, weight_decay, feature_decay, parse_loss(loss, sizes), features, bias)
-    with waiting(f"verifying {len(arrays['features']):,} rows", show):
+    with progress_bar(show, f"verifying {len(arrays['features']):,} rows"):
         report = verify(**arrays, problem=problem, tol=tol, tolerance=tolerance)
         if figure is not None:
             write_output(figure, report.plot)

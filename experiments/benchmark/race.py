@@ -3,44 +3,40 @@
 The race: seconds and steps until the objective is within 1e-4, 1e-6 and 1e-8 of the optimal value (which the closed
 form knows), at class level and at sample level, for ufm, SciPy, jaxopt and PyTorch (`peers.py`); at class level also
 for one of 64 problems that ufm solves together. Compilation is timed apart. A peer is stopped when it has taken 60
-times as long as ufm, within limits (``--suite``).
+times as long as ufm, within limits.
 
 The machine: time per step against copy bandwidth and matrix-multiply rate (`roofline.py`); cost against N, d and K;
 problems per second against the number solved together.
 
     pip install ".[peers,sweep]"
-    python -m experiments.benchmark.benchmark --suite quick        # under 2 minutes
-    python -m experiments.benchmark.benchmark                      # the figures in the README
-    python -m experiments.benchmark.benchmark --suite accelerator  # roofline at 10^6 x 512, 115,846 x 2048
+    python -m experiments.benchmark --quick              # under 2 minutes
+    python -m experiments.benchmark                      # the figures in the README
+    python -m experiments.benchmark --suite accelerator  # roofline at 10^6 x 512, 115,846 x 2048
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import os
 import platform
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import numpy as np
-import tyro
-from rich.console import Console
-from rich.progress import Progress
+from tyro.conf import OmitArgPrefixes
 
 import ufm
 from experiments.benchmark import figures as benchmark_figures
 from experiments.benchmark.peers import SOLVERS, Case, Course, ufm_together
 from experiments.benchmark.roofline import roofline, step_seconds
+from experiments.common import Outputs
 from ufm.model.devices import use_all_cores
 from ufm.model.problem import Level
-from ufm.plots.style import save_figure
 from ufm.profiles import parse_counts
-from ufm.text import plain_table
+from ufm.text import plain_table, progress_bar
 
 GAPS = (1e-4, 1e-6, 1e-8)
 LEVELS: tuple[Level, ...] = ("class", "sample")
@@ -248,39 +244,31 @@ def machine() -> dict[str, Any]:
 
 
 def main(
-    suite: Literal["quick", "full", "accelerator"] = "full",
-    out: Path = Path("results/benchmark.json"),
-    figure_path: Path = Path(__file__).parents[1] / "figures" / "benchmark.png",
+    suite: Literal["full", "accelerator"] = "full",
+    outputs: OmitArgPrefixes[Outputs] = Outputs(),
+    quick: bool = False,
 ) -> int:
     """Measure, print the tables, save JSON and figure; return 1 if ufm missed a gap of 1e-8.
 
     Args:
-        suite: quick, full (the figures in the README; run it on an idle machine) or accelerator (rooflines only).
-        out: where to save all figures as JSON; the other suites' names are added to it.
-        figure_path: where to save the figure of the full suite; those of the others go beside ``out``.
+        suite: full (the figures in the README; run it on an idle machine) or accelerator (rooflines only).
+        outputs: where all figures (JSON) and the picture go.
+        quick: one problem and one roofline instead of a suite.
     """
-    chosen = SUITES[suite]
+    chosen = SUITES["quick" if quick else suite]
+    results_at = outputs.of("benchmark" if suite == "full" else f"benchmark-{suite}", quick)
     use_all_cores(30_000, 512)
-    if suite != "full":
-        out = out.with_stem(f"{out.stem}-{suite}")
-        figure_path = out.with_suffix(".png")
     parts = {"race": races(chosen), "roofline": rooflines(chosen), "scaling": scalings(chosen)}
     results: dict[str, list[Record]] = {part: [] for part in parts}
-    with Progress(console=Console(stderr=True)) as bar:
-        task = bar.add_task("", total=sum(len(jobs) for jobs in parts.values()))
+    with progress_bar(True, "measuring", sum(len(jobs) for jobs in parts.values()), stays=True) as bar:
         for part, jobs in parts.items():
             for words, job in jobs:
-                bar.update(task, description=words)
+                bar.line(words)
                 results[part] += job()
-                bar.advance(task)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps({"suite": suite, "machine": machine()} | results))
+                bar.advance()
+    results_at.save({"suite": "quick" if quick else suite, "machine": machine()} | results)
     tables = {"race": race_table, "roofline": roofline_table, "scaling": scaling_table}
     print(*(f"{tables[part](found)}\n" for part, found in results.items() if found), sep="\n")
-    save_figure(benchmark_figures.figure(results), figure_path, colours=256)
+    results_at.draw(benchmark_figures.figure(results))
     missed = [r for r in results["race"] if r["solver"] == "ufm" and not r["reached"][-1]]
     return int(bool(missed))
-
-
-if __name__ == "__main__":
-    raise SystemExit(tyro.cli(main))

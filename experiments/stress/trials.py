@@ -10,7 +10,7 @@ Problems share a fixed set of shapes (K, d), small ones more often, so that each
 in the time per problem). Results are appended to a file of JSON lines, one per problem; a second run continues
 where the first stopped.
 
-    python -m experiments.stress.stress [--problems 2000] [--jobs 2] [--quick]
+    python -m experiments.stress [--problems 2000] [--jobs 2] [--quick]
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
-from rich.console import Console
-from rich.progress import track
+from tyro.conf import OmitArgPrefixes
 
 import ufm
+from experiments.common import Outputs
 from experiments.stress import independent
+from ufm.text import track
 
 #: How often every shape with K classes occurs in one round of shapes.
 CLASSES = {2: 8, 3: 8, 5: 8, 10: 8, 20: 8, 50: 5, 100: 2, 200: 1}
@@ -69,19 +69,7 @@ def solve_and_judge(number: int, shape: Shape) -> dict[str, Any]:
     started = time.perf_counter()
     solution = ufm.solve(problem, seed=number, tol=TOL, max_steps=MAX_STEPS)
     seconds = time.perf_counter() - started
-    opinion = independent.judge(
-        independent.Claim(
-            problem.counts,
-            problem.weight_decay,
-            problem.feature_decay,
-            solution.weight,
-            solution.features,
-            solution.objective,
-            solution.certificate.lower_bound,
-            solution.certified,
-            TOL,
-        )
-    )
+    opinion = independent.judge(independent.Claim.of(solution))
     return {
         "problem": number,
         "K": shape[0],
@@ -172,20 +160,22 @@ def failed(record: dict[str, Any]) -> bool:
 
 
 def main(
-    problems: int = 2000, jobs: int = 2, out: Path = Path("results/stress.jsonl"), quick: bool = False
+    problems: int = 2000,
+    jobs: int = 2,
+    outputs: OmitArgPrefixes[Outputs] = Outputs(),
+    quick: bool = False,
 ) -> int:
     """Solve the problems that are not in the file yet, print the table, and return 1 if anything failed.
 
     Args:
         problems: number of problems.
         jobs: processes to use.
-        out: file of JSON lines to continue.
-        quick: 60 problems with 2 or 10 classes, into a file of their own.
+        outputs: where the file of JSON lines is that is continued; there is no picture.
+        quick: 60 problems with 2 or 10 classes.
     """
     classes = QUICK_CLASSES if quick else CLASSES
-    if quick:
-        problems, out = 60, out.with_stem(out.stem + "-quick")
-    out.parent.mkdir(parents=True, exist_ok=True)
+    problems = 60 if quick else problems
+    out = outputs.of("stress", quick).folder / "stress.jsonl"
     records = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
     done = {record["problem"] for record in records}
     groups: dict[Shape, list[int]] = collections.defaultdict(list)
@@ -197,12 +187,8 @@ def main(
     with concurrent.futures.ProcessPoolExecutor(jobs, spawn) as pool:
         futures = [pool.submit(solve_group, shape, numbers, out) for shape, numbers in largest_first]
         finished = concurrent.futures.as_completed(futures)
-        for future in track(finished, "shapes", len(futures), console=Console(stderr=True)):
+        for future in track(finished, "shapes", len(futures)):
             future.result()
     records = [json.loads(line) for line in out.read_text().splitlines()]
     print(summary(sorted(records, key=lambda record: record["problem"])))
     return int(any(record["complaints"] or failed(record) for record in records))
-
-
-if __name__ == "__main__":
-    raise SystemExit(tyro.cli(main))

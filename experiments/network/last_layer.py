@@ -9,30 +9,28 @@ past the value at which the smallest class collapses. In minibatches the penalty
 The duality gap of the trained last layer says how far it is from *every* choice of features and classifier, not only
 from what this network can express.
 
-    python -m experiments.network.network [--batch-size 100] [--quick]
-    python -m experiments.network.network --dataset FILE.npz --counts 500x5,50x5 --level 0.3
+    python -m experiments.network [--batch-size 100] [--quick]
+    python -m experiments.network --dataset FILE.npz --counts 500x5,50x5 --level 0.3
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import matplotlib
 import numpy as np
 import tyro
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
-from rich.console import Console
-from rich.progress import track
+from tyro.conf import OmitArgPrefixes
 
 import ufm
+from experiments.common import Outputs
 from experiments.network.training import (
     QUICK,
     Snapshot,
@@ -45,8 +43,9 @@ from experiments.network.training import (
     train,
 )
 from ufm import metrics
-from ufm.plots.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SHADE, STYLE, VERMILLION, save_figure
+from ufm.plots.style import BLACK, BLUE, GREEN, ORANGE, PAGE, PURPLE, SHADE, VERMILLION, canvas
 from ufm.profiles import parse_counts
+from ufm.text import track
 from ufm.verification.observer import collapse_observer
 
 #: Counts and level: sqrt(lambda_W lambda_H) over the value at which the smallest class collapses.
@@ -135,8 +134,7 @@ def follow(
     for snapshot in track(
         train(problem, inputs, labels, training),
         total=len(recorded(training.epochs, training.records)),
-        description=f"{name:16}",
-        console=Console(stderr=True),
+        text=f"{name:16}",
     ):
         records.append(look(problem, observe, snapshot, labels))
     report = ufm.verify(
@@ -168,9 +166,7 @@ def summary(outcomes: list[Outcome]) -> str:
 
 def figure(outcomes: list[Outcome]) -> Figure:
     """Return the figure: for every setting one row of convergence, margins and norms over epochs, and the end."""
-    with matplotlib.rc_context(STYLE):
-        drawing = Figure(figsize=(8.4, 0.4 + 1.65 * len(outcomes)), layout="constrained")
-        FigureCanvasAgg(drawing)
+    with canvas(PAGE, 0.4 + 1.65 * len(outcomes)) as drawing:
         grid = drawing.subplots(len(outcomes), 4, squeeze=False, width_ratios=(1.15, 1, 1, 1))
         for row, outcome in zip(grid, outcomes, strict=True):
             _residual_panel(row[0], outcome)
@@ -256,9 +252,7 @@ def main(
     counts: str | None = None,
     level: float = 0.25,
     tolerance: float = 0.02,
-    out: Path = Path("results/network"),
-    figures: Path = Path(__file__).parents[1] / "figures",
-    suffix: Literal["png", "pdf", "svg"] = "png",
+    outputs: OmitArgPrefixes[Outputs] = Outputs(),
     quick: bool = False,
 ) -> int:
     """Train, verify, save and draw; return 1 if a row of a report fails.
@@ -270,15 +264,12 @@ def main(
         counts: training samples of every class instead of the settings; for a dataset, by default all.
         level: with counts or a dataset: sqrt(lambda_W lambda_H) over the value at which the smallest class collapses.
         tolerance: of the report: residuals are held to it, norms and margins to it times the largest predicted.
-        out: folder for curves and final layers (npz, which `ufm verify` reads) and reports (JSON).
-        figures: folder for the figure.
-        suffix: format of the figure; pdf and svg are vector graphics.
-        quick: a small network, two settings and a tolerance of 0.1; the figure goes to ``out``.
+        outputs: where results and the picture go.
+        quick: a small network, two settings and a tolerance of 0.1.
     """
     if quick:
-        training, settings, tolerance, figures = QUICK, settings[:2], 0.1, out
-    for folder in (out, figures):
-        folder.mkdir(parents=True, exist_ok=True)
+        training, settings, tolerance = QUICK, settings[:2], 0.1
+    results = outputs.of("network", quick)
     data = digits() if dataset is None else load(dataset)
     chosen = {name: (parse_counts(SETTINGS[name][0]), SETTINGS[name][1]) for name in settings}
     if dataset is not None or counts is not None:
@@ -286,22 +277,18 @@ def main(
     outcomes = []
     for name, (sizes, strength) in chosen.items():
         outcome, last = follow(name, data, sizes, strength, training, tolerance)
-        stem = out / name.replace(", ", "-").replace(" ", "-")
+        stem = name.replace(", ", "-").replace(" ", "-")
         labels = np.repeat(np.arange(len(sizes)), sizes)
         np.savez(
-            stem.with_suffix(".npz"),
+            results.folder / f"{stem}.npz",
             features=last.features,
             labels=labels,
             weight=last.weight,
             **cast("dict[str, Any]", outcome.curves),
         )
-        stem.with_suffix(".json").write_text(json.dumps(outcome.to_dict()))
+        results.save(outcome.to_dict(), stem)
         print(outcome.report.table(), end="\n\n", flush=True)
         outcomes.append(outcome)
     print(summary(outcomes))
-    save_figure(figure(outcomes), figures / f"network.{suffix}")
+    results.draw(figure(outcomes))
     return int(not all(outcome.report.passed for outcome in outcomes))
-
-
-if __name__ == "__main__":
-    raise SystemExit(tyro.cli(main))
