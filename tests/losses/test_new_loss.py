@@ -28,7 +28,7 @@ class OneVersusRest(ufm.Loss):
         signs = self._signs(logits, labels)
         return -signs * xp.exp(-xp.logaddexp(0.0 * logits, signs * logits))
 
-    def curvature(self, labels, num_classes):
+    def curvature(self, labels):
         return labels.__array_namespace__().ones(len(labels)) / 4
 
     def _probabilities(self, dual, labels):
