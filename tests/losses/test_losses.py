@@ -7,15 +7,13 @@ positive vectors for parameters given per class and defaults (or 1/2) for the ot
 import copy
 import dataclasses
 import functools
-import importlib
 import inspect
-import itertools
 import math
-import pkgutil
 
 import jax
 import numpy as np
 import pytest
+from helpers.losses import CLASSES, K, example, is_vector
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -32,39 +30,11 @@ from ufm.losses import (
     WeightedCrossEntropy,
 )
 
-K = 4
 EPS = np.finfo(np.float64).eps
 exact = settings(deadline=None, derandomize=True, max_examples=25)
 seeds = st.integers(0, 2**32 - 1)
 
 
-for module in pkgutil.iter_modules(losses.__path__, "ufm.losses."):
-    importlib.import_module(module.name)  # a loss in a file of its own is found even if nothing imports it
-
-
-def concrete_losses(base=Loss):
-    """All subclasses of ``base`` in the package that can be instantiated."""
-    below = list(itertools.chain.from_iterable(concrete_losses(cls) for cls in base.__subclasses__()))
-    own = [base] if base.__module__.startswith("ufm.") and not inspect.isabstract(base) else []
-    return list(dict.fromkeys(own + below))
-
-
-def is_vector(field):
-    return "Float[" in str(field.type)
-
-
-def example(cls, rng):
-    """An instance of ``cls`` with parameters made up from its field annotations."""
-    made = {}
-    for field in dataclasses.fields(cls):
-        if is_vector(field):
-            made[field.name] = rng.uniform(0.5, 2.0, size=K)
-        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            made[field.name] = 0.5
-    return cls(**made)
-
-
-CLASSES = concrete_losses()
 LOSSES = [example(cls, np.random.default_rng(7)) for cls in CLASSES]
 LOSSES += [
     LabelSmoothing(0.9),
