@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 import ufm
+from tests.helpers.losses import CLASSES as KINDS
+from tests.helpers.losses import example, is_vector
 from ufm.losses import CrossEntropy
-from tests.losses.matrix import LOSSES, IDS, is_vector
 
 GROUPS = [2, 1, 3]  # classes 0, 1 alike, 2 alone, 3, 4, 5 alike
 CLASSES = np.repeat(np.arange(3), GROUPS)
@@ -17,8 +18,9 @@ FIRST = np.array([0, 2, 3])
 COLUMNS = np.column_stack([FIRST, np.tile(FIRST, (3, 1))])
 TIMES = np.column_stack([np.ones(3), np.tile(np.array(GROUPS, float), (3, 1)) - np.eye(3)])
 LABELS = np.zeros(3, dtype=np.int64)
-GROUPED = [(loss, name) for loss, name in zip(LOSSES, IDS, strict=True) if loss.grouped]
-grouped_loss = pytest.mark.parametrize("loss", [loss for loss, _ in GROUPED], ids=[name for _, name in GROUPED])
+LOSSES = [example(kind, np.random.default_rng(7)) for kind in KINDS]
+LOSSES += [ufm.losses.VectorScaling([0.01, 1.0, 1.5, 10.0], [-1.0, 2.0, 0.0, 0.3])]
+grouped_loss = pytest.mark.parametrize("loss", [loss for loss in LOSSES if loss.grouped], ids=repr)
 
 
 def by_class(loss):
@@ -113,5 +115,6 @@ def test_a_loss_with_its_own_value_declares_for_itself():
 
     assert Own().scalar_form(3) is None
     assert Own().targets(np.arange(3), 3) is None
-    assert not Own().grouped and not Own().shift_invariant
+    assert not Own().grouped
+    assert not Own().shift_invariant
     assert ufm.WeightedCrossEntropy([1.0, 1.0]).scalar_form(2) is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -15,6 +15,15 @@ from ufm.losses.scalar import ScalarForm
 
 #: One number per column of the logits, or one per row and column, or None.
 Times = Float[Any, "..."] | None
+
+
+class SoftmaxParameters(NamedTuple):
+    """Of ``c_y [ -sum_k t_k log softmax(a z + o)_k ]`` with ``t = (1-e) onehot_y + e/K``."""
+
+    weights: Float[np.ndarray, " K"]
+    scales: Float[np.ndarray, " K"]
+    offsets: Float[np.ndarray, " K"]
+    smoothing: float
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -109,8 +118,14 @@ class Loss(ABC):
 
     # What a loss may declare
 
-    def targets(self, labels: Int[np.ndarray, " rows"], num_classes: int) -> Float[np.ndarray, "rows K"] | None:
+    def targets(
+        self, labels: Int[np.ndarray, " rows"], num_classes: int
+    ) -> Float[np.ndarray, "rows K"] | None:
         """Return the distributions that the loss is cross-entropy against (weights aside), if it is one."""
+        return None
+
+    def softmax_parameters(self, num_classes: int) -> SoftmaxParameters | None:
+        """Return class weights, scales and offsets of a weighted softmax cross-entropy of ``a z + o``, or None."""
         return None
 
     def scalar_form(self, num_classes: int) -> ScalarForm | None:
@@ -121,9 +136,7 @@ class Loss(ABC):
         """
         return None
 
-    def pinned(
-        self, logits: Float[np.ndarray, "K K"], divergence: Float[np.ndarray, " K"]
-    ) -> Pinned | None:
+    def pinned(self, logits: Float[np.ndarray, "K K"], divergence: Float[np.ndarray, " K"]) -> Pinned | None:
         """Return what ``Bregman_k(z, logits_k) <= divergence_k`` says of z, row k having label k; None: nothing."""
         return None
 
@@ -185,6 +198,7 @@ _DECLARED = (
     "squared",
     "targets",
     "scalar_form",
+    "softmax_parameters",
     "pinned",
     "zero_margins",
 )
@@ -200,4 +214,6 @@ def of_label(values: Any, labels: Int[Any, " rows"]) -> Any:
     xp = labels.__array_namespace__()
     if np.ndim(values) == 0:
         return xp.broadcast_to(xp.asarray(values), labels.shape)
-    return values[labels] if np.ndim(values) == 1 else xp.take_along_axis(values, labels[:, None], axis=1)[:, 0]
+    return (
+        values[labels] if np.ndim(values) == 1 else xp.take_along_axis(values, labels[:, None], axis=1)[:, 0]
+    )

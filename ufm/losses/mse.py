@@ -65,9 +65,7 @@ class MSE(Loss):
         """Subtract the mean."""
         return Biases.of_columns(times, columns).without_mean(dual, priors)
 
-    def pinned(
-        self, logits: Float[np.ndarray, "K K"], divergence: Float[np.ndarray, " K"]
-    ) -> Pinned | None:
+    def pinned(self, logits: Float[np.ndarray, "K K"], divergence: Float[np.ndarray, " K"]) -> Pinned | None:
         """The divergence is half the squared distance."""
         radius = np.sqrt(2 * divergence)
         apart = np.sqrt(2) * radius

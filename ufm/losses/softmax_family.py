@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 
 from ufm.inputs.checks import InputError, finite_vector, nonnegative_float
 from ufm.losses import softmax as sm
-from ufm.losses.base import Loss, Times, of_label
+from ufm.losses.base import Loss, SoftmaxParameters, Times, of_label
 from ufm.losses.divergence import binary_interval
 from ufm.losses.pinned import Pinned, pinned_by_kl
 from ufm.losses.scalar import ScalarForm
@@ -145,6 +145,14 @@ class SoftmaxLoss(Loss):
         onehot = sm.label_mask(labels, num_classes)
         return (1 - self.label_smoothing) * onehot + self.label_smoothing / num_classes
 
+    def softmax_parameters(self, num_classes: int) -> SoftmaxParameters | None:
+        """Return ``c, a, o, e``, unless there are label margins."""
+        if np.any(self.label_margins):
+            return None
+        given = (np.asarray(x, np.float64) for x in (self.weights, self.scales, self.offsets))
+        weights, scales, offsets = (np.broadcast_to(x, (num_classes,)) for x in given)
+        return SoftmaxParameters(weights, scales, offsets, float(self.label_smoothing))
+
     def scalar_form(self, num_classes: int) -> ScalarForm | None:
         """Return ``phi_k``, unless logits are scaled or offset differently.
 
@@ -167,9 +175,7 @@ class SoftmaxLoss(Loss):
 
         return ScalarForm(self, num_classes, closed, None if np.any(self.label_margins) else exact)
 
-    def pinned(
-        self, logits: Float[np.ndarray, "K K"], divergence: Float[np.ndarray, " K"]
-    ) -> Pinned | None:
+    def pinned(self, logits: Float[np.ndarray, "K K"], divergence: Float[np.ndarray, " K"]) -> Pinned | None:
         """The divergence is ``c_k KL(p*_k || p_k)``; nothing is said where logits are scaled differently."""
         if np.ptp(self.scales) > 0:
             return None

@@ -19,13 +19,13 @@ RIDGE = 1e-13
 
 
 class Biases(NamedTuple):
-    """Which logits share a bias: column j of row i stands for ``times[i, j]`` logits of bias ``index[i, j]``.
+    """Which logits share a bias: column j of row i stands for ``times[i, j]`` logits of bias ``names[i, j]``.
 
     With neither, column j has bias j.
     """
 
     times: Any = None
-    index: Int[np.ndarray, "rows C"] | None = None
+    names: Int[np.ndarray, "rows C"] | None = None
 
     @classmethod
     def of_columns(cls, times: Any, columns: Int[np.ndarray, "rows C"] | None) -> Biases:
@@ -37,15 +37,15 @@ class Biases(NamedTuple):
     def pooled(self, values: Float[np.ndarray, "rows C"]) -> Float[np.ndarray, "rows biases"]:
         """Return, per row and bias, the sum of the values of all logits."""
         values = values if self.times is None else values * self.times
-        if self.index is None:
+        if self.names is None:
             return values
-        sums = np.zeros((len(values), self.index.max() + 1))
-        np.add.at(sums, (np.arange(len(values))[:, None], self.index), values)
+        sums = np.zeros((len(values), self.names.max() + 1))
+        np.add.at(sums, (np.arange(len(values))[:, None], self.names), values)
         return sums
 
     def spread(self, biases: Float[np.ndarray, " biases"]) -> Float[np.ndarray, "*rows C"]:
         """Return the bias of every column."""
-        return biases if self.index is None else biases[self.index]
+        return biases if self.names is None else biases[self.names]
 
     def without_mean(
         self, dual: Float[np.ndarray, "rows C"], weights: Float[np.ndarray, " rows"]
