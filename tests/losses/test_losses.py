@@ -162,12 +162,12 @@ def test_single_precision_stays_single_even_where_double_is_enabled(loss):
 
     assert all(array.dtype == np.float32 for array in jax.eval_shape(results, single, labels))
     with jax.enable_x64(True):
-        *compiled, curvature = jax.jit(lambda z, y: (*results(z, y), loss.curvature(y, K)))(single, labels)
+        *compiled, curvature = jax.jit(lambda z, y: (*results(z, y), loss.curvature(y)))(single, labels)
     for value, gradient in (compiled, results(single, labels)):
         assert value.dtype == gradient.dtype == np.float32
         np.testing.assert_allclose(value, loss.value(logits, labels), rtol=1e-4)
         assert_rows_close(np.asarray(gradient), loss.gradient(logits, labels), 1e-4)
-    np.testing.assert_allclose(curvature, loss.curvature(labels, K), rtol=1e-5)
+    np.testing.assert_allclose(curvature, loss.curvature(labels), rtol=1e-5)
 
 
 @every_loss
@@ -249,7 +249,7 @@ def test_curvature_bounds_the_hessian(loss):
     _, labels, _, _, _, hessians = traced(loss)
     np.testing.assert_allclose(hessians, hessians.mT, atol=1e3 * EPS * np.abs(hessians).max())
     spectrum = np.linalg.eigvalsh(hessians)
-    bound = loss.curvature(labels, K)
+    bound = loss.curvature(labels)
     assert bound.shape == labels.shape
     assert np.all(np.abs(spectrum) <= bound[:, None] * (1 + 100 * EPS))
     if loss.convex:
@@ -268,7 +268,7 @@ def test_curvature_bounds_the_hessian(loss):
     ],
 )
 def test_curvature_is_no_larger_than_it_needs_to_be(loss, expected):
-    np.testing.assert_allclose(loss.curvature(np.arange(2), 2), expected)
+    np.testing.assert_allclose(loss.curvature(np.arange(2)), expected)
 
 
 # Symmetry and identity
@@ -290,7 +290,7 @@ def test_relabelling_classes_changes_nothing(loss):
         rtol=1e3 * EPS,
         atol=10 * EPS,
     )
-    np.testing.assert_array_equal(relabelled.curvature(new_labels, K), loss.curvature(labels, K))
+    np.testing.assert_array_equal(relabelled.curvature(new_labels), loss.curvature(labels))
 
 
 @every_loss
