@@ -114,11 +114,11 @@ def open_dataset(folder: str | Path) -> xr.Dataset:
     """Return the data set of a stored sweep, complete or not.
 
     Raises:
-        InputError: if there is none in ``folder``.
+        InputError: if there is none in ``folder``, or it is damaged.
     """
-    from ufm.sweeps import dataset
+    from ufm.sweeps import store
 
-    return dataset.open_dataset(folder)
+    return store.open_dataset(folder)
 
 
 def draw_figures(folder: str | Path, suffix: str = ".png") -> list[Path]:
@@ -133,7 +133,7 @@ def draw_figures(folder: str | Path, suffix: str = ".png") -> list[Path]:
     """
     from ufm.plots import sweep as plots
 
-    return plots.draw_figures(open_dataset(folder).load(), Path(folder), suffix)
+    return plots.draw_figures(open_dataset(folder), Path(folder), suffix)
 
 
 def summary(dataset: xr.Dataset) -> str:
