@@ -19,8 +19,6 @@ from ufm.cli.verify import verify_command
 from ufm.inputs.checks import CheckpointError, InputError
 from ufm.text import wrapped
 
-#: What to install where a package is missing: all that the command needs, not one at a time.
-_EXTRAS = {"xarray": "xarray zarr", "zarr": "xarray zarr"}
 _SMALLER = "try --level class, --precision float32, a smaller --dim, or more devices"
 
 COMMANDS: dict[str, Callable[..., Any]] = {
@@ -55,8 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CheckpointError as error:
         return _complain(1, str(error))
     except ModuleNotFoundError as missing:
-        needed = _EXTRAS.get(missing.name or "", missing.name)
-        return _complain(2, f"this needs {missing.name}: pip install {needed}")
+        return _complain(2, f"this needs {missing.name}: pip install {missing.name}")
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise

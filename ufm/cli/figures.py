@@ -27,11 +27,13 @@ def figures_command(
 
     Example: ufm figures ratios, after ufm sweep ratios.toml --out ratios
     """
-    from ufm.sweeps import draw_figures, open_dataset
+    from ufm.plots.sweep import draw_figures
+    from ufm.sweeps import open_dataset
 
     with progress_bar(not json and sys.stderr.isatty(), f"drawing {directory}"):
-        status = open_dataset(directory).status.values
-        paths = [str(path) for path in draw_figures(directory, f".{format}")]
+        dataset = open_dataset(directory)
+        status = dataset.status.values
+        paths = [str(path) for path in draw_figures(dataset, directory, f".{format}")]
     computed = int(np.sum(status != "missing"))
     lines = [
         f"{computed} of {status.size} members computed",

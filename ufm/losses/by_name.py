@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -66,3 +67,12 @@ def parse_loss(text: str, counts: Int[np.ndarray, " K"]) -> Loss:
     except ValueError:
         raise InputError(f"loss {name} needs a number after the colon, got {text!r}") from None
     return build(np.asarray(counts, np.float64), value)
+
+
+def as_loss(loss: Any, counts: Int[np.ndarray, " K"]) -> Loss:
+    """Return a loss that is given as text (see `parse_loss`) or as a `Loss`, or raise `InputError`."""
+    if isinstance(loss, str):
+        return parse_loss(loss, counts)
+    if not isinstance(loss, Loss):
+        raise InputError(f"loss must be text such as 'ce' or 'smoothing:0.1', or a ufm loss, got {loss!r}")
+    return loss

@@ -11,41 +11,40 @@ from typing import Any
 import jax
 import numpy as np
 
-from ufm.inputs.checks import InputError, nonnegative_integer, one_of, positive_float, positive_integer
+from ufm.inputs.checks import InputError, positive_float, positive_integer
 from ufm.model.objective import Variables
-from ufm.model.problem import LEVELS, Level, Problem, row_labels
-from ufm.solvers.accelerated import Accelerated
+from ufm.model.problem import Level, Problem, row_labels
 from ufm.solvers.checkpoint import Checkpoints
 from ufm.solvers.engine import solve_one
 from ufm.solvers.fingerprint import run_key
 from ufm.solvers.progress import gap_progress
 from ufm.solvers.rule import StepRule
+from ufm.solvers.rules import rule_parameters, step_rule
+from ufm.solvers.settings import SETTINGS, check_settings, limits
 from ufm.solvers.solution import Solution
-from ufm.solvers.task import Limits, Observer, Precision, Record, Setup, Task
-
-#: Default bound on the relative residual, and the residual that rounding leaves, for each precision.
-RESIDUALS: dict[str, tuple[float, float]] = {"float64": (1e-7, 1e-13), "float32": (1e-4, 1e-6)}
+from ufm.solvers.task import Observer, Precision, Record, Setup, Task
 
 
 def solve(
     problem: Problem,
-    level: Level = "class",
-    solver: StepRule | None = None,
-    seed: int = 0,
-    tol: float = 1e-8,
-    max_steps: int = 100_000,
+    level: Level = SETTINGS["level"].default,
+    solver: str | StepRule | None = None,
+    seed: int = SETTINGS["seed"].default,
+    tol: float = SETTINGS["tol"].default,
+    max_steps: int = SETTINGS["max_steps"].default,
     progress: bool | Callable[[Record], None] = False,
     *,
     start: Variables | Solution | tuple[Any, ...] | None = None,
-    escapes: bool = True,
-    residual_tol: float | None = None,
-    precision: Precision = "float64",
+    escapes: bool = SETTINGS["escapes"].default,
+    residual_tol: float | None = SETTINGS["residual_tol"].default,
+    precision: Precision = SETTINGS["precision"].default,
     record_every: int | None = None,
     observe: Observer | None = None,
     devices: Sequence[jax.Device] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: float = 60.0,
     resume: bool = False,
+    **parameters: Any,
 ) -> Solution:
     """Minimise the objective of ``problem`` and certify the answer.
 
@@ -56,7 +55,8 @@ def solve(
         problem: the problem.
         level: ``"class"``: one feature row per class; ``"sample"``: one per sample. Both have the same optimal
             value; only the second can show within-class variability.
-        solver: step rule; `Accelerated()` if omitted, or `ProjectedGradient(optax transformation)`.
+        solver: step rule: a name (``"accelerated"`` if omitted, ``"sgd"``, ``"momentum"``, ``"adam"``), or an object
+            such as `ProjectedGradient(optax transformation)`.
         seed: of the random start.
         tol: relative duality gap ``(P - D)/P`` to certify.
         max_steps: limit on the number of steps.
@@ -73,6 +73,7 @@ def solve(
             not exist unless ``resume``.
         checkpoint_every: least number of seconds between two of them.
         resume: go on from ``checkpoint``; the answer is that of the undisturbed run.
+        parameters: of a step rule by name: ``learning_rate`` of sgd, momentum and adam, ``window`` of accelerated.
 
     Returns:
         A `Solution`; look at ``.status`` before anything else.
@@ -88,20 +89,25 @@ def solve(
         >>> str(solution.status), solution.certificate.relative_gap < 1e-8
         ('certified', True)
     """
-    one_of("level", level, LEVELS)
-    one_of("precision", precision, tuple(RESIDUALS))
-    residual, stationary = RESIDUALS[precision]
-    limits = Limits(
-        tol=positive_float("tol", tol),
-        residual=residual if residual_tol is None else positive_float("residual_tol", residual_tol),
-        stationary=stationary,
-        max_steps=positive_integer("max_steps", max_steps),
+    unknown = [name for name in parameters if name not in rule_parameters(parameters)]
+    if unknown:
+        raise TypeError(f"solve() got an unexpected keyword argument {unknown[0]!r}")
+    settings = check_settings(
+        {
+            "level": level,
+            "seed": seed,
+            "tol": tol,
+            "max_steps": max_steps,
+            "escapes": escapes,
+            "residual_tol": residual_tol,
+            "precision": precision,
+        }
     )
-    seed = nonnegative_integer("seed", seed)
+    rule = step_rule(SETTINGS["solver"].default if solver is None else solver, parameters)
+    seed, bounds = settings["seed"], limits(settings)
     if record_every is not None:
         record_every = positive_integer("record_every", record_every)
     given = None if start is None else functools.partial(_checked_start, problem, level, start)
-    rule = Accelerated() if solver is None else solver
     checkpoints = None
     if checkpoint is not None:
         key = run_key(problem, level, rule, precision, seed if given is None else given())
@@ -111,8 +117,8 @@ def solve(
     elif resume:
         raise InputError("resume needs checkpoint, the file to go on from")
     setup = Setup(level, rule, precision, devices)
-    with gap_progress(progress, limits.tol) as report:
-        task = Task(problem, limits, seed, given, escapes, report, record_every, observe)
+    with gap_progress(progress, bounds.tol) as report:
+        task = Task(problem, bounds, seed, given, settings["escapes"], report, record_every, observe)
         outcome = solve_one(task, setup, checkpoints, resume)
     return Solution(
         problem,
@@ -123,7 +129,7 @@ def solve(
         outcome.variables.bias,
         outcome.status,
         outcome.certificate,
-        limits.tol,
+        bounds.tol,
         outcome.steps,
         outcome.history,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ from ufm.inputs.checks import InputError, positive_integer
 from ufm.solvers.engine import solve_many
 from ufm.solvers.status import Status
 from ufm.solvers.task import Outcome, Setup, Task
-from ufm.sweeps.dataset import Memory
+from ufm.sweeps.dataset import Memory, layout_of
 from ufm.sweeps.grid import Grid
 from ufm.sweeps.measure import measure_members
 from ufm.sweeps.member import Member
@@ -50,15 +51,18 @@ def run_grid(
     num_classes = max(member.problem.num_classes for member in members)
     settings = {"matrices": matrices, "batch_size": batch_size}
     store: Memory | Store
-    if out is None:
-        store = Memory(grid, batches, num_classes, matrices)
-    else:
-        store = Store(Path(out), grid, batches, num_classes, settings)
-    done = store.open(resume or process_count > 1)
-    todo = [batch for batch in mine if batch not in done]
+    layout = layout_of(grid, num_classes, matrices)
+    store = (
+        Memory(layout, batches)
+        if out is None
+        else Store(Path(out), layout, batches, settings, grid.content())
+    )
     total = sum(len(batches[batch]) for batch in mine)
-    left = sum(len(batches[batch]) for batch in todo)
-    with progress_bar(progress, "solving", total, total - left, stays=True) as bar:
+    with contextlib.ExitStack() as stack:
+        done = stack.enter_context(store.opened(resume or process_count > 1, (process_index, process_count)))
+        todo = [batch for batch in mine if batch not in done]
+        left = sum(len(batches[batch]) for batch in todo)
+        bar = stack.enter_context(progress_bar(progress, "solving", total, total - left, stays=True))
         for batch in todo:
             chosen = [members[i] for i in batches[batch]]
             wide = width(chosen[0], min(batch_size, alike[chosen[0].shape]))
