@@ -162,6 +162,8 @@ BAD = [
     ({"solver": "newton"}, {}, "solver must be one of"),
     ({"learning_rate": -1}, {}, "learning_rate"),
     ({"tol": 0}, {}, "tol must be"),
+    ({"tol": 1}, {}, "tol must be below 1"),
+    ({}, {"tol": [1e-3, 10.0]}, r"tol must be below 1.*at tol=10.0"),
     ({"seed": -1}, {}, "seed must be"),
     ({"max_steps": 1.5}, {}, "max_steps"),
     ({"escapes": 1}, {}, "escapes must be true or false"),

@@ -30,7 +30,7 @@ def solve_command(
     learning_rate: Annotated[float | None, arg(help="of sgd, momentum and adam; 0.1 if None")] = None,
     precision: Literal["float64", "float32"] = "float64",
     seed: Annotated[int, arg(help="of the random start")] = 0,
-    tol: Annotated[float, arg(help="relative duality gap to certify")] = 1e-8,
+    tol: Annotated[float, arg(help="relative duality gap to certify, below 1")] = 1e-8,
     max_steps: int = 100_000,
     figure: Annotated[Path | None, arg(help="PNG, PDF or SVG; None for no figure")] = Path("ufm-solve.png"),
     save: Annotated[Path | None, arg(help="npz file for features, labels, weight")] = None,

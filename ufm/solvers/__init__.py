@@ -24,7 +24,14 @@ from ufm.solvers.progress import progress_bar
 from ufm.solvers.rule import StepRule
 from ufm.solvers.run import Observer, Record, Run
 from ufm.solvers.start import random_start
-from ufm.validation import InputError, nonnegative_integer, one_of, positive_float, positive_integer
+from ufm.validation import (
+    InputError,
+    gap_tolerance,
+    nonnegative_integer,
+    one_of,
+    positive_float,
+    positive_integer,
+)
 
 Precision = Literal["float64", "float32"]
 #: Default bound on the relative residual, and the residual that rounding leaves, for each precision.
@@ -62,7 +69,7 @@ def solve(
             value; only the second can show within-class variability.
         solver: step rule; `Accelerated()` if omitted, or `ProjectedGradient(optax transformation)`.
         seed: of the random start.
-        tol: relative duality gap ``(P - D)/P`` to certify.
+        tol: relative duality gap ``(P - D)/P`` to certify; below 1, as ``D = 0`` proves nothing.
         max_steps: limit on the number of steps.
         progress: True for a progress bar on stderr, or a function that is given every record of the history.
         start: a `Solution` or a tuple ``(weight, features)`` or ``(weight, features, bias)`` to start from.
@@ -96,7 +103,7 @@ def solve(
     one_of("precision", precision, tuple(RESIDUALS))
     residual, stationary = RESIDUALS[precision]
     limits = Limits(
-        tol=positive_float("tol", tol),
+        tol=gap_tolerance("tol", tol),
         residual=residual if residual_tol is None else positive_float("residual_tol", residual_tol),
         stationary=stationary,
         max_steps=positive_integer("max_steps", max_steps),

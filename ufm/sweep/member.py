@@ -24,6 +24,7 @@ from ufm.solvers.rule import StepRule
 from ufm.validation import (
     InputError,
     class_counts,
+    gap_tolerance,
     nonnegative_integer,
     one_of,
     positive_float,
@@ -227,7 +228,7 @@ def _limits(fields: Mapping[str, Any]) -> Limits:
     residual, stationary = RESIDUALS[fields["precision"]]
     asked = fields["residual_tol"]
     return Limits(
-        tol=positive_float("tol", fields["tol"]),
+        tol=gap_tolerance("tol", fields["tol"]),
         residual=residual if asked is None else positive_float("residual_tol", asked),
         stationary=stationary,
         max_steps=positive_integer("max_steps", fields["max_steps"]),
