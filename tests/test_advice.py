@@ -13,7 +13,7 @@ from ufm.problem import Problem
 from ufm.theory import predict
 from ufm.validation import InputError
 
-exact = settings(deadline=None, derandomize=True, max_examples=20)
+exact = settings(max_examples=20)
 
 
 def flat(advice):

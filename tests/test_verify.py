@@ -24,7 +24,7 @@ from ufm.verification.stationarity import block_step_residual
 from ufm.verification.tolerances import dual_matrix
 from ufm.verify import SMALLEST_GAP, verify
 
-SETTINGS = settings(max_examples=40, deadline=None, derandomize=True)
+SETTINGS = settings(max_examples=40)
 STEP = Problem([500] * 5 + [50] * 5, 16, 5e-3, 1e-6)
 TAIL = Problem([90, 60, 40, 20, 8, 3], 9, 2e-2, 2e-2)  # the last three classes collapse
 
