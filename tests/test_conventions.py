@@ -21,7 +21,7 @@ from ufm.inputs.checks import InputError
 from ufm.losses import CrossEntropy
 from ufm.model.problem import Problem
 
-exact = settings(deadline=None, derandomize=True, max_examples=100)
+exact = settings(max_examples=100)
 strengths = st.floats(1e-12, 1e3)
 EPS = np.finfo(np.float64).eps
 

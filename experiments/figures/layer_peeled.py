@@ -140,9 +140,9 @@ def main(
         print(
             f"{record['R']:8.1f}  {record['cosine minority']:15.4f}  {share:15.4f}  {record['relative gap']:12.1e}"
         )
-    print(f"minority collapse at R_0 = {critical:.4f}")
+    print(f"minority collapse at R_0 = {critical:.7g}")
     for row in saved["others"]:
-        print(f"E_H = {row['feature cap']:4g}, {row['majority']} majority classes: R_0 = {row['R_0']:.4f}")
+        print(f"E_H = {row['feature cap']:4g}, {row['majority']} majority classes: R_0 = {row['R_0']:.7g}")
     results.draw(figure(records, critical))
     return int(not all(record["certified"] for record in records))
 

@@ -25,7 +25,7 @@ every_model = pytest.mark.parametrize(
     ids=lambda value: getattr(value, "__name__", str(value)),
 )
 seeds = st.integers(0, 2**32 - 1)
-few = settings(deadline=None, derandomize=True, max_examples=5)
+few = settings(max_examples=5)
 
 
 def random_problem(rng, cls, features, bias):
@@ -160,7 +160,7 @@ def polar_by_brute_force(matrix, steps=60):
     return np.linalg.norm(u.reshape(-1, 3) @ matrix, axis=1).max()
 
 
-@settings(deadline=None, derandomize=True, max_examples=50)
+@settings(max_examples=50)
 @given(seed=seeds)
 def test_polar_is_an_upper_bound_and_tight_without_positive_products(seed):
     matrix = np.random.default_rng(seed).normal(size=(3, 3))
@@ -203,7 +203,7 @@ def tilt_of_random_distributions(seed, smoothing, sharpness):
     return target, rest, residual + (1 - smoothing) * target + smoothing / K
 
 
-@settings(deadline=None, derandomize=True, max_examples=60)
+@settings(max_examples=60)
 @given(seed=seeds, smoothing=st.sampled_from([0.0, 0.1, 0.5]), sharpness=st.floats(0.5, 4.0))
 def test_tilt_is_a_common_change_of_log_odds(seed, smoothing, sharpness):
     target, rest, r = tilt_of_random_distributions(seed, smoothing, sharpness)
@@ -214,7 +214,7 @@ def test_tilt_is_a_common_change_of_log_odds(seed, smoothing, sharpness):
     np.testing.assert_allclose(shifts, np.broadcast_to(shifts[:1], shifts.shape), atol=1e-6)
 
 
-@settings(deadline=None, derandomize=True, max_examples=30)
+@settings(max_examples=30)
 @given(seed=seeds, smoothing=st.sampled_from([0.0, 0.1]), sharpness=st.floats(10.0, 300.0))
 def test_tilt_balances_even_what_it_cannot_tilt(seed, smoothing, sharpness):
     tilt_of_random_distributions(seed, smoothing, sharpness)

@@ -31,7 +31,7 @@ from ufm.losses import (
 )
 
 EPS = np.finfo(np.float64).eps
-exact = settings(deadline=None, derandomize=True, max_examples=25)
+exact = settings(max_examples=25)
 seeds = st.integers(0, 2**32 - 1)
 
 

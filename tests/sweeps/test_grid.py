@@ -174,6 +174,8 @@ BAD = [
     ({"loss": ufm.MSE(), "loss.parameter": 0.2}, {}, "loss.parameter needs loss by name"),
     ({}, {"solver": [ufm.Accelerated(), ufm.Accelerated()]}, "axis solver must have different values"),
     ({"tol": 0}, {}, "tol must be"),
+    ({"tol": 1}, {}, "tol must be below 1"),
+    ({}, {"tol": [1e-3, 10.0]}, r"tol must be below 1.*at tol=10.0"),
     ({"seed": -1}, {}, "seed must be"),
     ({"max_steps": 1.5}, {}, "max_steps"),
     ({"escapes": 1}, {}, "escapes must be true or false"),

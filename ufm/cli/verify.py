@@ -26,7 +26,7 @@ def verify_command(
     loss: Annotated[str, arg(help=LOSS_HELP)] = "ce",
     features: Annotated[str, arg(help="nonnegative (after a ReLU) or free")] = "nonnegative",
     bias: Annotated[float | None, arg(help="decay of the bias in the file; 0 = unregularised")] = None,
-    tol: Annotated[float | None, arg(help="relative duality gap that the point claims")] = None,
+    tol: Annotated[float | None, arg(help="relative duality gap that the point claims, below 1")] = None,
     tolerance: Annotated[
         float | None,
         arg(help="judge by this number; default: by the gap if that certifies an optimum, else 0.1"),

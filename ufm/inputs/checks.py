@@ -68,6 +68,19 @@ def nonnegative_float(name: str, value: Any) -> float:
     return number
 
 
+def gap_tolerance(name: str, value: Any) -> float:
+    """Return ``value`` as a relative gap between 0 and 1, or raise `InputError`.
+
+    No loss is negative, so that 0 bounds every objective from below: a gap of 1 or more proves nothing.
+    """
+    number = positive_float(name, value)
+    if number >= 1:
+        raise InputError(
+            f"{name} must be below 1 (the bound 0, which proves nothing, has gap 1), got {number}"
+        )
+    return number
+
+
 def _as_float(name: str, value: Any, requirement: str) -> float:
     if isinstance(value, bool | np.bool_ | str) or not (
         isinstance(value, numbers.Real) or (hasattr(value, "__float__") and np.ndim(value) == 0)

@@ -13,7 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from ufm.inputs.checks import InputError, nonnegative_integer, one_of, positive_float, positive_integer
+from ufm.inputs.checks import (
+    InputError,
+    gap_tolerance,
+    nonnegative_integer,
+    one_of,
+    positive_float,
+    positive_integer,
+)
 from ufm.model.problem import LEVELS, Level
 from ufm.solvers.task import Limits, Precision
 
@@ -104,7 +111,9 @@ SETTINGS: dict[str, Setting] = {
         always_in_key=True,
     ),
     "seed": Setting(0, int, "of the random start", nonnegative_integer, always_in_key=True),
-    "tol": Setting(1e-8, float, "relative duality gap to certify", positive_float, always_in_key=True),
+    "tol": Setting(
+        1e-8, float, "relative duality gap to certify, below 1", gap_tolerance, always_in_key=True
+    ),
     "residual_tol": Setting(
         None,
         float | None,

@@ -58,7 +58,7 @@ def solve(
         solver: step rule: a name (``"accelerated"`` if omitted, ``"sgd"``, ``"momentum"``, ``"adam"``), or an object
             such as `ProjectedGradient(optax transformation)`.
         seed: of the random start.
-        tol: relative duality gap ``(P - D)/P`` to certify.
+        tol: relative duality gap ``(P - D)/P`` to certify; below 1, as ``D = 0`` proves nothing.
         max_steps: limit on the number of steps.
         progress: True for a progress bar on stderr, or a function that is given every record of the history.
         start: a `Solution` or a tuple ``(weight, features)`` or ``(weight, features, bias)`` to start from.
