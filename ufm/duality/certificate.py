@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -29,6 +30,7 @@ from jaxtyping import Float, Int
 from ufm.duality.lower_bound import best_lower_bound
 from ufm.duality.polar import ROUNDING
 from ufm.duality.row_sums import RowSums, add_by_class, add_up, blocks, logits_of
+from ufm.inputs.arrays import point_of
 from ufm.model.problem import Problem, bias_curvature
 
 
@@ -75,10 +77,10 @@ class Certificate:
 
 def certify(
     problem: Problem,
-    weight: Float[np.ndarray, "K d"],
-    features: Float[np.ndarray, "rows d"],
-    labels: Int[np.ndarray, " rows"],
-    bias: Float[np.ndarray, " K"] | None = None,
+    weight: Float[np.ndarray, "K d"] | Any,
+    features: Float[np.ndarray, "rows d"] | Any,
+    labels: Int[np.ndarray, " rows"] | Any,
+    bias: Float[np.ndarray, " K"] | Any | None = None,
 ) -> Certificate:
     """Certify a point: evaluate the objective and the best lower bound that its class-mean gradients give.
 
@@ -93,7 +95,10 @@ def certify(
         bias: ``b``, for a problem that has one.
 
     Returns:
-        A `Certificate`, in the unit of the loss.
+        A `Certificate`, in the unit of the loss; a point that is not finite has one that certifies nothing.
+
+    Raises:
+        InputError: naming the argument whose type or shape does not fit.
 
     Source: the module docstring, equation (3).
 
@@ -104,7 +109,7 @@ def certify(
         >>> round(found.objective, 4), found.lower_bound < found.objective
         (0.6931, True)
     """
-    weight = np.asarray(weight, np.float64)
+    weight, features, labels, bias = point_of(problem, weight, features, labels, bias)
     rows_per_class = np.bincount(labels, minlength=problem.num_classes)
     with np.errstate(all="ignore"):
         multiplicities = (problem.counts / rows_per_class)[labels]

@@ -1,4 +1,4 @@
-"""Arrays as users have them (NumPy, JAX, torch, lists, files mapped into memory) into NumPy, or one sentence of complaint."""
+"""Arrays as users have them (NumPy, JAX, torch, lists, mapped files) into NumPy, or one sentence of complaint."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ from ufm.inputs.checks import InputError, to_numpy
 
 #: Largest absolute value accepted: squares of anything larger, summed, leave the range of float64.
 LARGEST = 1e100
-_NAMES = (
-    "; for labels that are names, numpy.unique(labels, return_inverse=True)[1] numbers them in alphabetical order"
-)
+_NAMES = "; names are numbered, in alphabetical order, by numpy.unique(labels, return_inverse=True)[1]"
 
 
 def real_array(name: str, value: Any, ndim: int) -> np.ndarray:
@@ -147,7 +145,11 @@ def label_array(labels: Any, num_classes: int, rows: int | None = None) -> Int[n
     """
     array = to_numpy("labels", labels)
     if array.ndim != 1:
-        hint = "of a column, take labels[:, 0]" if array.shape[1:] == (1,) else "of one-hot rows, take the argmax"
+        hint = (
+            "of a column, take labels[:, 0]"
+            if array.shape[1:] == (1,)
+            else "of one-hot rows, take the argmax"
+        )
         raise InputError(
             f"labels must be a vector with one label per row of features ({hint}), got shape {array.shape}"
         )

@@ -139,7 +139,9 @@ def to_numpy(name: str, value: Any) -> np.ndarray:
         array = np.asarray(value)
     except MemoryError:
         raise
-    except Exception:  # torch: sparse, without data, or lazily conjugated; lists of different lengths; anything
+    except (
+        Exception
+    ):  # torch: sparse, without data, or lazily conjugated; lists of different lengths; anything
         raise InputError(f"{name} must be a dense array of numbers, got {type(value).__name__}") from None
     if array.ndim == 0 and array.dtype.kind == "O":
         raise InputError(f"{name} must be a dense array of numbers, got {type(value).__name__}")

@@ -24,8 +24,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from ufm.inputs.arrays import to_numpy
-from ufm.inputs.checks import InputError
+from ufm.inputs.arrays import feature_table, number_of_classes
 from ufm.metrics.statistics import FeatureStatistics
 
 #: Between-class eigenvalues (and squared distances of means) below this fraction of the largest count as
@@ -55,17 +54,10 @@ def measure(
     Raises:
         InputError: naming the argument, its value and the requirement.
     """
-    shape = tuple(np.shape(features))
-    if len(shape) != 2 or shape[1] < 1:
-        raise InputError(f"features must be a matrix, one row per sample, got shape {shape}")
     if weight is None and num_classes is None:
-        kept = to_numpy("labels", labels)
-        if kept.ndim != 1 or kept.size == 0 or kept.dtype.kind not in "iuf" or not np.all(np.isfinite(kept)):
-            raise InputError(
-                f"labels must be a vector of integers from 0, got {kept.dtype} of shape {kept.shape}"
-            )
-        num_classes = max(1, int(kept.max()) + 1)
-    statistics = FeatureStatistics(num_classes, shape[1], weight=weight, bias=bias)
+        num_classes = number_of_classes(labels)
+    dim = feature_table(features).shape[1]
+    statistics = FeatureStatistics(num_classes, dim, weight=weight, bias=bias)
     statistics.update(features, labels, multiplicities)
     return statistics
 

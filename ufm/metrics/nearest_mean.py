@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from ufm.inputs.checks import instance_of, nonnegative_float
-from ufm.metrics.statistics import Batch, FeatureStatistics, checked_batch, logits_of
+from ufm.metrics.batches import Batch, checked_batch, logits_of
+from ufm.metrics.statistics import FeatureStatistics
 
 
 class NearestMeanAgreement:

@@ -84,7 +84,7 @@ def agreement_rows(subject: Subject, tolerances: Tolerances | None, noise: float
         distance_ties = max(1e-9, 4 * noise / largest if largest > 0 else 0.0)
         second = NearestMeanAgreement(statistics, logit_ties=logit_ties, distance_ties=distance_ties)
     if subject.rows is not None:
-        second.update(*subject.rows)
+        second.add(subject.rows, check=False)
     if tolerances is None:
         return [info_row("NC4", meaning, second.agreement)]
     tolerance = tolerances.nc4
