@@ -127,7 +127,7 @@ def feature_table(value: Any, columns: int | None = None, classes: int | None = 
     if columns is not None and shape[1] != columns:
         hint = "; its rows are classes: transpose it" if shape[1] == classes else ""
         raise InputError(
-            f"features must be a matrix with as many columns as weight, the feature dimension ({columns}), "
+            f"features must have as many columns as weight, the feature dimension ({columns}), "
             f"got shape {shape}{hint}"
         )
     table = Table(rows, (shape[0], shape[1]))

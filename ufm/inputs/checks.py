@@ -68,6 +68,14 @@ def nonnegative_float(name: str, value: Any) -> float:
     return number
 
 
+def fraction(name: str, value: Any) -> float:
+    """Return ``value`` as a float of at least zero and below one, or raise `InputError`."""
+    number = nonnegative_float(name, value)
+    if number >= 1:
+        raise InputError(f"{name} must be below 1, where nothing could fail, got {number}")
+    return number
+
+
 def _as_float(name: str, value: Any, requirement: str) -> float:
     if isinstance(value, bool | np.bool_ | str) or not (
         isinstance(value, numbers.Real) or (hasattr(value, "__float__") and np.ndim(value) == 0)

@@ -12,8 +12,8 @@ from ufm.inputs.arrays import Table, feature_table, label_array, multiplicity_ar
 from ufm.inputs.checks import InputError
 from ufm.metrics.moments import LogitSums, Moments, block_logits, block_moments
 
-#: Batches are worked on in blocks of about this many float64 entries (32 MB).
-BLOCK_ENTRIES = 2**22
+#: Batches are worked on in blocks of about this many float64 entries (16 MB).
+BLOCK_ENTRIES = 2**21
 #: Weight and bias, or None where nothing is asked about a classifier.
 Classifier = tuple[np.ndarray, np.ndarray | None] | None
 

@@ -73,7 +73,7 @@ class FeatureStatistics:
     def update(self, features: Any, labels: Any, multiplicities: Any = None) -> None:
         """Add a batch: features (rows, d), labels (rows,), and how many samples each row stands for.
 
-        Small batches are kept (at most 32 MB of them) until they are worth an addition to all the sums, or until
+        Small batches are kept (at most 16 MB of them) until they are worth an addition to all the sums, or until
         these are asked for.
 
         Raises:

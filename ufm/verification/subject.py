@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ufm.inputs.arrays import classifier, feature_table, label_array
-from ufm.inputs.checks import InputError, instance_of
+from ufm.inputs.checks import InputError
 from ufm.metrics.batches import Batch
 from ufm.metrics.nearest_mean import NearestMeanAgreement
 from ufm.metrics.statistics import FeatureStatistics
@@ -99,9 +99,6 @@ def subject_of_statistics(
     Raises:
         InputError: if they do not fit the problem.
     """
-    instance_of("statistics", statistics, FeatureStatistics)
-    if second_pass is not None:
-        instance_of("second_pass", second_pass, NearestMeanAgreement, "a NearestMeanAgreement")
     weight, bias = statistics.classifier
     if statistics.rows == 0:
         raise InputError("statistics must hold at least one batch, got none")
@@ -113,7 +110,6 @@ def subject_of_statistics(
 
 
 def _check_problem(problem: Problem, shape: tuple[int, ...], bias: np.ndarray | None) -> None:
-    instance_of("problem", problem, Problem)
     if shape != (problem.num_classes, problem.dim):
         raise InputError(
             f"weight must have the problem's shape {(problem.num_classes, problem.dim)}, got {shape}"
