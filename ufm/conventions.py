@@ -24,7 +24,8 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float, Int
 
-from ufm.inputs.checks import InputError, one_of, positive_float, positive_integer
+from ufm.inputs.arrays import classifier, float_array, label_array
+from ufm.inputs.checks import InputError, instance_of, one_of, positive_float, positive_integer
 
 #: How a training step adds up the squared norms of the features of its batch.
 Reduction = Literal["sum", "mean"]
@@ -46,8 +47,8 @@ class Decays:
         >>> weight_decay, feature_decay = Decays(5e-3, 1e-6)
     """
 
-    weight_decay: float
-    feature_decay: float
+    weight_decay: float | Any
+    feature_decay: float | Any
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -58,13 +59,13 @@ class Decays:
 
 
 def from_training(
-    weight_penalty: float | int,
-    feature_penalty: float | int,
+    weight_penalty: float | Any,
+    feature_penalty: float | Any,
     *,
-    num_samples: int,
-    batch_size: int | None = None,
-    reduction: Reduction = "sum",
-    loss_scale: float | int = 1.0,
+    num_samples: int | Any,
+    batch_size: int | Any | None = None,
+    reduction: Reduction | Any = "sum",
+    loss_scale: float | Any = 1.0,
 ) -> Decays:
     """Convert what a training step minimises: ``s mean_B loss + a/2 |W|^2 + b/2 reduce_B |h|^2``.
 
@@ -100,12 +101,12 @@ def from_training(
 
 
 def to_training(
-    decays: Decays,
+    decays: Decays | Any,
     *,
-    num_samples: int,
-    batch_size: int | None = None,
-    reduction: Reduction = "sum",
-    loss_scale: float | int = 1.0,
+    num_samples: int | Any,
+    batch_size: int | Any | None = None,
+    reduction: Reduction | Any = "sum",
+    loss_scale: float | Any = 1.0,
 ) -> tuple[float, float]:
     """Return the penalties ``(a, b)`` with which training minimises this problem: see `from_training`.
 
@@ -115,10 +116,11 @@ def to_training(
     """
     feature_scale = _feature_scale(num_samples, batch_size, reduction)
     scale = positive_float("loss_scale", loss_scale)
-    return decays.weight_decay * scale, decays.feature_decay * scale / feature_scale
+    weight_decay, feature_decay = _decays(decays)
+    return weight_decay * scale, feature_decay * scale / feature_scale
 
 
-def _feature_scale(num_samples: int, batch_size: int | None, reduction: str) -> float:
+def _feature_scale(num_samples: Any, batch_size: Any, reduction: Any) -> float:
     """Return lambda_H / b for unit loss scale: the share of one sample's norm that a step is charged for."""
     num_samples = positive_integer("num_samples", num_samples)
     batch_size = num_samples if batch_size is None else positive_integer("batch_size", batch_size)
@@ -129,7 +131,10 @@ def _feature_scale(num_samples: int, batch_size: int | None, reduction: str) -> 
 
 
 def from_icml2024_code(
-    weight_penalty: float | int, feature_penalty: float | int, num_samples: int, batch_size: int = 256
+    weight_penalty: float | Any,
+    feature_penalty: float | Any,
+    num_samples: int | Any,
+    batch_size: int | Any = 256,
 ) -> Decays:
     """Convert the settings of the training code of Dang et al. (ICML 2024).
 
@@ -143,7 +148,9 @@ def from_icml2024_code(
     return from_training(weight_penalty, feature_penalty, **settings)
 
 
-def to_icml2024_code(decays: Decays, num_samples: int, batch_size: int = 256) -> tuple[float, float]:
+def to_icml2024_code(
+    decays: Decays | Any, num_samples: int | Any, batch_size: int | Any = 256
+) -> tuple[float, float]:
     """Return the settings ``(a, b)`` of the ICML 2024 code: ``a = lambda_W/2``, ``b = lambda_H N/(2 B)``.
 
     Example:
@@ -153,7 +160,7 @@ def to_icml2024_code(decays: Decays, num_samples: int, batch_size: int = 256) ->
     return to_training(decays, num_samples=num_samples, batch_size=batch_size, loss_scale=0.5)
 
 
-def from_nuclear(weight: float | int, ratio: float | int = 1.0) -> Decays:
+def from_nuclear(weight: float | Any, ratio: float | Any = 1.0) -> Decays:
     """Split the weight of a nuclear norm: ``lambda_W = l sqrt(ratio)`` and ``lambda_H = l / sqrt(ratio)``.
 
     The least penalty of free features and a classifier with ``Z = W [sqrt(n_1) h_1, ...]`` is ``l |Z|_*``,
@@ -170,15 +177,22 @@ def from_nuclear(weight: float | int, ratio: float | int = 1.0) -> Decays:
     return Decays(weight * root, weight / root)
 
 
-def to_nuclear(decays: Decays) -> tuple[float, float]:
+def to_nuclear(decays: Decays | Any) -> tuple[float, float]:
     """Return the nuclear-norm weight ``sqrt(lambda_W lambda_H)`` and the ratio ``lambda_W / lambda_H``.
 
     Example:
         >>> [round(number, 12) for number in to_nuclear(Decays(0.1, 0.001))]
         [0.01, 100.0]
     """
-    weight = math.sqrt(decays.weight_decay) * math.sqrt(decays.feature_decay)
-    return weight, decays.weight_decay / decays.feature_decay
+    weight_decay, feature_decay = _decays(decays)
+    return math.sqrt(weight_decay) * math.sqrt(feature_decay), weight_decay / feature_decay
+
+
+def _decays(value: Any) -> Decays:
+    """Return a pair of strengths as `Decays`."""
+    if isinstance(value, tuple | list) and len(value) == 2:
+        return Decays(*value)
+    return instance_of("decays", value, Decays, "a ufm.conventions.Decays or a pair of numbers")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,7 +209,9 @@ class TraceCaps:
 
 
 def trace_caps(
-    weight: Float[np.ndarray, "K d"], features: Float[np.ndarray, "rows d"], labels: Int[np.ndarray, " rows"]
+    weight: Float[np.ndarray, "K d"] | Any,
+    features: Float[np.ndarray, "rows d"] | Any,
+    labels: Int[np.ndarray, " rows"] | Any,
 ) -> TraceCaps:
     """Return the caps of the Layer-Peeled Model that this classifier and these features attain.
 
@@ -207,17 +223,19 @@ def trace_caps(
     Source: Fang, He, Long, Su, PNAS 2021.
 
     Raises:
-        InputError: if a class has no row.
+        InputError: if a class has no row, or the arrays do not fit each other.
 
     Example:
         >>> trace_caps(np.eye(2), 2 * np.eye(2), np.array([0, 1]))
         TraceCaps(weight=1.0, features=4.0)
     """
-    num_classes = len(weight)
-    sizes = np.bincount(labels, minlength=num_classes) if np.min(labels, initial=0) >= 0 else np.zeros(1)
-    if len(sizes) != num_classes or np.any(sizes == 0):
-        raise InputError(f"labels must name every class from 0 to {num_classes - 1}, got {np.unique(labels)}")
-    means = np.zeros((num_classes, features.shape[1]))
-    np.add.at(means, labels, features)
+    matrix, _ = classifier(weight)
+    rows = float_array("features", features, 2)
+    kept = label_array(labels, len(matrix), len(rows))
+    sizes = np.bincount(kept, minlength=len(matrix))
+    if np.any(sizes == 0):
+        raise InputError(f"labels must name every class from 0 to {len(matrix) - 1}, got {np.unique(kept)}")
+    means = np.zeros((len(matrix), rows.shape[1]))
+    np.add.at(means, kept, rows)
     means /= sizes[:, None]
-    return TraceCaps(float(np.sum(weight**2)) / num_classes, float(np.sum(means**2)) / num_classes)
+    return TraceCaps(float(np.sum(matrix**2)) / len(matrix), float(np.sum(means**2)) / len(matrix))

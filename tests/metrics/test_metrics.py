@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from ufm import metrics
 from ufm.inputs.arrays import LARGEST
 from ufm.inputs.checks import InputError
+from ufm.metrics.batches import BLOCK_ENTRIES
 from ufm.metrics.nearest_mean import NearestMeanAgreement
-from ufm.metrics.statistics import BLOCK_ENTRIES, FeatureStatistics
+from ufm.metrics.statistics import FeatureStatistics
 
 SETTINGS = settings(max_examples=25)
 
@@ -229,7 +230,7 @@ def test_scatter_does_not_cancel_far_from_zero():
 def test_one_large_update_works_in_blocks(monkeypatch):
     features, labels, weight, bias = layer(4)
     whole = metrics.measure(features, labels, weight, bias)
-    monkeypatch.setattr("ufm.metrics.statistics.BLOCK_ENTRIES", 12)
+    monkeypatch.setattr("ufm.metrics.batches.BLOCK_ENTRIES", 12)
     for blocked, memory in zip(
         summary(metrics.measure(features, labels, weight, bias)), summary(whole), strict=True
     ):

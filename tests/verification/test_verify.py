@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ufm
+from ufm import metrics
 from ufm.duality.certificate import certify
 from ufm.inputs.checks import InputError
 from ufm.losses import MSE, CrossEntropy, Focal, LabelSmoothing, WeightedCrossEntropy
@@ -373,13 +374,64 @@ def test_noise_in_collapsed_classes_is_no_variability_but_noise_in_living_ones_i
     rng = np.random.default_rng(1)
     arrays["features"][dead] = 1e-3 * np.abs(rng.normal(size=(len(dead), 8)))
     report = verify(**arrays, problem=problem)
-    for name in ("NC1", "NC1 variance ratio", "NC1 CDNV"):
+    for name in ("NC1 living", "NC1 variance ratio", "NC1 CDNV living"):
         assert report[name].verdict == "pass", str(report)
+    statistics = metrics.measure(**arrays)
+    for name, metric in (("NC1", metrics.nc1), ("NC1 CDNV", metrics.cdnv)):
+        assert report[name].measured == pytest.approx(metric(statistics), rel=1e-12)
+        assert report[name].measured > 1  # of which none would have passed
+        assert (report[name].verdict, report[name].note[:10]) == ("info", "not judged")
     living = np.flatnonzero(arrays["labels"] < 3)
     arrays["features"][living] *= rng.uniform(0.0, 2.0, size=(len(living), 1))
     spoilt = verify(**arrays, problem=problem)
-    for name in ("NC1 variance ratio", "NC1 CDNV"):
+    for name in ("NC1 variance ratio", "NC1 CDNV living"):
         assert spoilt[name].verdict == "fail", str(spoilt)
+
+
+@pytest.mark.parametrize("problem", [None, NETWORK, Problem([60] * 3 + [20] * 3, 8, 5e-2, 1.3e-2)])
+@pytest.mark.parametrize("tolerance", [None, 0.999])
+def test_a_network_of_zeros_never_passes_where_a_class_should_live(problem, tolerance):
+    layer = network(NETWORK if problem is None else problem)
+    layer = {name: np.zeros_like(value) if name != "labels" else value for name, value in layer.items()}
+    assert not verify(**layer, problem=problem, tolerance=tolerance).passed
+
+
+@pytest.mark.parametrize("problem", [None, NETWORK])
+def test_the_report_has_the_metrics_of_the_metrics(problem):
+    """Every variant that somebody logs, under its own name."""
+    layer = network(NETWORK)
+    report, statistics = verify(**layer, problem=problem), metrics.measure(**layer)
+    logits = metrics.class_logits(statistics)
+    for name, value in {
+        "NC1": metrics.nc1(statistics),
+        "NC1 without 1/K": metrics.nc1_sum(statistics),
+        "NC1 unweighted mean": metrics.nc1_unweighted(statistics),
+        "NC1 variance ratio": metrics.variance_ratio(statistics),
+        "NC1 CDNV": metrics.cdnv(statistics),
+        "smallest logit margin": metrics.logit_margins(logits).min(),
+    }.items():
+        assert report[name].measured == pytest.approx(value, rel=1e-12)
+    assert report["NC1 without 1/K"].measured == pytest.approx(6 * report["NC1"].measured)
+
+
+class Counting:
+    """Features in a file, so to say: counts how often every row is read."""
+
+    def __init__(self, rows):
+        self.rows, self.shape, self.reads = rows, rows.shape, np.zeros(len(rows), dtype=int)
+
+    def __getitem__(self, part):
+        self.reads[part] += 1
+        return self.rows[part]
+
+
+def test_features_are_read_once_for_the_statistics_and_once_for_nc4(monkeypatch):
+    monkeypatch.setattr("ufm.metrics.batches.BLOCK_ENTRIES", 100)
+    layer = network(NETWORK)
+    features = Counting(layer["features"])
+    report = verify(**(layer | {"features": features}))
+    assert set(features.reads) == {2}
+    assert report.to_dict() == verify(**layer).to_dict()
 
 
 def test_streamed_statistics_give_the_same_rows():
@@ -495,6 +547,12 @@ BAD = [
     ({"bias": np.zeros(6)}, "bias must be given if and only if"),
     ({"bias": np.zeros(5)}, "bias must have one entry per row of weight"),
     ({"tolerance": -1}, "tolerance must be a finite number of at least 0"),
+    ({"tolerance": 1}, "tolerance must be below 1, where nothing could fail"),
+    (
+        {"second_pass": 3, "statistics": 3, **dict.fromkeys(LAYER)},
+        "statistics must be a ufm.FeatureStatistics",
+    ),
+    ({"problem": 3}, "problem must be a ufm.Problem, got int"),
     ({"tol": 0.0}, "tol must be a finite number above 0"),
     ({"statistics": FeatureStatistics(2, 2)}, "exactly one of"),
 ]

@@ -30,6 +30,7 @@ from jaxtyping import Float, Int
 from ufm.duality.lower_bound import best_lower_bound
 from ufm.duality.polar import ROUNDING
 from ufm.duality.row_sums import RowSums, add_up, blocks, by_row, logits_of, sum_by_class
+from ufm.inputs.arrays import point_of
 from ufm.model.objective import Variables
 from ufm.model.problem import Problem, bias_curvature
 from ufm.model.stack import Stack, member
@@ -81,10 +82,10 @@ class Certificate:
 
 def certify(
     problem: Problem,
-    weight: Float[np.ndarray, "K d"],
-    features: Float[np.ndarray, "rows d"],
-    labels: Int[np.ndarray, " rows"],
-    bias: Float[np.ndarray, " K"] | None = None,
+    weight: Float[np.ndarray, "K d"] | Any,
+    features: Float[np.ndarray, "rows d"] | Any,
+    labels: Int[np.ndarray, " rows"] | Any,
+    bias: Float[np.ndarray, " K"] | Any | None = None,
 ) -> Certificate:
     """Certify a point: evaluate the objective and the best lower bound that its class-mean gradients give.
 
@@ -99,7 +100,10 @@ def certify(
         bias: ``b``, for a problem that has one.
 
     Returns:
-        A `Certificate`, in the unit of the loss.
+        A `Certificate`, in the unit of the loss; a point that is not finite has one that certifies nothing.
+
+    Raises:
+        InputError: naming the argument whose type or shape does not fit.
 
     Source: the module docstring, equation (3).
 
@@ -110,7 +114,7 @@ def certify(
         >>> round(found.objective, 4), found.lower_bound < found.objective
         (0.6931, True)
     """
-    labels = np.asarray(labels)
+    weight, features, labels, bias = point_of(problem, weight, features, labels, bias)
     rows_per_class = np.bincount(labels, minlength=problem.num_classes)
     with np.errstate(all="ignore"):
         multiplicities = (problem.counts / rows_per_class)[labels]

@@ -1,35 +1,51 @@
-"""Arrays as users have them (NumPy, JAX, torch, lists) into float64 NumPy, or one sentence of complaint."""
+"""Arrays as users have them (NumPy, JAX, torch, lists, mapped files) into NumPy, or one sentence of complaint."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from ufm.inputs.checks import InputError
+from ufm.inputs.checks import InputError, to_numpy
 
 #: Largest absolute value accepted: squares of anything larger, summed, leave the range of float64.
 LARGEST = 1e100
+_NAMES = "; names are numbered, in alphabetical order, by numpy.unique(labels, return_inverse=True)[1]"
 
 
-def to_numpy(name: str, value: Any) -> np.ndarray:
-    """Return ``value`` as a NumPy array of its own type. A torch tensor is detached and copied to the host.
+def real_array(name: str, value: Any, ndim: int) -> np.ndarray:
+    """Return ``value`` as an array of floating-point numbers with ``ndim`` axes; its entries are not looked at.
 
-    No array library is imported: a tensor is recognised by what it can do (``detach``), the rest by NumPy.
+    Nothing is copied that holds float16, float32 or float64 already.
+
+    Raises:
+        InputError: naming the argument, its shape or type, and the requirement.
     """
+    array = to_numpy(name, value)
+    if array.ndim != ndim:
+        kind = "matrix" if ndim == 2 else "vector"
+        raise InputError(f"{name} must be a {kind}, got an array of shape {array.shape}")
+    if array.dtype.kind == "f" and array.dtype.itemsize <= 8:
+        return array
+    if array.dtype.kind in "bcOSUMm" or array.dtype.names is not None:
+        raise InputError(f"{name} must hold real numbers, got entries of type {array.dtype}")
     try:
-        if hasattr(value, "detach"):
-            value = value.detach().cpu()
-            if "bfloat16" in str(value.dtype):  # NumPy has no such type
-                value = value.float()
-        return np.asarray(value)
-    except (TypeError, ValueError, RuntimeError):  # torch: sparse, without data, or lazily conjugated
-        raise InputError(f"{name} must be a dense array of numbers, got {type(value).__name__}") from None
+        with np.errstate(over="ignore"):
+            return array.astype(np.float64)
+    except (TypeError, ValueError):
+        raise InputError(f"{name} must hold real numbers, got entries of type {array.dtype}") from None
 
 
 def float_array(
-    name: str, value: Any, ndim: int, *, nonnegative: bool = False, offset: int = 0
+    name: str,
+    value: Any,
+    ndim: int,
+    *,
+    nonnegative: bool = False,
+    offset: int = 0,
+    largest: float = LARGEST,
 ) -> Float[np.ndarray, ...]:
     """Return ``value`` as a finite float64 array with ``ndim`` axes.
 
@@ -39,28 +55,22 @@ def float_array(
         ndim: number of axes required.
         nonnegative: refuse negative entries.
         offset: index of the first row in the user's array, for messages about a block of it.
+        largest: size above which entries are refused.
 
     Raises:
         InputError: naming the argument, the offending entry and the requirement.
     """
-    array = to_numpy(name, value)
-    if array.ndim != ndim:
-        kind = "matrix" if ndim == 2 else "vector"
-        raise InputError(f"{name} must be a {kind}, got an array of shape {array.shape}")
-    if array.dtype.kind in "bcOSUMm":
-        raise InputError(f"{name} must hold real numbers, got entries of type {array.dtype}")
-    try:
-        array = array.astype(np.float64, copy=False)
-    except (TypeError, ValueError):
-        raise InputError(f"{name} must hold real numbers, got entries of type {array.dtype}") from None
-    good = np.abs(array) <= LARGEST  # false for NaN
-    if not np.all(good):
-        where = np.unravel_index(int(np.argmin(good)), array.shape)
+    array = real_array(name, value, ndim).astype(np.float64, copy=False)
+    if not array.size:
+        return array
+    low, high = float(array.min()), float(array.max())  # NaN if one entry is
+    if not (-largest <= low and high <= largest):
+        where = np.unravel_index(int(np.argmin(np.abs(array) <= largest)), array.shape)
         raise InputError(
-            f"{name} must be finite and at most {LARGEST:g} in size, "
+            f"{name} must be finite and at most {largest:g} in size, "
             f"got {_entry(name, where, offset)} = {array[where]}"
         )
-    if nonnegative and array.size and array.min() < 0:
+    if nonnegative and low < 0:
         where = np.unravel_index(int(np.argmin(array)), array.shape)
         raise InputError(
             f"{name} must be non-negative (features after a ReLU), "
@@ -74,6 +84,57 @@ def _entry(name: str, where: tuple[Any, ...], offset: int) -> str:
     return f"{name}[{', '.join(str(i) for i in (first + offset, *rest))}]"
 
 
+class Table(NamedTuple):
+    """Feature rows as they were given: a tensor or a mapped file is read block by block, and only then converted."""
+
+    rows: Any
+    shape: tuple[int, int]
+
+    def block(self, start: int, stop: int, *, check: bool = True, nonnegative: bool = False) -> np.ndarray:
+        """Return rows as float64; ``check`` what they hold unless that has been done."""
+        try:
+            part = self.rows[start:stop]
+        except (TypeError, ValueError, LookupError, NotImplementedError, RuntimeError):
+            raise InputError(f"features must have rows to slice, got {type(self.rows).__name__}") from None
+        if check:
+            return float_array("features", part, 2, nonnegative=nonnegative, offset=start)
+        return real_array("features", part, 2).astype(np.float64, copy=False)
+
+    def blocks(self, size: int) -> Iterator[slice]:
+        """Yield slices of ``size`` rows that cover the table."""
+        yield from (slice(first, min(first + size, self.shape[0])) for first in range(0, self.shape[0], size))
+
+
+def feature_table(value: Any, columns: int | None = None, classes: int | None = None) -> Table:
+    """Return features with two axes, and ``columns`` columns, without reading them.
+
+    Args:
+        value: what the user passed.
+        columns: the feature dimension, if known.
+        classes: number of classes, for a hint where they are the columns by mistake.
+
+    Raises:
+        InputError: naming the shape and the requirement.
+    """
+    lazy = hasattr(value, "shape") and hasattr(value, "__getitem__") and not isinstance(value, np.generic)
+    rows = value if lazy and not isinstance(value, np.ma.MaskedArray) else to_numpy("features", value)
+    try:
+        shape = tuple(int(length) for length in rows.shape)
+    except (TypeError, ValueError):
+        raise InputError(f"features must be a matrix, got {type(value).__name__}") from None
+    if len(shape) != 2 or shape[1] < 1:
+        raise InputError(f"features must be a matrix, one row per sample, got shape {shape}")
+    if columns is not None and shape[1] != columns:
+        hint = "; its rows are classes: transpose it" if shape[1] == classes else ""
+        raise InputError(
+            f"features must have as many columns as weight, the feature dimension ({columns}), "
+            f"got shape {shape}{hint}"
+        )
+    table = Table(rows, (shape[0], shape[1]))
+    table.block(0, 0)  # refuses what holds no numbers even if it has no rows
+    return table
+
+
 def label_array(labels: Any, num_classes: int, rows: int | None = None) -> Int[np.ndarray, " rows"]:
     """Return ``labels`` as integers in ``0 .. num_classes - 1``.
 
@@ -84,26 +145,51 @@ def label_array(labels: Any, num_classes: int, rows: int | None = None) -> Int[n
     """
     array = to_numpy("labels", labels)
     if array.ndim != 1:
+        hint = (
+            "of a column, take labels[:, 0]"
+            if array.shape[1:] == (1,)
+            else "of one-hot rows, take the argmax"
+        )
         raise InputError(
-            "labels must be a vector with one label per row of features (of one-hot rows, take the argmax), "
-            f"got shape {array.shape}"
+            f"labels must be a vector with one label per row of features ({hint}), got shape {array.shape}"
         )
     if rows is not None and len(array) != rows:
         raise InputError(f"labels must have one entry per row of features ({rows}), got {len(array)}")
+    wanted = f"labels must be integers from 0 to {num_classes - 1}"
     if array.dtype.kind not in "iuf":
-        raise InputError(
-            f"labels must be integers from 0 to {num_classes - 1}, got entries of type {array.dtype}"
-        )
+        names = _NAMES if array.dtype.kind in "USO" else ""
+        raise InputError(f"{wanted}, got entries of type {array.dtype}{names}")
     good = (array >= 0) & (array < num_classes) & (array == np.floor(array))  # false for NaN
     if not np.all(good):
         where = int(np.argmin(good))
-        hint = (
-            "; if yours count from 1, subtract 1" if array.min() == 1 and array.max() == num_classes else ""
-        )
-        raise InputError(
-            f"labels must be integers from 0 to {num_classes - 1}, got labels[{where}] = {array[where]}{hint}"
-        )
+        raise InputError(f"{wanted}, got labels[{where}] = {array[where]}{_label_hint(array, num_classes)}")
     return array.astype(np.int64)
+
+
+def _label_hint(array: np.ndarray, num_classes: int) -> str:
+    if array.min() == 1 and array.max() == num_classes:
+        return "; if yours count from 1, subtract 1"
+    if array.min() == -1:
+        return "; if -1 means no label, keep = labels >= 0 selects the other rows, of features too"
+    return ""
+
+
+def number_of_classes(labels: Any) -> int:
+    """Return the largest label plus one.
+
+    Raises:
+        InputError: if there is none, or it is no integer of at least 0.
+    """
+    array = to_numpy("labels", labels)
+    if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iuf":
+        names = _NAMES if array.dtype.kind in "USO" else ""
+        raise InputError(
+            f"labels must be a vector of integers from 0, got {array.dtype} of shape {array.shape}{names}"
+        )
+    largest = float(array.max())
+    if not 0 <= largest < 2**31:
+        raise InputError(f"labels must be integers from 0 to 2^31 - 2, got a largest one of {array.max()}")
+    return int(largest) + 1
 
 
 def classifier(
@@ -125,6 +211,56 @@ def classifier(
     if len(vector) != len(matrix):
         raise InputError(f"bias must have one entry per row of weight ({len(matrix)}), got {len(vector)}")
     return matrix, vector
+
+
+class Point(NamedTuple):
+    """A point of a problem whose shapes fit: what `point_of` returns."""
+
+    weight: Float[np.ndarray, "K d"]
+    features: Float[np.ndarray, "rows d"]
+    labels: Int[np.ndarray, " rows"]
+    bias: Float[np.ndarray, " K"] | None
+
+
+def point_of(problem: Any, weight: Any, features: Any, labels: Any, bias: Any = None) -> Point:
+    """Return a point of a problem as arrays that fit it and each other.
+
+    Entries that are not finite, and features of the wrong sign, pass: they are for the certificate to judge.
+
+    Args:
+        problem: a `ufm.Problem`; its ``dim`` is not looked at.
+        weight: ``W``, one row per class.
+        features: ``H``.
+        labels: class of every row.
+        bias: ``b``, if and only if the problem has one.
+
+    Raises:
+        InputError: naming the argument, its value and the requirement.
+    """
+    num_classes = getattr(problem, "num_classes", None)
+    if num_classes is None or not hasattr(problem, "feature_decay"):
+        raise InputError(f"problem must be a ufm.Problem, got {type(problem).__name__}")
+    matrix, table = real_array("weight", weight, 2), real_array("features", features, 2)
+    if len(matrix) != num_classes or matrix.shape[1] < 1:
+        raise InputError(
+            f"weight must have one row for each of the problem's {num_classes} classes and at least one column, "
+            f"got shape {matrix.shape}"
+        )
+    kept = feature_table(table, matrix.shape[1], num_classes)
+    if (bias is None) != (problem.bias is None):
+        has, needs = ("none", "needs one") if bias is None else ("one", "has none")
+        raise InputError(
+            f"bias must be given if and only if the problem has a bias, got {has} and the problem {needs}"
+        )
+    if bias is not None:
+        bias = real_array("bias", bias, 1).astype(np.float64, copy=False)
+        if len(bias) != num_classes:
+            raise InputError(
+                f"bias must have one entry for each of the problem's {num_classes} classes, got {len(bias)}"
+            )
+    return Point(
+        matrix.astype(np.float64, copy=False), table, label_array(labels, num_classes, kept.shape[0]), bias
+    )
 
 
 def multiplicity_array(multiplicities: Any, rows: int) -> Float[np.ndarray, " rows"]:

@@ -81,6 +81,14 @@ def gap_tolerance(name: str, value: Any) -> float:
     return number
 
 
+def fraction(name: str, value: Any) -> float:
+    """Return ``value`` as a float of at least zero and below one, or raise `InputError`."""
+    number = nonnegative_float(name, value)
+    if number >= 1:
+        raise InputError(f"{name} must be below 1, where nothing could fail, got {number}")
+    return number
+
+
 def _as_float(name: str, value: Any, requirement: str) -> float:
     if isinstance(value, bool | np.bool_ | str) or not (
         isinstance(value, numbers.Real) or (hasattr(value, "__float__") and np.ndim(value) == 0)
@@ -134,10 +142,41 @@ def _is_integer(value: Any) -> bool:
     return isinstance(value, numbers.Integral) or (isinstance(value, float) and value.is_integer())
 
 
+def to_numpy(name: str, value: Any) -> np.ndarray:
+    """Return ``value`` as a NumPy array of its own type. A torch tensor is detached and copied to the host.
+
+    No array library is imported: a tensor is recognised by what it can do (``detach``), the rest by NumPy.
+
+    Raises:
+        InputError: for what is no dense array, or has a mask, which would be lost.
+    """
+    if isinstance(value, np.ma.MaskedArray):
+        raise InputError(f"{name} must have no mask: fill the masked entries, or leave out their rows")
+    try:
+        if hasattr(value, "detach"):
+            value = value.detach().cpu()
+            if "bfloat16" in str(value.dtype):  # NumPy has no such type
+                value = value.float()
+        array = np.asarray(value)
+    except MemoryError:
+        raise
+    except (
+        Exception
+    ):  # torch: sparse, without data, or lazily conjugated; lists of different lengths; anything
+        raise InputError(f"{name} must be a dense array of numbers, got {type(value).__name__}") from None
+    if array.ndim == 0 and array.dtype.kind == "O":
+        raise InputError(f"{name} must be a dense array of numbers, got {type(value).__name__}")
+    return array
+
+
 def finite_vector(name: str, values: Any, *, positive: bool = False) -> Float[np.ndarray, " K"]:
     """Return ``values`` as a read-only float64 vector of finite (and, if asked, positive) entries."""
+    given = to_numpy(name, values)
     try:
-        array = np.array(values, dtype=np.float64)
+        if given.dtype.kind not in "iufVO":
+            raise TypeError
+        with np.errstate(over="ignore"):
+            array = np.array(given, dtype=np.float64)
     except (OverflowError, TypeError, ValueError):
         raise InputError(f"{name} must be a vector of numbers, got {reprlib.repr(values)}") from None
     if array.ndim != 1 or array.size == 0:
@@ -151,6 +190,14 @@ def finite_vector(name: str, values: Any, *, positive: bool = False) -> Float[np
         )
     array.flags.writeable = False
     return array
+
+
+def instance_of(name: str, value: Any, kind: type, description: str = "") -> Any:
+    """Return ``value`` if it is an instance of ``kind``, or raise `InputError`."""
+    if not isinstance(value, kind):
+        wanted = description or f"a ufm.{kind.__name__}"
+        raise InputError(f"{name} must be {wanted}, got {type(value).__name__}")
+    return value
 
 
 def one_of(name: str, value: Any, allowed: tuple[str, ...]) -> str:

@@ -42,6 +42,17 @@ def read_layer(file: Path) -> dict[str, Any]:
         raise InputError(f"{file} is damaged or holds objects ({reason}); {HOW_TO_WRITE}") from None
 
 
+def path_of(name: str, value: Any) -> Path:
+    """Return ``value`` as a path, or raise `InputError`."""
+    try:
+        path = Path(os.fsdecode(value))
+    except (TypeError, ValueError):
+        raise InputError(f"{name} must be a path, got {value!r}") from None
+    if "\0" in str(path):
+        raise InputError(f"{name} must be a path without NUL characters, got {str(path)!r}")
+    return path
+
+
 def counts_of(labels: np.ndarray, num_classes: int) -> Int[np.ndarray, " K"]:
     """Return the number of samples of every class, or raise `InputError` if labels are not in ``0..K-1``."""
     from ufm.inputs.arrays import label_array

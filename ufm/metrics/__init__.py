@@ -16,6 +16,8 @@ from ufm.metrics.collapse import margins as margins
 from ufm.metrics.collapse import mean_cross_entropy as mean_cross_entropy
 from ufm.metrics.collapse import measure as measure
 from ufm.metrics.collapse import nc1 as nc1
+from ufm.metrics.collapse import nc1_sum as nc1_sum
+from ufm.metrics.collapse import nc1_unweighted as nc1_unweighted
 from ufm.metrics.collapse import norm_ratios as norm_ratios
 from ufm.metrics.collapse import norms as norms
 from ufm.metrics.collapse import paired_cosines as paired_cosines

@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from ufm.inputs.arrays import to_numpy
-from ufm.inputs.checks import InputError
+from ufm.inputs.arrays import feature_table, float_array, number_of_classes
+from ufm.inputs.checks import InputError, instance_of, nonnegative_float, to_numpy
 from ufm.metrics.statistics import FeatureStatistics
 
 #: Between-class eigenvalues (and squared distances of means) below this fraction of the largest count as
@@ -55,34 +55,27 @@ def measure(
     Raises:
         InputError: naming the argument, its value and the requirement.
     """
-    shape = tuple(np.shape(features))
-    if len(shape) != 2 or shape[1] < 1:
-        raise InputError(f"features must be a matrix, one row per sample, got shape {shape}")
     if weight is None and num_classes is None:
-        kept = to_numpy("labels", labels)
-        if kept.ndim != 1 or kept.size == 0 or kept.dtype.kind not in "iuf" or not np.all(np.isfinite(kept)):
-            raise InputError(
-                f"labels must be a vector of integers from 0, got {kept.dtype} of shape {kept.shape}"
-            )
-        num_classes = max(1, int(kept.max()) + 1)
-    statistics = FeatureStatistics(num_classes, shape[1], weight=weight, bias=bias)
+        num_classes = number_of_classes(labels)
+    dim = feature_table(features).shape[1]
+    statistics = FeatureStatistics(num_classes, dim, weight=weight, bias=bias)
     statistics.update(features, labels, multiplicities)
     return statistics
 
 
-def between_trace(statistics: FeatureStatistics) -> float:
+def between_trace(statistics: FeatureStatistics | Any) -> float:
     """Return ``tr Sigma_B``."""
     centred = _centred_means(statistics)
     return float(np.sum(centred**2)) / max(len(centred), 1)
 
 
-def between_spectrum(statistics: FeatureStatistics) -> Float[np.ndarray, " K"]:
+def between_spectrum(statistics: FeatureStatistics | Any) -> Float[np.ndarray, " K"]:
     """Return the eigenvalues of ``Sigma_B`` that can be non-zero, largest first."""
     centred = _centred_means(statistics)
     return np.linalg.svd(centred, compute_uv=False) ** 2 / max(len(centred), 1)
 
 
-def nc1(statistics: FeatureStatistics, rtol: float = RANK_TOLERANCE) -> float:
+def nc1(statistics: FeatureStatistics | Any, rtol: float | Any = RANK_TOLERANCE) -> float:
     """Return NC1, ``tr(Sigma_W pinv(Sigma_B)) / K``; 0 if all class means coincide.
 
     Args:
@@ -91,7 +84,22 @@ def nc1(statistics: FeatureStatistics, rtol: float = RANK_TOLERANCE) -> float:
 
     Source: Papyan, Han, Donoho, PNAS 2020; weighting as in the code of Dang et al., ICML 2024.
     """
-    centred = _centred_means(statistics)
+    return nc1_sum(statistics, rtol) / max(int(statistics.present.sum()), 1)
+
+
+def nc1_sum(statistics: FeatureStatistics | Any, rtol: float | Any = RANK_TOLERANCE) -> float:
+    """Return ``tr(Sigma_W pinv(Sigma_B))``, NC1 without the division by K that some codes leave out."""
+    return _inverse_trace(statistics, _centred_means(statistics), rtol)
+
+
+def nc1_unweighted(statistics: FeatureStatistics | Any, rtol: float | Any = RANK_TOLERANCE) -> float:
+    """Return NC1 with ``Sigma_B`` around the unweighted mean of the class means, as in codes for equal counts."""
+    means = _checked(statistics).means[statistics.present]
+    return _inverse_trace(statistics, means - means.mean(axis=0), rtol) / len(means) if len(means) else 0.0
+
+
+def _inverse_trace(statistics: FeatureStatistics, centred: np.ndarray, rtol: Any) -> float:
+    rtol = nonnegative_float("rtol", rtol)
     if not len(centred):
         return 0.0
     _, singular, directions = np.linalg.svd(centred, full_matrices=False)
@@ -99,21 +107,21 @@ def nc1(statistics: FeatureStatistics, rtol: float = RANK_TOLERANCE) -> float:
     kept = eigenvalues > rtol * eigenvalues.max(initial=0.0)
     directions = directions[kept]
     within = np.einsum("ij,ij->i", directions @ statistics.within, directions)
-    return float(np.sum(np.maximum(within, 0.0) / eigenvalues[kept])) / len(centred)
+    return float(np.sum(np.maximum(within, 0.0) / eigenvalues[kept]))
 
 
-def variance_ratio(statistics: FeatureStatistics) -> float:
+def variance_ratio(statistics: FeatureStatistics | Any) -> float:
     """Return ``tr Sigma_W / tr Sigma_B``; 0 without any variability, infinite if only the means coincide.
 
     Source: Tirer, Huang, Niles-Weed, ICML 2023.
     """
-    within, between = statistics.within_trace, between_trace(statistics)
+    between, within = between_trace(statistics), statistics.within_trace
     if between > 0:
         return within / between
     return math.inf if within > 0 else 0.0
 
 
-def cdnv(statistics: FeatureStatistics, rtol: float = RANK_TOLERANCE) -> float:
+def cdnv(statistics: FeatureStatistics | Any, rtol: float | Any = RANK_TOLERANCE) -> float:
     """Return the mean over pairs k != l of ``(Var_k + Var_l) / (2 |mu_k - mu_l|^2)``.
 
     Pairs whose squared distance is below ``rtol`` times the largest are one point and are left out; 0 if no
@@ -121,14 +129,14 @@ def cdnv(statistics: FeatureStatistics, rtol: float = RANK_TOLERANCE) -> float:
 
     Source: class-distance normalised variance of Galanti, György, Hutter, ICLR 2022 (arXiv:2112.15121).
     """
-    squares = squared_distances(statistics)
+    squares, rtol = squared_distances(statistics), nonnegative_float("rtol", rtol)
     kept = squares > rtol * squares.max(initial=0.0)
     variances = statistics.variances[statistics.present]
     pairs = variances[:, None] + variances[None, :]
     return float(np.mean(pairs[kept] / (2 * squares[kept]))) if np.any(kept) else 0.0
 
 
-def squared_distances(statistics: FeatureStatistics) -> Float[np.ndarray, "P P"]:
+def squared_distances(statistics: FeatureStatistics | Any) -> Float[np.ndarray, "P P"]:
     """Return ``|mu_k - mu_l|^2`` between the classes present."""
     centred = _centred_means(statistics)
     norms = np.sum(centred**2, axis=1)
@@ -137,47 +145,55 @@ def squared_distances(statistics: FeatureStatistics) -> Float[np.ndarray, "P P"]
     return squares
 
 
-def gram(rows: Float[np.ndarray, "K d"]) -> Float[np.ndarray, "K K"]:
+def gram(rows: Float[np.ndarray, "K d"] | Any) -> Float[np.ndarray, "K K"]:
     """Return the Gram matrix of rows."""
+    rows = _numbers("rows", rows, 2)
     return rows @ rows.T
 
 
-def norms(rows: Float[np.ndarray, "K d"]) -> Float[np.ndarray, " K"]:
+def norms(rows: Float[np.ndarray, "K d"] | Any) -> Float[np.ndarray, " K"]:
     """Return the Euclidean norm of every row."""
-    return np.linalg.norm(rows, axis=1)
+    return np.linalg.norm(_numbers("rows", rows, 2), axis=1)
 
 
-def cosines(rows: Float[np.ndarray, "K d"]) -> Float[np.ndarray, "K K"]:
+def cosines(rows: Float[np.ndarray, "K d"] | Any) -> Float[np.ndarray, "K K"]:
     """Return the cosine of the angle between every pair of rows; 0 where a row is zero."""
-    unit = _unit_rows(rows)
+    unit = _unit_rows("rows", rows)
     return np.clip(unit @ unit.T, -1.0, 1.0)
 
 
 def paired_cosines(
-    rows: Float[np.ndarray, "K d"], others: Float[np.ndarray, "K d"]
+    rows: Float[np.ndarray, "K d"] | Any, others: Float[np.ndarray, "K d"] | Any
 ) -> Float[np.ndarray, " K"]:
     """Return the cosine between row k of both, as ``w_k`` and ``h_k`` (NC3 of Papyan et al.); 0 for zeros."""
-    return np.clip(np.sum(_unit_rows(rows) * _unit_rows(others), axis=1), -1.0, 1.0)
+    unit, other = _unit_rows("rows", rows), _unit_rows("others", others)
+    _same_shape("others", other, unit)
+    return np.clip(np.sum(unit * other, axis=1), -1.0, 1.0)
 
 
-def norm_ratios(values: Float[np.ndarray, " K"]) -> Float[np.ndarray, " K"]:
+def norm_ratios(values: Float[np.ndarray, " K"] | Any) -> Float[np.ndarray, " K"]:
     """Return norms as fractions of the largest one; zeros if all are zero."""
+    values = _numbers("values", values, 1)
     largest = values.max(initial=0.0)
     return values / largest if largest > 0 else np.zeros_like(values)
 
 
-def direction_residual(measured: Float[np.ndarray, "m n"], predicted: Float[np.ndarray, "m n"]) -> float:
+def direction_residual(
+    measured: Float[np.ndarray, "m n"] | Any, predicted: Float[np.ndarray, "m n"] | Any
+) -> float:
     """Return ``| A/|A| - A*/|A*| |`` in Frobenius norm, between 0 and 2: how far A is from A* up to scale.
 
     Source: the residuals NC2_H, NC2_W, NC2_WWT and NC3_WH of Dang et al., ICML 2024 (arXiv:2401.02058).
     """
-    return float(np.linalg.norm(_unit_matrix(measured) - _unit_matrix(predicted)))
+    first, second = _numbers("measured", measured, 2), _numbers("predicted", predicted, 2)
+    _same_shape("predicted", second, first)
+    return float(np.linalg.norm(_unit_matrix(first) - _unit_matrix(second)))
 
 
 def classifier_from_means(
-    means: Float[np.ndarray, "K d"],
-    counts: Float[np.ndarray, " K"],
-    directions: Float[np.ndarray, "K K"] | None = None,
+    means: Float[np.ndarray, "K d"] | Any,
+    counts: Float[np.ndarray, " K"] | Any,
+    directions: Float[np.ndarray, "K K"] | Any | None = None,
 ) -> Float[np.ndarray, "K d"]:
     """Return the classifier that class means call for, up to scale.
 
@@ -187,69 +203,110 @@ def classifier_from_means(
 
     Source: Dang et al., ICML 2024 (arXiv:2401.02058), NC2_W.
     """
+    means = _numbers("means", means, 2)
+    counts = float_array("counts", counts, 1, nonnegative=True)
+    _same_shape("counts", counts, means[:, 0])
     scaled = np.sqrt(counts)[:, None] * means
     if directions is not None:
+        directions = _numbers("directions", directions, 2)
+        _same_shape("directions", directions, np.empty((len(means), len(means))))
         return directions.T @ scaled
     return len(means) * scaled - scaled.sum(axis=0)
 
 
-def class_logits(statistics: FeatureStatistics) -> Float[np.ndarray, "K K"]:
+def class_logits(statistics: FeatureStatistics | Any) -> Float[np.ndarray, "K K"]:
     """Return the logits ``W mu_k + b`` of the class means, class k in row k.
 
     Raises:
         InputError: if the statistics were made without a classifier.
     """
-    weight, bias = statistics.classifier
+    weight, bias = _checked(statistics).classifier
     logits = statistics.means @ weight.T
     return logits if bias is None else logits + bias
 
 
-def margins(statistics: FeatureStatistics) -> Float[np.ndarray, " K"]:
+def margins(statistics: FeatureStatistics | Any) -> Float[np.ndarray, " K"]:
     """Return ``M_k = log((1 - s_k)(K - 1)/s_k)``, ``s_k`` the mean off-target probability in class k.
 
     These are the log-odds of the label against the *mean* other class. If the samples of a class share their
     logits and those off the target are equal, it is the logit margin; 0 means that the class cannot be told
     from the others; 0 also for a class without samples.
     """
-    sums = statistics.logits
+    sums = _checked(statistics).logits
     hit = np.where(statistics.present, sums.log_hit, 0.0)
     miss = np.where(statistics.present, sums.log_miss, math.log(statistics.num_classes - 1))
     return hit - miss + math.log(statistics.num_classes - 1)
 
 
-def logit_margins(logits: Float[np.ndarray, "K K"]) -> Float[np.ndarray, " K"]:
-    """Return ``z_kk - max_{j != k} z_kj`` of logits with class k in row k."""
+def logit_margins(logits: Float[np.ndarray, "K K"] | Any) -> Float[np.ndarray, " K"]:
+    """Return ``z_kk - max_{j != k} z_kj`` of logits with class k in row k.
+
+    This is what decides; `margins` are log-odds against the mean of the others.
+    """
+    logits = _numbers("logits", logits, 2)
+    if len(logits) < 2 or len(logits) != logits.shape[1]:
+        raise InputError(f"logits must have class k of two or more in row and column k, got {logits.shape}")
     others = logits.copy()
     np.fill_diagonal(others, -np.inf)
     return np.diagonal(logits) - others.max(axis=1)
 
 
-def accuracy(statistics: FeatureStatistics) -> float:
+def accuracy(statistics: FeatureStatistics | Any) -> float:
     """Return the fraction of samples whose own logit is strictly the largest; 1 when there are none."""
-    samples = statistics.num_samples
+    samples = _checked(statistics).num_samples
     return float(statistics.logits.correct.sum()) / samples if samples else 1.0
 
 
-def mean_cross_entropy(statistics: FeatureStatistics) -> float:
+def mean_cross_entropy(statistics: FeatureStatistics | Any) -> float:
     """Return the mean cross-entropy over samples, in nats; 0 when there are none."""
-    samples = statistics.num_samples
+    samples = _checked(statistics).num_samples
     return float(statistics.logits.loss.sum()) / samples if samples else 0.0
 
 
-def collapsed(values: Float[np.ndarray, " K"], threshold: Any = 0.05) -> Bool[np.ndarray, " K"]:
+def collapsed(values: Float[np.ndarray, " K"] | Any, threshold: Any = 0.05) -> Bool[np.ndarray, " K"]:
     """Return which classes have a margin of at most ``threshold`` (one number, or one per class)."""
-    return values <= threshold
+    values = to_numpy("values", values)
+    limit = to_numpy("threshold", threshold)
+    if (
+        values.ndim != 1
+        or limit.shape not in ((), values.shape)
+        or {values.dtype.kind, limit.dtype.kind} - set("iuf")
+    ):
+        raise InputError(
+            f"values must be a vector of numbers and threshold one number or as many, "
+            f"got shapes {values.shape} and {limit.shape}"
+        )
+    return values <= limit
 
 
-def _centred_means(statistics: FeatureStatistics) -> np.ndarray:
-    return (statistics.means - statistics.global_mean)[statistics.present]
+def _checked(statistics: Any) -> FeatureStatistics:
+    return instance_of("statistics", statistics, FeatureStatistics)
 
 
-def _unit_rows(rows: np.ndarray) -> np.ndarray:
+def _centred_means(statistics: Any) -> np.ndarray:
+    means = _checked(statistics).means
+    return (means - statistics.global_mean)[statistics.present]
+
+
+def _numbers(name: str, value: Any, ndim: int) -> np.ndarray:
+    """Return a user's array as float64; what follows from features of any size may be large."""
+    return float_array(name, value, ndim, largest=np.finfo(np.float64).max)
+
+
+def _same_shape(name: str, array: np.ndarray, wanted: np.ndarray) -> None:
+    if array.shape != wanted.shape:
+        raise InputError(f"{name} must have shape {wanted.shape}, got {array.shape}")
+
+
+def _unit_rows(name: str, rows: Any) -> np.ndarray:
+    rows = _numbers(name, rows, 2)
     lengths = norms(rows)
     return rows / np.where(lengths > 0, lengths, 1.0)[:, None]
 
 
 def _unit_matrix(matrix: np.ndarray) -> np.ndarray:
-    length = np.linalg.norm(matrix)
-    return matrix / length if length > 0 else np.zeros_like(matrix)
+    largest = np.abs(matrix).max(initial=0.0)
+    if not largest > 0:
+        return np.zeros_like(matrix)
+    matrix = matrix / largest  # or its square could leave the range of float64
+    return matrix / np.linalg.norm(matrix)

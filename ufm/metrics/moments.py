@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 
 class Moments(NamedTuple):
@@ -29,21 +29,29 @@ class Moments(NamedTuple):
         zero = np.zeros((dim, dim)) if scatter else None
         return Moments(np.zeros(num_classes), np.zeros((num_classes, dim)), np.zeros(num_classes), zero)
 
-    def merged(self, other: Moments) -> Moments:
-        """Return the moments of both sets of samples together."""
-        counts = self.counts + other.counts
+    def copy(self) -> Moments:
+        """Return the same moments in arrays of their own, to add to."""
+        return Moments._make(None if part is None else part.copy() for part in self)
+
+    def add(self, classes: Int[np.ndarray, " c"], other: Moments) -> None:
+        """Add other samples of some ``classes``, in place; ``other`` has one entry for each of these.
+
+        What the means of these classes move by is all that enters the scatter: classes without new samples cost
+        nothing.
+        """
+        before = self.counts[classes]
+        counts = before + other.counts
         share = other.counts / np.where(counts > 0, counts, 1.0)
-        shift = other.means - self.means
-        spread = self.counts * share
-        scatter = None
+        shift = other.means - self.means[classes]
+        spread = before * share
         if self.scatter is not None and other.scatter is not None:
-            scatter = self.scatter + other.scatter + (shift * spread[:, None]).T @ shift
-        return Moments(
-            counts,
-            self.means + share[:, None] * shift,
-            self.traces + other.traces + spread * np.sum(shift**2, axis=1),
-            scatter,
-        )
+            moved = (shift * np.sqrt(spread)[:, None])[spread > 0]
+            np.add(self.scatter, other.scatter, out=self.scatter)
+            if len(moved):
+                np.add(self.scatter, moved.T @ moved, out=self.scatter)
+        self.counts[classes] = counts
+        self.means[classes] += share[:, None] * shift
+        self.traces[classes] += other.traces + spread * np.einsum("ij,ij->i", shift, shift)
 
 
 class LogitSums(NamedTuple):
@@ -69,53 +77,64 @@ class LogitSums(NamedTuple):
         starts = (0.0, 0.0, -np.inf, -np.inf, np.inf)
         return LogitSums._make(np.full(num_classes, start) for start in starts)
 
-    def merged(self, other: LogitSums) -> LogitSums:
-        """Return the sums over both sets of samples together."""
-        return LogitSums(
-            self.loss + other.loss,
-            self.correct + other.correct,
-            np.logaddexp(self.log_hit, other.log_hit),
-            np.logaddexp(self.log_miss, other.log_miss),
-            np.minimum(self.smallest_margin, other.smallest_margin),
-        )
+    def copy(self) -> LogitSums:
+        """Return the same sums in arrays of their own, to add to."""
+        return LogitSums._make(part.copy() for part in self)
+
+    def add(self, classes: Int[np.ndarray, " c"], other: LogitSums) -> None:
+        """Add the sums over other samples of some ``classes``, in place."""
+        joined = (np.add, np.add, np.logaddexp, np.logaddexp, np.minimum)
+        for total, new, join in zip(self, other, joined, strict=True):
+            total[classes] = join(total[classes], new)
 
 
-def block_moments(features: np.ndarray, labels: np.ndarray, weights: np.ndarray, like: Moments) -> Moments:
-    """Moments of a block sorted by class, each shifted by its first row: equal rows have zero scatter."""
-    classes, starts = np.unique(labels, return_index=True)
-    lengths = np.diff(starts, append=len(labels))
-    moments = Moments.empty(len(like.counts), features.shape[1], like.scatter is not None)
+def block_moments(
+    features: Float[np.ndarray, "rows d"],
+    starts: Int[np.ndarray, " c"],
+    weights: Float[np.ndarray, " rows"],
+    scatter: bool,
+) -> Moments:
+    """Moments of a block sorted by class, each shifted by its first row: equal rows have zero scatter.
+
+    Args:
+        features: the rows.
+        starts: where the rows of each class begin.
+        weights: number of samples that every row stands for.
+        scatter: whether the ``d x d`` scatter is wanted.
+    """
+    lengths = np.diff(starts, append=len(features))
     first = features[starts]
     shifted = features - np.repeat(first, lengths, axis=0)
     counts = np.add.reduceat(weights, starts)
     drift = np.add.reduceat(weights[:, None] * shifted, starts, axis=0) / counts[:, None]
     shifted -= np.repeat(drift, lengths, axis=0)
-    moments.counts[classes] = counts
-    moments.means[classes] = first + drift
-    moments.traces[classes] = np.add.reduceat(weights * np.einsum("ij,ij->i", shifted, shifted), starts)
-    if moments.scatter is not None:
-        shifted *= np.sqrt(weights)[:, None]
-        np.matmul(shifted.T, shifted, out=moments.scatter)
-    return moments
+    traces = np.add.reduceat(weights * np.einsum("ij,ij->i", shifted, shifted), starts)
+    if not scatter:
+        return Moments(counts, first + drift, traces, None)
+    shifted *= np.sqrt(weights)[:, None]
+    return Moments(counts, first + drift, traces, shifted.T @ shifted)
 
 
-def block_logits(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> LogitSums:
-    """Sums over a block sorted by class."""
-    classes, starts = np.unique(labels, return_index=True)
+def block_logits(
+    logits: Float[np.ndarray, "rows K"],
+    labels: Int[np.ndarray, " rows"],
+    starts: Int[np.ndarray, " c"],
+    weights: Float[np.ndarray, " rows"],
+) -> LogitSums:
+    """Sums over a block sorted by class, whose rows begin at ``starts``; the logits are used up."""
     rows = np.arange(len(labels))
-    others = logits - logits[rows, labels][:, None]
+    others = logits
+    others -= logits[rows, labels][:, None]
     others[rows, labels] = -np.inf
     largest = others.max(axis=1)
+    others -= largest[:, None]
     # log-odds against the label; finite for all finite logits
-    odds = largest + np.log(np.sum(np.exp(others - largest[:, None]), axis=1))
+    odds = largest + np.log(np.sum(np.exp(others, out=others), axis=1))
     loss = np.logaddexp(0.0, odds)
-    sums = LogitSums.empty(logits.shape[1])
-    for total, reduce, values in (
-        (sums.loss, np.add, weights * loss),
-        (sums.correct, np.add, weights * (largest < 0)),
-        (sums.log_hit, np.logaddexp, np.log(weights) - loss),
-        (sums.log_miss, np.logaddexp, np.log(weights) - np.logaddexp(0.0, -odds)),
-        (sums.smallest_margin, np.minimum, -largest),
-    ):
-        total[classes] = reduce.reduceat(values, starts)
-    return sums
+    return LogitSums(
+        loss=np.add.reduceat(weights * loss, starts),
+        correct=np.add.reduceat(weights * (largest < 0), starts),
+        log_hit=np.logaddexp.reduceat(np.log(weights) - loss, starts),
+        log_miss=np.logaddexp.reduceat(np.log(weights) - np.logaddexp(0.0, -odds), starts),
+        smallest_margin=np.minimum.reduceat(-largest, starts),
+    )

@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from ufm.metrics.statistics import FeatureStatistics, blocks, logits_of
+from ufm.inputs.checks import instance_of, nonnegative_float
+from ufm.metrics.batches import Batch, checked_batch, logits_of
+from ufm.metrics.statistics import FeatureStatistics
 
 
 class NearestMeanAgreement:
@@ -25,7 +27,9 @@ class NearestMeanAgreement:
     def __init__(
         self, statistics: FeatureStatistics, *, logit_ties: float = 1e-9, distance_ties: float = 1e-9
     ) -> None:
-        self._statistics = statistics
+        self._statistics = instance_of("statistics", statistics, FeatureStatistics)
+        logit_ties = nonnegative_float("logit_ties", logit_ties)
+        distance_ties = nonnegative_float("distance_ties", distance_ties)
         self._classifier = statistics.classifier
         self._centre = statistics.global_mean
         self._directions = statistics.means - self._centre
@@ -37,13 +41,16 @@ class NearestMeanAgreement:
     def update(self, features: Any, labels: Any, multiplicities: Any = None) -> None:
         """Add a batch, as in `FeatureStatistics.update`."""
         first = self._statistics
-        for block, _, weights in blocks(
-            features, labels, multiplicities, first.num_classes, first.dim, False
-        ):
-            logits = logits_of(block, *self._classifier)
+        self.add(checked_batch(features, labels, multiplicities, first.num_classes, first.dim), check=True)
+
+    def add(self, batch: Batch, check: bool) -> None:
+        """Add a batch, as in `FeatureStatistics.add`."""
+        present = self._statistics.present
+        for rows, _, weights in batch.blocks(self._statistics.num_classes, check=check):
+            logits = logits_of(rows, *self._classifier)
             # |h - mu|^2 / 2 up to a term without mu; centred, or it would cancel for features far from zero
-            nearness = (block - self._centre) @ self._directions.T - self._offsets
-            nearness[:, ~first.present] = -np.inf
+            nearness = (rows - self._centre) @ self._directions.T - self._offsets
+            nearness[:, ~present] = -np.inf
             best = logits >= logits.max(axis=1, keepdims=True) - self._ties[0]
             nearest = nearness >= nearness.max(axis=1, keepdims=True) - self._ties[1]
             self.agreeing += float(weights @ np.any(best & nearest, axis=1))
@@ -51,6 +58,7 @@ class NearestMeanAgreement:
 
     def merge(self, other: NearestMeanAgreement) -> None:
         """Add the counts of another process."""
+        instance_of("other", other, NearestMeanAgreement)
         self.agreeing, self.seen = self.agreeing + other.agreeing, self.seen + other.seen
 
     @property

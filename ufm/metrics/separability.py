@@ -34,9 +34,10 @@ import math
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
-from jaxtyping import Float, Integer
+from jaxtyping import Float, Int
 
-from ufm.inputs.checks import InputError, one_of, positive_integer
+from ufm.inputs.arrays import float_array, label_array
+from ufm.inputs.checks import InputError, nonnegative_integer, one_of, positive_integer
 
 Weighting = Literal["pairs", "classes"]
 _Array: TypeAlias = np.ndarray
@@ -97,14 +98,14 @@ class Separability:
 
 
 def separability(
-    features: Float[Any, "N d"],
-    labels: Integer[Any, " N"],
-    weight: Float[Any, "K d"],
-    bias: Float[Any, " K"] | None = None,
+    features: Float[np.ndarray, "N d"] | Any,
+    labels: Int[np.ndarray, " N"] | Any,
+    weight: Float[np.ndarray, "K d"] | Any,
+    bias: Float[np.ndarray, " K"] | Any | None = None,
     *,
-    weighting: Weighting = "pairs",
-    pairs: int = 1_000_000,
-    seed: int = 0,
+    weighting: Weighting | Any = "pairs",
+    pairs: int | Any = 1_000_000,
+    seed: int | Any = 0,
 ) -> Separability:
     """Measure P(inter-class distance > intra-class distance) of features and bound it by the cross-entropy.
 
@@ -132,6 +133,7 @@ def separability(
         (1.0, True)
     """
     x, y, w, b = _checked(features, labels, weight, bias)
+    seed = nonnegative_integer("seed", seed)
     odds, view = _safe_log_odds(x, y, w, b), centred(x @ w.T)
     present, y = np.unique(y, return_inverse=True)
     one_of("weighting", weighting, ("pairs", "classes"))
@@ -287,18 +289,14 @@ def _describe(view: _Array, pairs: _Pairs) -> SquaredNorms:
 
 def _checked(features: Any, labels: Any, weight: Any, bias: Any) -> tuple[_Array, ...]:
     """The arguments, torch tensors included, as NumPy arrays that fit together."""
-    given = (features, weight, np.zeros(np.shape(weight)[:1]) if bias is None else bias)
-    (x, w, b), y = (_numpy(values).astype(np.float64) for values in given), _numpy(labels)
-    if x.ndim != 2 or b.ndim != 1 or not x.size or (y.shape, w.shape) != (x.shape[:1], b.shape + x.shape[1:]):
-        shapes = f"{x.shape}, {y.shape}, {w.shape}, {b.shape}"
-        raise InputError(f"features (N, d), labels (N,), weight (K, d), bias (K,) must fit, got {shapes}")
-    for name, values in (("features", x), ("weight", w), ("bias", b)):
-        if not np.all(np.abs(values) <= _LARGEST):
-            raise InputError(f"{name} must be finite and at most {_LARGEST} in magnitude")
-    if y.dtype.kind not in "iu" or not np.all((y >= 0) & (y < len(w))) or not 1 < len(np.unique(y)) < len(y):
-        raise InputError(f"labels must be integers in 0..{len(w) - 1}, of two classes, one twice; got {y}")
-    return x, y.astype(np.int64), w, b
-
-
-def _numpy(values: Any) -> _Array:
-    return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
+    x, w = (float_array(n, v, 2, largest=_LARGEST) for n, v in (("features", features), ("weight", weight)))
+    b = np.zeros(len(w)) if bias is None else float_array("bias", bias, 1, largest=_LARGEST)
+    if not x.size or (b.shape, w.shape[1:]) != (w.shape[:1], x.shape[1:]):
+        shapes = f"{x.shape}, {w.shape}, {b.shape}"
+        raise InputError(
+            f"features (N, d), weight (K, d) and bias (K,) must fit and not be empty, got {shapes}"
+        )
+    y = label_array(labels, len(w), len(x))
+    if not 1 < len(np.unique(y)) < len(y):
+        raise InputError(f"labels must name two classes or more, one of them twice, got {y}")
+    return x, y, w, b

@@ -11,18 +11,16 @@ What each metric needs:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
-from ufm.inputs.arrays import classifier, float_array, label_array, multiplicity_array
-from ufm.inputs.checks import InputError, positive_integer
-from ufm.metrics.moments import LogitSums, Moments, block_logits, block_moments
-
-#: Batches are worked on in blocks of about this many float64 entries (32 MB).
-BLOCK_ENTRIES = 2**22
+from ufm.inputs.arrays import classifier
+from ufm.inputs.checks import InputError, instance_of, positive_integer
+from ufm.metrics import batches
+from ufm.metrics.batches import Batch, Block, Classifier, Sums, block_rows, checked_batch
+from ufm.metrics.moments import LogitSums
 
 
 class FeatureStatistics:
@@ -60,34 +58,58 @@ class FeatureStatistics:
         nonnegative: bool = False,
         scatter: bool = True,
     ) -> None:
+        if weight is None and bias is not None:
+            raise InputError("bias must be left out if there is no weight")
         self._classifier = None if weight is None else classifier(weight, bias)
         rows, columns = (None, None) if self._classifier is None else self._classifier[0].shape
         self.num_classes = _same("num_classes", num_classes, rows)
         self.dim = _same("dim", dim, columns)
-        self.nonnegative = nonnegative
+        self.nonnegative = bool(nonnegative)
         self.rows = 0
         self.smallest = 0.0
-        self._moments = Moments.empty(self.num_classes, self.dim, scatter)
-        self._logits = None if self._classifier is None else LogitSums.empty(self.num_classes)
+        self._sums = Sums.empty(self.num_classes, self.dim, bool(scatter), self._classifier is not None)
+        self._waiting: list[Block] = []
 
     def update(self, features: Any, labels: Any, multiplicities: Any = None) -> None:
         """Add a batch: features (rows, d), labels (rows,), and how many samples each row stands for.
+
+        Small batches are kept (at most 16 MB of them) until they are worth an addition to all the sums, or until
+        these are asked for.
 
         Raises:
             InputError: for wrong shapes, labels out of range, or features that are not finite; nothing of the
                 batch is added then.
         """
-        moments, logits, rows, smallest = self._moments, self._logits, 0, self.smallest
-        for block, kept, weights in blocks(
-            features, labels, multiplicities, self.num_classes, self.dim, self.nonnegative
-        ):
-            order = np.argsort(kept, kind="stable")
-            block, kept, weights = block[order], kept[order], weights[order]
-            moments = moments.merged(block_moments(block, kept, weights, self._moments))
-            if logits is not None:
-                logits = logits.merged(block_logits(logits_of(block, *self.classifier), kept, weights))
-            rows, smallest = rows + len(kept), min(smallest, float(block.min()))
-        self._moments, self._logits, self.rows, self.smallest = moments, logits, self.rows + rows, smallest
+        batch = checked_batch(features, labels, multiplicities, self.num_classes, self.dim)
+        self.add(batch, check=True)
+
+    def add(self, batch: Batch, check: bool) -> None:
+        """Add a batch whose shapes and labels have been checked; ``check`` what is in the features, too."""
+        blocks = batch.blocks(self.num_classes, check=check, nonnegative=self.nonnegative)
+        if batch.entries < batches.BLOCK_ENTRIES:
+            new = list(blocks)
+            smallest = min((float(block.features.min()) for block in new), default=0.0)
+            self._waiting += [block.owned() for block in new]
+            if sum(block.features.size for block in self._waiting) >= batches.BLOCK_ENTRIES:
+                self._settle()
+        else:
+            self._settle()
+            sums, smallest = self._sums.copy(), 0.0
+            for block in blocks:
+                smallest = min(smallest, float(block.features.min()))
+                sums.add(block, self._classifier)
+            self._sums = sums
+        self.rows, self.smallest = self.rows + len(batch.labels), min(self.smallest, smallest)
+
+    def _settle(self) -> Sums:
+        """Add the batches that wait to the sums; return these."""
+        if self._waiting:
+            joined = Block(*(np.concatenate(parts) for parts in zip(*self._waiting, strict=True)))
+            size = block_rows(self.dim, self.num_classes)
+            for start in range(0, len(joined.labels), size):
+                self._sums.add(Block(*(part[start : start + size] for part in joined)), self._classifier)
+            self._waiting = []
+        return self._sums
 
     def merge(self, other: FeatureStatistics) -> None:
         """Add the statistics of other samples (of another process) under the same classifier.
@@ -95,6 +117,7 @@ class FeatureStatistics:
         Raises:
             InputError: if shapes, classifier or options differ.
         """
+        instance_of("other", other, FeatureStatistics)
         same = (self.num_classes, self.dim, self.has_scatter) == (
             other.num_classes,
             other.dim,
@@ -104,10 +127,11 @@ class FeatureStatistics:
             raise InputError(
                 "other must have been made with the same shapes, options and classifier to be merged"
             )
-        self._moments, self.rows = self._moments.merged(other._moments), self.rows + other.rows
-        self.smallest = min(self.smallest, other.smallest)
-        if self._logits is not None and other._logits is not None:
-            self._logits = self._logits.merged(other._logits)
+        mine, theirs, classes = self._settle(), other._settle(), np.arange(self.num_classes)
+        mine.moments.add(classes, theirs.moments)
+        if mine.logits is not None and theirs.logits is not None:
+            mine.logits.add(classes, theirs.logits)
+        self.rows, self.smallest = self.rows + other.rows, min(self.smallest, other.smallest)
 
     @property
     def has_classifier(self) -> bool:
@@ -130,27 +154,27 @@ class FeatureStatistics:
     @property
     def has_scatter(self) -> bool:
         """Whether the ``d x d`` scatter is kept."""
-        return self._moments.scatter is not None
+        return self._sums.moments.scatter is not None
 
     @property
     def counts(self) -> Float[np.ndarray, " K"]:
         """Samples per class; 0 for a class that has not been seen."""
-        return self._moments.counts
+        return self._settle().moments.counts
 
     @property
     def present(self) -> Bool[np.ndarray, " K"]:
         """Classes with at least one sample: the others have no mean and take part in no feature metric."""
-        return self._moments.counts > 0
+        return self._settle().moments.counts > 0
 
     @property
     def num_samples(self) -> float:
         """``N``."""
-        return float(self._moments.counts.sum())
+        return float(self._settle().moments.counts.sum())
 
     @property
     def means(self) -> Float[np.ndarray, "K d"]:
         """Class means ``mu_k``; zero for a class that has not been seen."""
-        return self._moments.means
+        return self._settle().moments.means
 
     @property
     def global_mean(self) -> Float[np.ndarray, " d"]:
@@ -160,12 +184,12 @@ class FeatureStatistics:
     @property
     def variances(self) -> Float[np.ndarray, " K"]:
         """``Var_k = (1/n_k) sum_i |h_i - mu_k|^2``; zero for a class that has not been seen."""
-        return self._moments.traces / np.where(self.present, self.counts, 1.0)
+        return self._settle().moments.traces / np.where(self.present, self.counts, 1.0)
 
     @property
     def within_trace(self) -> float:
         """``tr Sigma_W`` with ``Sigma_W = (1/N) sum_i (h_i - mu_{y_i})(h_i - mu_{y_i})'``."""
-        return float(self._moments.traces.sum()) / max(self.num_samples, 1.0)
+        return float(self._settle().moments.traces.sum()) / max(self.num_samples, 1.0)
 
     @property
     def within(self) -> Float[np.ndarray, "d d"]:
@@ -174,11 +198,12 @@ class FeatureStatistics:
         Raises:
             InputError: if the scatter was not kept.
         """
-        if self._moments.scatter is None:
+        scatter = self._settle().moments.scatter
+        if scatter is None:
             raise InputError(
                 "scatter must be True in FeatureStatistics for metrics that need Sigma_W, got False"
             )
-        return self._moments.scatter / max(self.num_samples, 1.0)
+        return scatter / max(self.num_samples, 1.0)
 
     @property
     def logits(self) -> LogitSums:
@@ -187,35 +212,12 @@ class FeatureStatistics:
         Raises:
             InputError: if there is no classifier.
         """
-        if self._logits is None:
+        logits = self._settle().logits
+        if logits is None:
             raise InputError(
                 "weight must be given to FeatureStatistics for metrics of the classifier, got None"
             )
-        return self._logits
-
-
-def blocks(
-    features: Any, labels: Any, multiplicities: Any, num_classes: int, dim: int, nonnegative: bool
-) -> Iterator[tuple[Float[np.ndarray, "rows d"], Int[np.ndarray, " rows"], Float[np.ndarray, " rows"]]]:
-    """Yield checked float64 blocks of a batch: features, labels, multiplicities."""
-    shape = tuple(np.shape(features))
-    if len(shape) != 2 or shape[1] != dim:
-        raise InputError(
-            f"features must be a matrix with {dim} columns (the feature dimension), got shape {shape}"
-        )
-    kept = label_array(labels, num_classes, shape[0])
-    weights = multiplicity_array(multiplicities, shape[0])
-    size = max(1, BLOCK_ENTRIES // max(dim, num_classes))
-    table = features if hasattr(features, "shape") else np.asarray(features)
-    for start in range(0, shape[0], size):
-        part = slice(start, start + size)
-        block = float_array("features", table[part], 2, nonnegative=nonnegative, offset=start)
-        yield block, kept[part], weights[part]
-
-
-def logits_of(features: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
-    """Return ``W h_i + b`` for every row."""
-    return features @ weight.T if bias is None else features @ weight.T + bias
+        return logits
 
 
 def _same(name: str, given: int | None, from_weight: int | None) -> int:
@@ -227,10 +229,7 @@ def _same(name: str, given: int | None, from_weight: int | None) -> int:
     return number
 
 
-_Classifier = tuple[np.ndarray, np.ndarray | None] | None
-
-
-def _same_classifier(first: _Classifier, second: _Classifier) -> bool:
+def _same_classifier(first: Classifier, second: Classifier) -> bool:
     if first is None or second is None:
         return first is second
     mine, theirs = (np.zeros(0) if bias is None else bias for _, bias in (first, second))

@@ -130,7 +130,7 @@ class Advice:
         return lines
 
 
-def advise(counts: Any, weight_decay: float, feature_decay: float) -> Advice:
+def advise(counts: Any, weight_decay: float | Any, feature_decay: float | Any) -> Advice:
     r"""Say which classes collapse under ReLU features and cross-entropy, and what would prevent it.
 
     A class collapses if and only if ``n_k <= N^2 lambda_W lambda_H K/(K-1)``: all statements solve this for

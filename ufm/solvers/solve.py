@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from ufm.inputs.checks import InputError, positive_float, positive_integer
+from ufm.inputs.arrays import real_array
+from ufm.inputs.checks import InputError, instance_of, positive_float, positive_integer
+from ufm.inputs.files import path_of
 from ufm.model.objective import Variables
 from ufm.model.problem import Level, Problem, row_labels
 from ufm.solvers.checkpoint import Checkpoints
@@ -26,23 +27,23 @@ from ufm.solvers.task import Observer, Precision, Record, Setup, Task
 
 
 def solve(
-    problem: Problem,
-    level: Level = SETTINGS["level"].default,
-    solver: str | StepRule | None = None,
-    seed: int = SETTINGS["seed"].default,
-    tol: float = SETTINGS["tol"].default,
-    max_steps: int = SETTINGS["max_steps"].default,
-    progress: bool | Callable[[Record], None] = False,
+    problem: Problem | Any,
+    level: Level | Any = SETTINGS["level"].default,
+    solver: str | StepRule | Any | None = None,
+    seed: int | Any = SETTINGS["seed"].default,
+    tol: float | Any = SETTINGS["tol"].default,
+    max_steps: int | Any = SETTINGS["max_steps"].default,
+    progress: bool | Callable[[Record], None] | Any = False,
     *,
-    start: Variables | Solution | tuple[Any, ...] | None = None,
-    escapes: bool = SETTINGS["escapes"].default,
-    residual_tol: float | None = SETTINGS["residual_tol"].default,
-    precision: Precision = SETTINGS["precision"].default,
-    record_every: int | None = None,
-    observe: Observer | None = None,
-    devices: Sequence[jax.Device] | None = None,
-    checkpoint: str | os.PathLike[str] | None = None,
-    checkpoint_every: float = 60.0,
+    start: Variables | Solution | tuple[Any, ...] | Any | None = None,
+    escapes: bool | Any = SETTINGS["escapes"].default,
+    residual_tol: float | Any | None = SETTINGS["residual_tol"].default,
+    precision: Precision | Any = SETTINGS["precision"].default,
+    record_every: int | Any | None = None,
+    observe: Observer | Any | None = None,
+    devices: Sequence[jax.Device] | Any | None = None,
+    checkpoint: str | os.PathLike[str] | Any | None = None,
+    checkpoint_every: float | Any = 60.0,
     resume: bool = False,
     **parameters: Any,
 ) -> Solution:
@@ -92,6 +93,8 @@ def solve(
     unknown = [name for name in parameters if name not in rule_parameters(parameters)]
     if unknown:
         raise TypeError(f"solve() got an unexpected keyword argument {unknown[0]!r}")
+    instance_of("problem", problem, Problem)
+    _check_parts(progress, observe, devices)
     settings = check_settings(
         {
             "level": level,
@@ -111,7 +114,9 @@ def solve(
     checkpoints = None
     if checkpoint is not None:
         key = run_key(problem, level, rule, precision, seed if given is None else given())
-        checkpoints = Checkpoints(Path(checkpoint), positive_float("checkpoint_every", checkpoint_every), key)
+        checkpoints = Checkpoints(
+            path_of("checkpoint", checkpoint), positive_float("checkpoint_every", checkpoint_every), key
+        )
         if not resume:
             checkpoints.begin_anew()
     elif resume:
@@ -135,28 +140,43 @@ def solve(
     )
 
 
+def _check_parts(progress: Any, observe: Any, devices: Any) -> None:
+    """Raise `InputError` if one of what the loop calls or uses is not what it must be."""
+    for name, value in (("progress", None if isinstance(progress, bool) else progress), ("observe", observe)):
+        if value is not None and not callable(value):
+            raise InputError(f"{name} must be a function, got {value!r}")
+    known = isinstance(devices, list | tuple) and devices and all(isinstance(d, jax.Device) for d in devices)
+    if devices is not None and not known:
+        raise InputError(f"devices must be a list of JAX devices, got {devices!r}")
+
+
 def _checked_start(problem: Problem, level: Level, start: Any) -> Variables:
     """Return a user's start as `Variables`, or raise `InputError`."""
-    given = (start.weight, start.features, start.bias) if isinstance(start, Solution) else tuple(start)
-    if len(given) not in (2, 3):
+    if not isinstance(start, Solution | tuple | list) or (
+        not isinstance(start, Solution) and len(start) not in (2, 3)
+    ):
+        got = f"{len(start)} parts" if isinstance(start, tuple | list) else type(start).__name__
         raise InputError(
-            f"start must be (weight, features) or (weight, features, bias), got {len(given)} parts"
+            f"start must be a Solution, (weight, features) or (weight, features, bias), got {got}"
         )
-    weight, features = (np.asarray(part, np.float64) for part in given[:2])
+    given = (start.weight, start.features, start.bias) if isinstance(start, Solution) else tuple(start)
     bias = given[2] if len(given) == 3 else None
-    if problem.bias is not None:
-        bias = np.zeros(problem.num_classes) if bias is None else np.asarray(bias, np.float64)
-    elif bias is not None:
+    if problem.bias is None and bias is not None:
         raise InputError("start must have no bias because the problem has none")
-    rows = len(row_labels(problem, level))
+    if problem.bias is not None and bias is None:
+        bias = np.zeros(problem.num_classes)
+    rows = problem.num_classes if level == "class" else problem.num_samples
     shapes = {
         "weight": (problem.num_classes, problem.dim),
         "features": (rows, problem.dim),
         "bias": (problem.num_classes,),
     }
-    for name, value in (("weight", weight), ("features", features), ("bias", bias)):
-        if value is not None and value.shape != shapes[name]:
-            raise InputError(f"start {name} must have shape {shapes[name]}, got {value.shape}")
-        if value is not None and not np.all(np.isfinite(value)):
+    parts: list[Any] = []
+    for (name, shape), value in zip(shapes.items(), (*given[:2], bias), strict=True):
+        array = None if value is None and name == "bias" else real_array(f"start {name}", value, len(shape))
+        if array is not None and array.shape != shape:
+            raise InputError(f"start {name} must have shape {shape}, got {array.shape}")
+        if array is not None and not np.all(np.isfinite(array)):
             raise InputError(f"start {name} must be finite, got NaN or infinity")
-    return Variables(weight, features, bias)
+        parts.append(None if array is None else array.astype(np.float64, copy=False))
+    return Variables(*parts)

@@ -1,5 +1,8 @@
 """Closed forms of the global optimum, in pure NumPy: `predict` picks the theorem, one module per family."""
 
+from typing import Any
+
+from ufm.inputs.checks import instance_of
 from ufm.model.problem import Problem
 from ufm.theory.cross_entropy import predict_nonnegative
 from ufm.theory.free_thresholds import (
@@ -44,7 +47,7 @@ __all__ = [
 ]
 
 
-def predict(problem: Problem) -> Prediction:
+def predict(problem: Problem | Any) -> Prediction:
     r"""Return the geometry of the global optimum of ``problem`` in closed form, in O(K).
 
     ======================================  ===========  ==========================================
@@ -57,6 +60,7 @@ def predict(problem: Problem) -> Prediction:
     ======================================  ===========  ==========================================
 
     Raises:
+        InputError: if it is no problem.
         ClosedFormError: one sentence that says which assumption of the theorems fails; the certified solver's
             answer (`ufm.solve`) is then the prediction.
 
@@ -67,6 +71,7 @@ def predict(problem: Problem) -> Prediction:
         >>> round(prediction.objective, 12)
         0.076129240854
     """
+    instance_of("problem", problem, Problem)
     if problem.loss.squared:
         return predict_mse(problem)
     if problem.features == "nonnegative":

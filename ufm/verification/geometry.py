@@ -98,6 +98,13 @@ def _margin_row(prediction: Prediction, measured: Measured, tolerances: Toleranc
     return worst_row("margins", meaning, prediction.margins, measured.margins, tolerance)
 
 
+def logit_margin_row(measured: Measured) -> Row:
+    """The other margin, which decides: for information, since the log-odds are judged."""
+    values = metrics.logit_margins(measured.logits)[measured.statistics.present]
+    meaning = "smallest z_y - max of the others at a class mean; 'margins' are log-odds against their mean"
+    return info_row("smallest logit margin", meaning, float(values.min(initial=np.inf)))
+
+
 def ratio_rows(prediction: Prediction, measured: Measured, tolerances: Tolerances) -> list[Row]:
     """Norms as fractions of the largest one: what remains of them when the overall scale is unknown."""
     rows = []
@@ -196,7 +203,7 @@ def open_rows(measured: Measured, zero_margins: Any) -> list[Row]:
         ),
     ):
         rows.append(info_row(name, meaning, value))
-    return rows
+    return [*rows, logit_margin_row(measured)]
 
 
 def _collapse_info(measured: Measured, present: Bool[np.ndarray, " K"], zero_margins: Any) -> Row:

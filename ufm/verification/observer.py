@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 
 from ufm import metrics
+from ufm.inputs.checks import instance_of
 from ufm.model.problem import Problem
 from ufm.verification.effective import predicted
 from ufm.verification.tolerances import dual_directions
 
 
-def collapse_observer(problem: Problem) -> Callable[[Any, np.ndarray], dict[str, float]]:
+def collapse_observer(problem: Problem | Any) -> Callable[[Any, np.ndarray], dict[str, float]]:
     """Return an observer that measures how far a point is from neural collapse.
 
     Its keys are ``nc1`` (0 at class level, where every class has one row) and, where the problem has a closed
@@ -31,6 +32,7 @@ def collapse_observer(problem: Problem) -> Callable[[Any, np.ndarray], dict[str,
         >>> sorted(collapse_observer(problem)(point, np.arange(2)))
         ['nc1', 'nc2_h', 'nc2_w', 'nc2_wwt', 'nc3_wh']
     """
+    instance_of("problem", problem, Problem)
     prediction, _ = predicted(problem)
     counts = problem.counts.astype(np.float64)
     targets: dict[str, np.ndarray] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from ufm.duality.certificate import Certificate, certify
+from ufm.inputs.arrays import real_array
 from ufm.model.problem import Problem
 from ufm.theory.prediction import Prediction
 from ufm.verification.checks import info_row, judged, scalar_row
@@ -21,10 +22,10 @@ LARGEST_LOGITS = 2**28
 
 def certificate_of(subject: Subject, problem: Problem) -> Certificate | None:
     """Recompute the certificate; None without the features, or if their logits would fill the memory."""
-    if subject.rows is None or len(subject.rows.features) * problem.num_classes > LARGEST_LOGITS:
+    if subject.rows is None or len(subject.rows.labels) * problem.num_classes > LARGEST_LOGITS:
         return None
     weight, bias = subject.statistics.classifier
-    return certify(problem, weight, subject.rows.features, subject.rows.labels, bias)
+    return certify(problem, weight, subject.rows.features.rows, subject.rows.labels, bias)
 
 
 def optimality_rows(
@@ -93,5 +94,6 @@ def _reported_row(certificate: Certificate, reported: float, judge: bool) -> Row
 def _residual(subject: Subject, problem: Problem, objective: float) -> float:
     assert subject.rows is not None
     weight, bias = subject.statistics.classifier
-    features, labels, multiplicities = subject.rows
+    rows, labels, multiplicities = subject.rows
+    features = real_array("features", rows.rows, 2)
     return block_step_residual(problem, weight, features, labels, bias, multiplicities, objective)

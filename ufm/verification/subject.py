@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
 
-from ufm.inputs.arrays import classifier, float_array, label_array
+from ufm.inputs.arrays import classifier, feature_table, label_array
 from ufm.inputs.checks import InputError
+from ufm.metrics.batches import Batch
 from ufm.metrics.nearest_mean import NearestMeanAgreement
 from ufm.metrics.statistics import FeatureStatistics
 from ufm.model.problem import Problem
 from ufm.text import count_range
-
-
-class Rows(NamedTuple):
-    """Feature rows, the class of each, and the number of samples that it stands for."""
-
-    features: Float[np.ndarray, "rows d"]
-    labels: Int[np.ndarray, " rows"]
-    multiplicities: Float[np.ndarray, " rows"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -32,7 +24,7 @@ class Subject:
         title: what it is, in a sentence.
         problem: what it is held against, if known.
         statistics: of its features, made with its classifier.
-        rows: the features themselves, or None if they were streamed.
+        rows: the features themselves, checked and read block by block, or None if they were streamed.
         second_pass: NC4 of streamed features, or None.
         claims_optimum: whether it says of itself that it is optimal, so that its gap is judged.
         reported: the objective that it reports, to be checked against the recomputed one.
@@ -42,7 +34,7 @@ class Subject:
     title: str
     problem: Problem | None
     statistics: FeatureStatistics
-    rows: Rows | None = None
+    rows: Batch | None = None
     second_pass: NearestMeanAgreement | None = None
     claims_optimum: bool = False
     reported: float | None = None
@@ -84,23 +76,19 @@ def subject_of_arrays(features: Any, labels: Any, weight: Any, bias: Any, proble
         if value is None:
             raise InputError(f"{name} must be given together with the other arrays, got None")
     matrix, vector = classifier(weight, bias)
-    nonnegative = problem is not None and problem.features == "nonnegative"
-    table = float_array("features", features, 2, nonnegative=nonnegative)
-    if table.shape[1] != matrix.shape[1]:
-        hint = "; its rows are classes: transpose it" if table.shape[1] == len(matrix) else ""
-        raise InputError(
-            f"features must have as many columns as weight ({matrix.shape[1]}), got shape {table.shape}{hint}"
-        )
-    if len(table) == 0:
+    table = feature_table(features, matrix.shape[1], len(matrix))
+    if table.shape[0] == 0:
         raise InputError("features must have at least one row, got none")
     if problem is not None:
         _check_problem(problem, matrix.shape, vector)
-    kept = label_array(labels, len(matrix), len(table))
-    multiplicities = np.ones(len(table)) if problem is None else _multiplicities(problem, kept)
-    statistics = FeatureStatistics(weight=matrix, bias=vector)
-    statistics.update(table, kept, multiplicities)
+    kept = label_array(labels, len(matrix), table.shape[0])
+    multiplicities = np.ones(len(kept)) if problem is None else _multiplicities(problem, kept)
+    rows = Batch(table, kept, multiplicities)
+    nonnegative = problem is not None and problem.features == "nonnegative"
+    statistics = FeatureStatistics(weight=matrix, bias=vector, nonnegative=nonnegative)
+    statistics.add(rows, check=True)
     title = _title(statistics, problem)
-    return Subject(title, problem, statistics, Rows(table, kept, multiplicities))
+    return Subject(title, problem, statistics, rows)
 
 
 def subject_of_statistics(
@@ -111,8 +99,6 @@ def subject_of_statistics(
     Raises:
         InputError: if they do not fit the problem.
     """
-    if not isinstance(statistics, FeatureStatistics):
-        raise InputError(f"statistics must be a FeatureStatistics, got {type(statistics).__name__}")
     weight, bias = statistics.classifier
     if statistics.rows == 0:
         raise InputError("statistics must hold at least one batch, got none")
@@ -124,8 +110,6 @@ def subject_of_statistics(
 
 
 def _check_problem(problem: Problem, shape: tuple[int, ...], bias: np.ndarray | None) -> None:
-    if not isinstance(problem, Problem):
-        raise InputError(f"problem must be a ufm.Problem, got {type(problem).__name__}")
     if shape != (problem.num_classes, problem.dim):
         raise InputError(
             f"weight must have the problem's shape {(problem.num_classes, problem.dim)}, got {shape}"

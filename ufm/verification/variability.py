@@ -21,36 +21,73 @@ def variability_rows(
 ) -> list[Row]:
     """Rows of the NC1 family: predicted 0 at every global optimum, by strict convexity of the regulariser.
 
+    A row called as in `ufm.metrics` has the value that this has. Where classes are predicted to collapse, or the gap
+    leaves room for it, means that should coincide differ by noise, and what is divided by that says nothing: then
+    rows called "living" leave such directions (pairs) out, and are judged in the place of the others.
+
     Args:
         statistics: of the features.
         within: bound on ``tr Sigma_W``; the tolerance of each ratio is the largest value that it allows.
         flat: the tolerance if there is no such bound; no verdict if that is None too.
-        noise: what class means that are as good as zero may add to an eigenvalue of ``Sigma_B``: directions
-            with less are not inverted.
+        noise: what class means that are as good as zero may add to an eigenvalue of ``Sigma_B``.
     """
     spectrum = metrics.between_spectrum(statistics)
     largest = float(spectrum.max(initial=0.0))
     rtol = max(metrics.RANK_TOLERANCE, max(noise, within or 0.0) / largest if largest > 0 else 0.0)
-    values = (
-        (
-            "NC1",
-            "trace of Sigma_W pinv(Sigma_B) over K: variability within classes against that between them",
-            metrics.nc1(statistics, rtol) if statistics.has_scatter else None,
-        ),
-        ("NC1 variance ratio", "trace of Sigma_W over trace of Sigma_B", metrics.variance_ratio(statistics)),
-        (
-            "NC1 CDNV",
-            "class-distance normalised variance, averaged over pairs",
-            metrics.cdnv(statistics, rtol),
-        ),
+    squares = metrics.squared_distances(statistics)
+    names = ("NC1", "NC1 variance ratio", "NC1 CDNV")
+    meanings = (
+        "trace of Sigma_W pinv(Sigma_B) over K: variability within classes against that between them",
+        "trace of Sigma_W over trace of Sigma_B",
+        "class-distance normalised variance, averaged over pairs",
     )
+    directions, pairs = _left_out(spectrum, rtol), _left_out(squares, rtol) // 2
+    left_out = (f"{directions} directions" if directions else "", "", f"{pairs} pairs" if pairs else "")
     tolerances = [flat] * 3 if within is None else _variability_tolerances(statistics, within, spectrum, rtol)
-    return [
-        info_row(name, meaning, value)
-        if value is None or tolerance is None
-        else scalar_row(name, meaning, 0.0, value, tolerance + FLOOR)
-        for (name, meaning, value), tolerance in zip(values, tolerances, strict=True)
-    ]
+    if not largest > 0:  # no two classes differ: nothing can be small in comparison
+        tolerances = [None if tolerance is None else math.inf for tolerance in tolerances]
+    rows = []
+    values = _values(statistics, metrics.RANK_TOLERANCE)
+    columns = (names, meanings, values, _values(statistics, rtol) if any(left_out) else values)
+    for name, meaning, value, living, missing, tolerance in zip(*columns, left_out, tolerances, strict=True):
+        if not missing:
+            rows.append(_row(name, meaning, value, tolerance))
+            continue
+        note = f"not judged: {missing} in which classes hardly differ decide it; see {name} living"
+        rows.append(info_row(name, meaning, value, note))
+        rows.append(
+            _row(
+                f"{name} living",
+                f"{meaning}, without {missing} in which they hardly differ",
+                living,
+                tolerance,
+            )
+        )
+    if statistics.has_scatter:
+        sums, unweighted = metrics.nc1_sum(statistics), metrics.nc1_unweighted(statistics)
+        rows.append(
+            info_row("NC1 without 1/K", "trace of Sigma_W pinv(Sigma_B), as some codes have it", sums)
+        )
+        meaning = "NC1 with Sigma_B around the unweighted mean of class means, as some codes have it"
+        rows.append(info_row("NC1 unweighted mean", meaning, unweighted))
+    return rows
+
+
+def _values(statistics: FeatureStatistics, rtol: float) -> tuple[float | None, float, float]:
+    nc1 = metrics.nc1(statistics, rtol) if statistics.has_scatter else None
+    return nc1, metrics.variance_ratio(statistics), metrics.cdnv(statistics, rtol)
+
+
+def _left_out(values: np.ndarray, rtol: float) -> int:
+    """Return how many values count at `RANK_TOLERANCE` but not at ``rtol``."""
+    largest = values.max(initial=0.0)
+    return int(np.sum((values > metrics.RANK_TOLERANCE * largest) & ~(values > rtol * largest)))
+
+
+def _row(name: str, meaning: str, value: float | None, tolerance: float | None) -> Row:
+    if value is None or tolerance is None:
+        return info_row(name, meaning, value)
+    return scalar_row(name, meaning, 0.0, value, tolerance + FLOOR)
 
 
 def _variability_tolerances(
@@ -84,7 +121,7 @@ def agreement_rows(subject: Subject, tolerances: Tolerances | None, noise: float
         distance_ties = max(1e-9, 4 * noise / largest if largest > 0 else 0.0)
         second = NearestMeanAgreement(statistics, logit_ties=logit_ties, distance_ties=distance_ties)
     if subject.rows is not None:
-        second.update(*subject.rows)
+        second.add(subject.rows, check=False)
     if tolerances is None:
         return [info_row("NC4", meaning, second.agreement)]
     tolerance = tolerances.nc4

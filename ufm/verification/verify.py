@@ -24,7 +24,7 @@ import numpy as np
 
 from ufm import metrics
 from ufm.duality.certificate import Certificate
-from ufm.inputs.checks import InputError, gap_tolerance, nonnegative_float
+from ufm.inputs.checks import InputError, fraction, gap_tolerance, instance_of
 from ufm.losses import CrossEntropy
 from ufm.metrics.nearest_mean import NearestMeanAgreement
 from ufm.metrics.statistics import FeatureStatistics
@@ -58,11 +58,11 @@ def verify(
     labels: Any = None,
     weight: Any = None,
     bias: Any = None,
-    statistics: FeatureStatistics | None = None,
-    second_pass: NearestMeanAgreement | None = None,
-    problem: Problem | None = None,
-    tol: float | int | None = None,
-    tolerance: float | int | None = None,
+    statistics: FeatureStatistics | Any | None = None,
+    second_pass: NearestMeanAgreement | Any | None = None,
+    problem: Problem | Any | None = None,
+    tol: float | Any | None = None,
+    tolerance: float | Any | None = None,
 ) -> Report:
     """Compare a solution, or the last layer of any network, with the closed form of its problem.
 
@@ -85,7 +85,8 @@ def verify(
             nothing. With arrays: hold them to this gap like a solution. Without it they are if they happen to be
             certified to 1e-8.
         tolerance: judge everything by this one number instead of by the gap, as for a trained network. This
-            is the default (0.1) for arrays that claim nothing and are not certified to 1e-8.
+            is the default (0.1) for arrays that claim nothing and are not certified to 1e-8. Below 1, where
+            nothing could fail.
 
     Returns:
         A `Report`: rows of predicted, measured, error, tolerance and verdict.
@@ -111,7 +112,14 @@ def verify(
         (False, 'fail')
     """
     tol = None if tol is None else gap_tolerance("tol", tol)
-    tolerance = None if tolerance is None else nonnegative_float("tolerance", tolerance)
+    tolerance = None if tolerance is None else fraction("tolerance", tolerance)
+    for name, value, kind in (
+        ("problem", problem, Problem),
+        ("statistics", statistics, FeatureStatistics),
+        ("second_pass", second_pass, NearestMeanAgreement),
+    ):
+        if value is not None:
+            instance_of(name, value, kind)
     arrays = (features, labels, weight)
     given = [solution is not None, any(array is not None for array in arrays), statistics is not None]
     if sum(given) != 1:
@@ -204,6 +212,7 @@ def _geometry_rows(
         *geometry.residual_rows(prediction, measured, tolerances),
         *geometry.scale_rows(prediction, measured, tolerances),
         *geometry.ratio_rows(prediction, measured, tolerances),
+        geometry.logit_margin_row(measured),
         *geometry.angle_rows(prediction, measured, tolerances),
         *agreement_rows(subject, tolerances, noise),
     ]
