@@ -129,6 +129,7 @@ def certificates(
     points: Variables,
     tol: Float[np.ndarray, " members"],
     residual: Float[np.ndarray, " members"],
+    thorough: bool = False,
 ) -> list[Certificate]:
     """Certify one point of every member of a stack, with no more work than their limits ask for.
 
@@ -137,13 +138,16 @@ def certificates(
         points: their points, stacked, rows as their level says.
         tol: relative gap that is asked of each; where it is met the bound is not sharpened any further.
         residual: where the residual is above this, the point cannot be optimal and the bound is not sharpened either.
+        thorough: sharpen every bound.
 
     Returns:
         One certificate per member, in order.
     """
     found: dict[int, Certificate] = {}
     for group in _alike(stack, points.features[0].size + stack.num_classes**2):
-        found |= zip(group, _evaluated(stack, points, group, thorough=False), strict=True)
+        found |= zip(group, _evaluated(stack, points, group, thorough), strict=True)
+        if thorough:
+            continue
         left = [i for i in group if not found[i].certifies(tol[i]) and found[i].residual <= residual[i]]
         if left:
             found |= zip(left, _evaluated(stack, points, left, thorough=True), strict=True)

@@ -179,21 +179,22 @@ def random_start(problem: Problem, level: Level, seed: int) -> Variables:
 def build_objective(
     problem: Problem, level: Level, coordinates: Coordinates, dtype: str, layout: Layout | None = None
 ) -> Objective:
-    """Return the objective of ``problem`` at ``level`` in ``coordinates``, its arrays in ``dtype``, on the device.
+    """Return the objective of ``problem`` at ``level`` in ``coordinates``, its arrays in ``dtype``.
 
-    With a ``layout`` that has more rows than the problem, rows without weight fill it up; they stay zero.
+    With a ``layout`` they are on its devices, and where it has more rows than the problem, rows without weight fill
+    it up, which stay zero; without one they are in NumPy, to be moved with what else a compiled function is given.
     """
     stack = Stack([problem], level)
     arrays = jax.tree.map(lambda part: part[0], stack.objective_arrays(stack.scaling(coordinates), dtype))
-    per_row = {name: arrays.pop(name) for name in ("labels", "loss_weights", "logit_scales", "row_decays")}
-    if layout is None:
-        placed = jax.device_put(per_row | arrays)
-    else:
+    if layout is not None:
+        per_row = {
+            name: arrays.pop(name) for name in ("labels", "loss_weights", "logit_scales", "row_decays")
+        }
         fill = layout.rows - len(per_row["labels"])
         ends = {"labels": 0, "loss_weights": 0, "logit_scales": 1, "row_decays": 1}
         filled = {name: np.pad(part, (0, fill), constant_values=ends[name]) for name, part in per_row.items()}
-        placed = jax.device_put(filled, layout.by_row) | jax.device_put(arrays, layout.replicated)
-    return Objective(**placed, nonnegative=problem.features == "nonnegative", layout=layout)
+        arrays = jax.device_put(filled, layout.by_row) | jax.device_put(arrays, layout.replicated)
+    return Objective(**arrays, nonnegative=problem.features == "nonnegative", layout=layout)
 
 
 def member(variables: Any, where: Any) -> Any:

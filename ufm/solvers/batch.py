@@ -27,6 +27,7 @@ from ufm.solvers.compiled import (
     begin_some,
     chunk_of_many,
     chunk_of_one,
+    place_and_begin,
     take,
     units_of,
     value,
@@ -58,14 +59,18 @@ class Alone:
             self.layout = choose_layout(rows, problem.dim, jnp.dtype(self.dtype).itemsize, setup.devices)
         self.objective = build_objective(problem, setup.level, self.rule.coordinates, self.dtype, self.layout)
         units = units_of(self.stack, self.stack.scaling(self.rule.coordinates), self.dtype)
-        self.units = jax.device_put(jax.tree.map(lambda part: part[0], units))
+        self.units = jax.tree.map(lambda part: part[0], units)
         self.host: list[Variables] = []
-        point = to_point(_start(task, self.stack), self.scales, self.dtype, self.layout)
-        self._begin(point, 1.0)
+        self._begin(to_point(_start(task, self.stack), self.scales, self.dtype, self.layout), 1.0)
 
     def _begin(self, point: Any, caution: float) -> None:
-        point = jax.tree.map(jnp.asarray, point)
-        self.state = begin(self.rule, self.objective, point, jnp.asarray(caution, self.dtype))
+        cautious = np.asarray(caution, self.dtype)
+        if self.layout is None:
+            self.objective, self.units, self.state = place_and_begin(
+                self.rule, self.objective, self.units, point, cautious
+            )
+        else:
+            self.state = begin(self.rule, self.objective, point, cautious)
         self.before: Any = None
         self.fresh = True
         self._keep()
@@ -84,7 +89,7 @@ class Alone:
             self.seen = Check(value(self.objective, self.rule.point(self.state)), math.nan, math.nan)
             return
         self.before = self.rule.point(self.state)
-        count = jnp.asarray(steps, jnp.int32)
+        count = np.int32(steps)
         self.state, self.seen = chunk_of_one(self.rule, self.objective, self.units, self.state, count)
 
     def check(self) -> Check:
@@ -148,7 +153,7 @@ class Many:
         """Take a chunk of steps. Returns at once: the device works on while the host does something else."""
         self.before = self.points
         block = self._block(len(self.before.weight))
-        count = jnp.asarray(steps, jnp.int32)
+        count = np.int32(steps)
         self.states, self.seen = chunk_of_many(
             self.rule, self.nonnegative, block, self.arrays, self.units, self.states, count
         )

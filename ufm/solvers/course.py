@@ -30,7 +30,7 @@ CLIMB = 2.0
 #: Times a run that moves without getting anywhere is given shorter steps before it counts as stalled.
 CALMINGS = 3
 #: Before this many steps nothing is suspected to creep; after each suspicion, before twice as many.
-FIRST_SUSPICION = 40
+FIRST_SUSPICION = 80
 
 Action = Status | Literal["escape", "calm"] | None
 
@@ -53,6 +53,7 @@ class Course:
         self.event: str | None = None
         self.history: list[Record] = []
         self.before_look: dict[str, Any] = {}
+        self.may_end = False
         self.started = time.perf_counter()
         self.start_afresh()
 
@@ -109,6 +110,7 @@ class Course:
         merit = math.inf if math.isnan(residual) else residual
         self.best, self.idle = (merit, 0) if merit < 0.9 * self.best else (self.best, self.idle + 1)
         stand_in = max(polar - 1, 0.0) ** 2 if self.convex else math.inf
+        self.may_end = not residual > self.limits.residual or self.steps >= self.limits.max_steps
         return (
             math.isnan(residual)
             or self.task.record_every is not None

@@ -22,6 +22,7 @@ from ufm.model.processes import agreed
 from ufm.model.stack import Stack, member
 from ufm.solvers.batch import Alone, Many
 from ufm.solvers.checkpoint import Checkpoints
+from ufm.solvers.coordinates import with_few_coordinates
 from ufm.solvers.course import Action, Course
 from ufm.solvers.escape import Move, escape_all
 from ufm.solvers.status import Status
@@ -114,10 +115,11 @@ class Lane:
 
     def _certify(self, slots: Sequence[int], points: Variables) -> list[Certificate]:
         courses = [self.courses[slot] for slot in slots]
-        # a solve that is watched gets the sharpest bound there is
-        tol = np.array([course.limits.tol if course.task.report is None else 0.0 for course in courses])
+        tol = np.array([course.limits.tol for course in courses])
         residual = np.array([10 * course.limits.residual for course in courses])
-        found = certificates(self._stack(slots), points, tol, residual)
+        # a solve that is watched gets the sharpest bound there is, wherever it may end
+        watched = courses[0].task.report is not None and courses[0].may_end
+        found = certificates(self._stack(slots), points, tol, residual, thorough=watched)
         return [Certificate(*agreed(dataclasses.astuple(each))) for each in found]
 
     def _looks(self, slots: Sequence[int]) -> Iterator[tuple[int, Result]]:
@@ -171,6 +173,13 @@ def solve_one(
         checkpoints: where to keep the state of the run, if anywhere.
         resume: go on from the checkpoint.
     """
+    if checkpoints is None:
+        return with_few_coordinates([task], setup, lambda tasks: [_run(tasks[0], setup)])[0]
+    return _run(task, setup, checkpoints, resume)
+
+
+def _run(task: Task, setup: Setup, checkpoints: Checkpoints | None = None, resume: bool = False) -> Outcome:
+    """Run one task in the coordinates of its problem."""
     with precision(setup.dtype):
         device, course = Alone(task, setup), Course(0, task, setup.rule.descends)
         lane = Lane(device, [course], 1, setup)
@@ -209,6 +218,19 @@ def solve_many(
     Returns:
         One outcome per task, in order.
     """
+    return with_few_coordinates(
+        tasks, setup, lambda tasks: _run_together(tasks, setup, width, sharding, report)
+    )
+
+
+def _run_together(
+    tasks: Sequence[Task],
+    setup: Setup,
+    width: int,
+    sharding: jax.sharding.NamedSharding | None,
+    report: Callable[[int], None],
+) -> list[Outcome]:
+    """Run tasks of equal shape in the coordinates of their problems."""
     solved: dict[int, Outcome] = {}
     half = math.ceil(width / 2)
     with precision(setup.dtype):
