@@ -300,7 +300,7 @@ def test_a_killed_sweep_resumes(tmp_path):
 @pytest.mark.slow
 def test_ten_kills_at_random_moments_leave_no_trace(tmp_path):
     config, out = tmp_path / "sweep.toml", tmp_path / "out"
-    config.write_text(CONFIG.replace("num = 8", "num = 20"))
+    config.write_text(CONFIG.replace("num = 8", "num = 60"))
     clean = run_config(config, tmp_path / "undisturbed").load()
     moments = random.Random(0)
     kills, before = 0, 0
