@@ -20,6 +20,7 @@ from ufm.plots.style import (
     VERMILLION,
     YELLOW,
     canvas,
+    round_below,
 )
 from ufm.theory.prediction import Prediction
 from ufm.verification.report import Report, Row
@@ -120,15 +121,13 @@ def _colour_bar(figure: Any, shown: Any, axes: list[Axes], num_classes: int) -> 
     bar = figure.colorbar(shown, ax=axes, shrink=0.8, pad=0.03, aspect=16)
     bar.outline.set_linewidth(0.4)
     if hasattr(shown.norm, "linear_width"):
-        high = shown.norm.vmax
-        unit = 10.0 ** np.floor(np.log10(high))
-        top = unit * max(digit for digit in (1, 2, 5) if digit * unit <= high)
+        top = round_below(shown.norm.vmax)
         near_zero = shown.norm(top / 10) < 0.62  # the labels would overlap
         ticks = top * (np.array([-1.0, 0.0, 1.0]) if near_zero else np.array([-1.0, -0.1, 0.0, 0.1, 1.0]))
         bar.set_ticks(ticks, labels=[f"{tick:.12g}".replace("-", "\N{MINUS SIGN}") for tick in ticks])
         bar.minorticks_off()
     else:
-        bar.locator = MaxNLocator(4)
+        bar.locator = MaxNLocator(4, steps=[1, 2, 5, 10])
     if num_classes > LARGEST_IMAGE:
         bar.set_label("largest in block")
 
