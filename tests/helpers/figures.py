@@ -12,7 +12,7 @@ def texts(figure):
             found += [axes.xaxis.label, axes.yaxis.label]
             for axis, limits in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
                 low, high = sorted(limits)
-                room = 1e-9 * (high - low)
+                room = 0.0 if axis.get_scale() == "log" else 1e-9 * (high - low)
                 for ticks, places in (
                     (axis.get_major_ticks(), axis.get_majorticklocs()),
                     (axis.get_minor_ticks(), axis.get_minorticklocs()),
