@@ -33,9 +33,9 @@ from ufm.verification.observer import collapse_observer
 
 PROBLEM = ufm.Problem(parse_counts("10x2,20x2,30x2,40x2,50x2"), 32, weight_decay=5e-3, feature_decay=5e-4)
 TITLES = {
-    "nc1": "NC1: within-class variability",
+    "nc1": "NC1: variability in classes",
     "nc2_h": "NC2_H: class means",
-    "nc2_w": "NC2_W: classifier from means",
+    "nc2_w": "NC2_W: rows from means",
     "nc2_wwt": "NC2_WWT: classifier",
     "nc3_wh": "NC3_WH: logits",
     "relative_gap": "relative duality gap",

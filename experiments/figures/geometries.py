@@ -23,6 +23,7 @@ sqrt(n_k)/N times the gradient of the loss at zero logits, which is what a class
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any, Literal
 
 import numpy as np
@@ -102,6 +103,7 @@ MODELS = (
     Model("UFM+ focal 2", loss="focal:2"),
 )
 LPM = "LPM, E_H = 5, E_W = 1"
+TYPESET = {"n^-1/2": "$n^{-1/2}$", "E_H": "$E_H$", "E_W": "$E_W$"}
 
 
 def geometry(features: np.ndarray, weights: np.ndarray, logits: np.ndarray) -> dict[str, float]:
@@ -217,17 +219,17 @@ def figure(records: list[dict[str, Any]]) -> Figure:
     """Return the figure, one row per model: ratios, angles, thresholds; rings predicted, dots solved."""
     with canvas(PAGE, 0.9 + 0.24 * len(records)) as drawing:
         ratios, angles, thresholds = drawing.subplots(1, 3, sharey=True, width_ratios=(1.2, 1.2, 1))
-        shown = {"h": ("|h|", BLUE, "o"), "w": ("|w|", GREEN, "s"), "margin": ("margin", BLACK, "D")}
+        shown = {"h": ("$|h|$", BLUE, "o"), "w": ("$|w|$", GREEN, "s"), "margin": ("margin", BLACK, "D")}
         _panel(ratios, records, shown)
         ratios.axvline(1, color=BLACK, lw=0.5, ls=":")
         ratios.set_xlabel("minority / majority")
-        shown = {"w AA": ("w, majority", BLUE, "o"), "w AB": ("w, between", BLACK, "s")}
-        shown |= {"w BB": ("w, minority", VERMILLION, "^"), "h BB": ("h, minority", GREEN, "v")}
+        shown = {"w AA": ("$w$, majority", BLUE, "o"), "w AB": ("$w$, between", BLACK, "s")}
+        shown |= {"w BB": ("$w$, minority", VERMILLION, "^"), "h BB": ("$h$, minority", GREEN, "v")}
         _panel(angles, records, shown)
         angles.axvline(90, color=BLACK, lw=0.5, ls=":")
         angles.set_xlabel("angle (degrees)")
         _threshold_panel(thresholds, records)
-        ratios.set_yticks(range(len(records)), [record["model"] for record in records])
+        ratios.set_yticks(range(len(records)), [_typeset(record["model"]) for record in records])
         ratios.set_ylim(len(records) - 0.4, -0.6)
         titles = ("(a) lengths, margins", "(b) angles", "(c) collapse")
         for title, axes in zip(titles, drawing.axes, strict=True):
@@ -236,6 +238,11 @@ def figure(records: list[dict[str, Any]]) -> Figure:
             axes.set_axisbelow(True)
             axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.06), ncols=2, handletextpad=0.2)
     return drawing
+
+
+def _typeset(name: str) -> str:
+    """Write powers and subscripts as such."""
+    return re.sub(r"\bn\^-1/2|\bE_[HW]\b", lambda found: TYPESET[found[0]], name)
 
 
 def _panel(axes: Axes, records: list[dict[str, Any]], shown: dict[str, tuple[str, str, str]]) -> None:

@@ -21,7 +21,7 @@ from tyro.conf import OmitArgPrefixes
 
 import ufm
 from experiments.common import Outputs
-from ufm.plots.style import PAGE, canvas
+from ufm.plots.style import PAGE, canvas, round_below
 from ufm.profiles import parse_counts
 
 WEIGHT_PARAMETER, FEATURE_PARAMETER, BATCH = 1e-4, 1e-5, 256
@@ -49,7 +49,7 @@ def matrices_of(features: np.ndarray, weight: np.ndarray, logits: np.ndarray) ->
         r"$\langle h_k, h_l \rangle$": features,
         r"$\langle w_k, w_l \rangle$": weight,
         r"logits $W h_k$": logits,
-        r"angle of $w_k$ and $w_l$ (degrees)": angles(weight),
+        r"angles of $w_k$ (degrees)": angles(weight),
     }
 
 
@@ -71,7 +71,7 @@ def figure(problem: ufm.Problem, learned: dict[str, np.ndarray], predicted: dict
             panels[1, column].set_xlabel(f"samples in the class\n(differ by at most {_power(difference)})")
             bar = drawn.colorbar(shown, ax=panels[:, column], location="bottom", shrink=0.9, aspect=26)
             if isinstance(scale, TwoSlopeNorm):
-                bar.set_ticks([smallest, 0.0, largest / 2, largest], labels=_two_digits(smallest, largest))
+                bar.set_ticks([-round_below(-smallest), 0.0, round_below(largest)])
         for axes, who in zip(panels[:, 0], ("learned", "predicted"), strict=True):
             axes.set_ylabel(f"{who}\nsamples in the class")
     return drawn
@@ -82,11 +82,6 @@ def _colours(smallest: float, largest: float) -> tuple[str, Normalize]:
     if smallest < -1e-6 * largest:
         return "RdBu_r", TwoSlopeNorm(0.0, smallest, largest)
     return "viridis", Normalize(max(smallest, 0.0), largest)
-
-
-def _two_digits(smallest: float, largest: float) -> list[str]:
-    """Return the labels of both ends of a scale, of zero, and of the middle of its positive half."""
-    return [f"{value:.2g}" for value in (smallest, 0.0, largest / 2, largest)]
 
 
 def _frame(axes: Axes, counts: np.ndarray) -> None:

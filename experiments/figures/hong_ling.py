@@ -171,7 +171,7 @@ def speed(sizes: tuple[int, ...]) -> list[dict[str, Any]]:
 
 def figure(by_weight: list[dict[str, Any]], by_majority: list[dict[str, Any]]) -> Figure:
     """Return the figure: contrasts along both series above, classifier Gram matrices below."""
-    with canvas(PAGE, 4.0) as drawing:
+    with canvas(PAGE, 4.2) as drawing:
         rows: Any = drawing.subfigures(2, 1, height_ratios=[1.1, 1])
         left, right = rows[0].subplots(1, 2)
         fine = np.linspace(WEIGHTS[0], WEIGHTS[-1], 200)
@@ -182,8 +182,8 @@ def figure(by_weight: list[dict[str, Any]], by_majority: list[dict[str, Any]]) -
         scale = FIXED_WEIGHT * GROUP * (sizes + MINORITY)
         _series(right, [r["n_A"] for r in by_majority], by_majority, sizes, scale, sizes)
         right.set_xlabel(r"$n_A$ (samples of a majority class), $l$ = 0.005")
-        left.set_ylabel("own minus sibling probability")
-        left.legend(loc="upper right", bbox_to_anchor=(0.95, 1.0))
+        left.set_ylabel("own minus sibling\nprobability")
+        rows[0].legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=4)
         for letter, axes in zip("ab", (left, right), strict=True):
             axes.set_title(f"({letter})", loc="left")
         _matrices(rows[1], by_weight)
@@ -217,7 +217,7 @@ def _matrices(drawing: SubFigure, by_weight: list[dict[str, Any]]) -> None:
     scale = max(float(np.abs(record["gram"]).max()) for record in records)
     for letter, axes, record, (_, name) in zip("cde", grid, records, SHOWN.items(), strict=True):
         shown = axes.imshow(record["gram"], cmap="RdBu_r", vmin=-scale, vmax=scale)
-        axes.set_title(f"({letter}) $l$ = {record['l']:.4f}: {name} collapsed", loc="left")
+        axes.set_title(f"({letter}) $l$ = {record['l']:.4f}:\n{name} collapsed", loc="left")
         axes.set_xticks([2, 7], ["majority", "minority"])
         axes.set_yticks([2, 7], ["majority", "minority"], rotation=90, va="center")
         axes.tick_params(length=0)

@@ -68,7 +68,7 @@ def figure(records: list[dict[str, float]], critical: float) -> Figure:
     def of(name: str) -> np.ndarray:
         return np.array([record[name] for record in records])
 
-    with canvas(PAGE, 2.5) as drawing:
+    with canvas(PAGE, 2.6) as drawing:
         angles, price, margins = drawing.subplots(1, 3)
         for name, colour, marker in (
             ("minority", VERMILLION, "o"),
@@ -77,7 +77,7 @@ def figure(records: list[dict[str, float]], critical: float) -> Figure:
         ):
             angles.plot(ratios, of(f"cosine {name}"), color=colour, marker=marker, ms=2.5, lw=0.9, label=name)
         angles.axhline(-1 / (K - 1), color=BLACK, lw=0.6, ls=":")
-        angles.text(ratios[-1], -1 / (K - 1) + 0.02, "-1/9, simplex", ha="right", va="bottom", fontsize=6.5)
+        angles.text(ratios[-1], -1 / (K - 1) + 0.02, "-1/9, simplex", ha="right", va="bottom", fontsize=7.0)
         angles.set_ylabel("mean cosine between classifiers")
         price.plot(ratios, of("price"), color=GREEN, marker="o", ms=2.5, lw=0.9, label="price $l$")
         price.plot(ratios, of("threshold"), color=BLACK, ls="--", label="threshold $n_B/N$")
@@ -95,7 +95,8 @@ def figure(records: list[dict[str, float]], critical: float) -> Figure:
             axes.set_xscale("log")
             axes.set_xlabel("imbalance ratio $R$")
             axes.set_title(title, loc="left")
-            axes.legend(loc="best")
+        handles = [handle for axes in (angles, price) for handle in axes.get_legend_handles_labels()[0]]
+        drawing.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     return drawing
 
 

@@ -76,7 +76,7 @@ def figure(predictions: dict[str, ufm.Prediction], solved: dict[str, dict[str, A
         for column, (name, prediction) in enumerate(predictions.items()):
             _column(panels[:, column], prediction, solved.get(name))
             K, N = prediction.problem.num_classes, prediction.problem.num_samples
-            panels[0, column].set_title(f"{name}\n$K$ = {K:,}, $N$ = {N:,}", fontsize=7.5)
+            panels[0, column].set_title(f"{name}\n$K$ = {K:,}\n$N$ = {N:,}")
             panels[-1, column].set_xlabel("class rank")
         for axes, label in zip(panels[:, 0], QUANTITIES.values(), strict=True):
             axes.set_ylabel(label)

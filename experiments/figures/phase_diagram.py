@@ -100,7 +100,7 @@ def compare_speed(size: int) -> dict[str, float]:
 
 def figure(dataset: xr.Dataset) -> Figure:
     """Return the diagram: solved beside predicted."""
-    with canvas(PAGE, 2.9) as drawn:
+    with canvas(PAGE, 2.6) as drawn:
         panels: Any = list(drawn.subplots(1, 2, sharey=True))
         draw_phases(drawn, panels, dataset)
         panels[1].set_ylabel("")

@@ -73,7 +73,7 @@ def curves(nuclear_weight: float) -> dict[str, np.ndarray]:
 
 def figure(dataset: xr.Dataset) -> Figure:
     """Return the figure: one panel per quantity, one colour and marker per regularisation."""
-    with canvas(PAGE, 2.7) as drawn:
+    with canvas(PAGE, 2.6) as drawn:
         panels: Any = drawn.subplots(1, 3)
         for weight, colour, marker in zip(dataset.nuclear_weight.values, COLOURS, MARKERS, strict=True):
             expected, solved = curves(float(weight)), dataset.sel(nuclear_weight=weight).isel({"class": -1})
@@ -90,17 +90,19 @@ def figure(dataset: xr.Dataset) -> Figure:
                     marker,
                     color=colour,
                     markersize=3.2,
+                    markerfacecolor="none",
+                    markeredgewidth=0.7,
                     label=label,
                     linewidth=0,
                 )
                 axes.axvline(critical, color=colour, linewidth=0.7, linestyle=":", zorder=0)
         for axes, (title, _) in zip(panels, QUANTITIES.values(), strict=True):
             axes.set_xscale("log")
-            axes.set_xlabel(r"imbalance ratio $R = n_\mathrm{maj} / n_\mathrm{min}$")
+            axes.set_xlabel("imbalance ratio $R$")
             axes.set_ylabel(title)
         panels[2].set_ylim(top=1.05)
         handles, labels = panels[0].get_legend_handles_labels()
-        drawn.legend(handles, labels, loc="outside upper center", ncols=len(CRITICAL))
+        drawn.legend(handles, labels, loc="outside upper center", ncols=2)
     return drawn
 
 

@@ -25,6 +25,8 @@ import matplotlib
 import numpy as np
 import tyro
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 from tyro.conf import OmitArgPrefixes
@@ -64,6 +66,7 @@ RESIDUALS = {
 }
 #: Smallest value that a logarithmic axis shows.
 FLOOR = 1e-6
+SHADES = matplotlib.colormaps["viridis"]
 
 
 def look(problem: ufm.Problem, observe: Any, snapshot: Snapshot, labels: np.ndarray) -> dict[str, Any]:
@@ -168,17 +171,23 @@ def figure(outcomes: list[Outcome]) -> Figure:
     """Return the figure: for every setting one row of convergence, margins and norms over epochs, and the end."""
     with canvas(PAGE, 0.4 + 1.65 * len(outcomes)) as drawing:
         grid = drawing.subplots(len(outcomes), 4, squeeze=False, width_ratios=(1.15, 1, 1, 1))
+        scale = _class_scale(outcomes)
         for row, outcome in zip(grid, outcomes, strict=True):
             _residual_panel(row[0], outcome)
-            _class_curves(row[1], outcome, "margins", r"margin $M_k$ (nats)")
-            _class_curves(row[2], outcome, "norms", r"norm of class mean $|h_k|$")
+            _class_curves(row[1], outcome, "margins", r"margin $M_k$ (nats)", scale)
+            _class_curves(row[2], outcome, "norms", r"norm of mean $|h_k|$", scale)
             _final_panel(row[3], outcome)
         for axes in grid[-1][:3]:
             axes.set_xlabel("epoch")
         grid[-1][3].set_xlabel("samples of the class")
-        grid[0][0].legend(loc="lower left", borderaxespad=0.1, labelspacing=0.2)
-        grid[0][3].legend(loc="lower right", handlelength=1.2)
-        titles = ("distance from the prediction", "margins", "feature norms", "after training")
+        drawing.legend(*grid[0][0].get_legend_handles_labels(), loc="outside lower left", ncols=2)
+        drawing.legend(*grid[0][3].get_legend_handles_labels(), loc="outside lower right")
+        shades = ScalarMappable(scale, SHADES)
+        bar = drawing.colorbar(
+            shades, ax=list(grid[:, 1:3].ravel()), location="bottom", shrink=0.6, aspect=40
+        )
+        bar.set_label("samples of the class (curves); black: predicted")
+        titles = ("residuals, gap", "margins", "feature norms", "after training")
         for axes, title in zip(grid[0], titles, strict=True):
             axes.set_title(title, loc="left")
     return drawing
@@ -202,19 +211,18 @@ def _residual_panel(axes: Axes, outcome: Outcome) -> None:
     axes.set_ylabel(f"{outcome.name}\nrelative size")
 
 
-def _class_colour(outcome: Outcome, k: int) -> Any:
-    """Dark for large classes, light for small ones, on a logarithmic scale."""
-    logs = np.log(outcome.problem.counts)
-    share = (logs.max() - logs[k]) / max(np.ptp(logs), 1e-9)
-    return matplotlib.colormaps["viridis"](0.85 * share)
+def _class_scale(outcomes: list[Outcome]) -> LogNorm:
+    """Colours by the size of a class, the same in all rows: dark for small classes, light for large ones."""
+    sizes = np.concatenate([outcome.problem.counts for outcome in outcomes])
+    return LogNorm(sizes.min(), 2 * sizes.max())  # the lightest shades are hard to see
 
 
-def _class_curves(axes: Axes, outcome: Outcome, name: str, label: str) -> None:
+def _class_curves(axes: Axes, outcome: Outcome, name: str, label: str, scale: LogNorm) -> None:
     """One curve per class, its prediction as a black tick at the right end."""
     epochs = _epoch_axis(axes, outcome.curves["epoch"])
     predicted = getattr(outcome.report.prediction, name)
     for k in range(outcome.problem.num_classes):
-        axes.plot(epochs, outcome.curves[name][:, k], color=_class_colour(outcome, k), lw=0.9)
+        axes.plot(epochs, outcome.curves[name][:, k], color=SHADES(scale(outcome.problem.counts[k])), lw=0.9)
     axes.plot(
         np.full(len(predicted), epochs[-1]),
         predicted,

@@ -10,6 +10,7 @@ in print; every curve also has its own marker or line style.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,6 +49,18 @@ STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "savefig.dpi": 200,
 }
+
+
+def round_below(value: float) -> float:
+    """Return the largest of 1, 2, 5, 10, 20, ... of any power of ten that is at most a positive value.
+
+    Example:
+        >>> round_below(7.4), round_below(0.45)
+        (5.0, 0.2)
+    """
+    power = math.floor(math.log10(value))
+    digit = max(digit for digit in (1, 2, 5) if digit <= value / 10.0**power * (1 + 1e-12) or digit == 1)
+    return float(f"{digit}e{power}")
 
 
 @contextlib.contextmanager

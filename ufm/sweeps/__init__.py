@@ -131,8 +131,10 @@ def draw_figures(folder: str | Path, suffix: str = ".png") -> list[Path]:
     Raises:
         InputError: if there is no sweep, nothing to draw along, or nothing computed yet.
     """
+    from ufm.inputs.checks import one_of
     from ufm.plots import sweep as plots
 
+    one_of("suffix", suffix, plots.SUFFIXES)  # before anything is read
     return plots.draw_figures(open_dataset(folder), Path(folder), suffix)
 
 
