@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -84,6 +85,15 @@ def _cell(values: np.ndarray) -> str:
         value = float(np.median(values))
         return f"{value:.5g}" if value == 0 or abs(value) > 1e-9 else f"{value:.0e}"
     return f"{low:.3g}..{high:.3g}"
+
+
+def finite(value: Any) -> Any:
+    """Return nested data with None for numbers that are not finite, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def plain_table(headers: Sequence[str], lines: Iterable[Sequence[str]], words: Sequence[str] = ()) -> str:

@@ -5,7 +5,6 @@ import sys
 import numpy as np
 import pytest
 
-import ufm.solvers
 from ufm.cli import main
 
 LAYER = {
@@ -83,7 +82,9 @@ MISTAKES = {
 def test_a_mistake_gets_one_sentence_with_the_next_step(name, folder, capsys, monkeypatch):
     command, hint = MISTAKES[name]
     if "resume" not in name:  # which need the loop to find out
-        monkeypatch.setattr(ufm.solvers, "solve", lambda *_, **__: pytest.fail("worked before it looked"))
+        monkeypatch.setattr(
+            "ufm.solvers.solve.solve", lambda *_, **__: pytest.fail("worked before it looked")
+        )
     assert main(command.split()) == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -116,7 +117,7 @@ def test_too_large_a_problem_says_how_to_make_it_smaller(error, folder, capsys, 
     def give_up(*_, **__):
         raise error
 
-    monkeypatch.setattr(ufm.solvers, "solve", give_up)
+    monkeypatch.setattr("ufm.solvers.solve.solve", give_up)
     assert main(["solve", "--figure", "None"]) == 1
     assert "--level class" in capsys.readouterr().err
 
@@ -125,6 +126,6 @@ def test_other_failures_are_not_hidden(folder, monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(ufm.solvers, "solve", fail)
+    monkeypatch.setattr("ufm.solvers.solve.solve", fail)
     with pytest.raises(RuntimeError, match="a bug"):
         main(["solve", "--figure", "None"])

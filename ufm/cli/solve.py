@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 from tyro.conf import OmitArgPrefixes, arg
 
 from ufm.cli.flags import Flags, Json, ProblemFlags, SolverFlags, given_settings
-from ufm.cli.output import emit, problem_dict
+from ufm.cli.output import Output, emit, problem_dict, written
 from ufm.cli.processes import ProcessFlags
-from ufm.inputs.checks import InputError
-from ufm.inputs.files import check_output, write_output
+from ufm.inputs.files import check_output
 from ufm.text import class_table, progress_bar, wrapped
-
-#: Where to write something, if anywhere, and what writes it.
-Output = tuple[Path | None, Callable[[Path], Any]]
 
 
 def solve_command(
@@ -59,26 +54,13 @@ def solve_command(
     with progress_bar(show, "verifying, writing"):
         report = verify(solution)
         outputs: dict[str, Output] = {"Solution": (save, solution.save), "Figure": (figure, report.plot)}
-        written, failure = _written(outputs) if first else ([], None)
+        lines, failure = written(outputs) if first else ([], None)
     if first:
         outcome = problem_dict(given) | solution.to_dict() | {"report": report.to_dict()}
-        emit(outcome, json, "\n".join([_solution_text(solution, report), *written]))
+        emit(outcome, json, "\n".join([_solution_text(solution, report), *lines]))
     if failure is not None:  # said last: what took long to find is printed all the same
         raise failure
     return 0 if solution.certified and report.passed else 1
-
-
-def _written(outputs: dict[str, Output]) -> tuple[list[str], InputError | None]:
-    """Write the files that are asked for; return a line for each, and why one could not be written."""
-    lines, failure = [], None
-    for name, (path, write) in outputs.items():
-        if path is not None:
-            try:
-                write_output(path, write)
-                lines.append(f"{name} written to {path}")
-            except InputError as error:
-                failure = error
-    return lines, failure
 
 
 def _solution_text(solution: Any, report: Any) -> str:

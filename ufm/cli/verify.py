@@ -9,9 +9,9 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from ufm.cli.flags import LOSS_HELP, Json
-from ufm.cli.output import emit
+from ufm.cli.output import emit, written
 from ufm.inputs.checks import InputError
-from ufm.inputs.files import check_output, counts_of, read_layer, write_output
+from ufm.inputs.files import check_output, counts_of, read_layer
 from ufm.losses.by_name import parse_loss
 from ufm.model.problem import Problem
 from ufm.profiles import parse_counts
@@ -69,7 +69,8 @@ def verify_command(
         problem = Problem(sizes, dim, weight_decay, feature_decay, parse_loss(loss, sizes), features, bias)
     with progress_bar(show, f"verifying {len(arrays['features']):,} rows"):
         report = verify(**arrays, problem=problem, tol=tol, tolerance=tolerance)
-        if figure is not None:
-            write_output(figure, report.plot)
-    emit(report.to_dict(), json, report.table())
+        lines, failure = written({"Figure": (figure, report.plot)})
+    emit(report.to_dict(), json, "\n".join([report.table(), *lines]))
+    if failure is not None:
+        raise failure
     return 0 if report.passed else 1

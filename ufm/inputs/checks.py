@@ -26,7 +26,11 @@ class InputError(ValueError):
     """
 
 
-class CheckpointError(OSError):
+class OutputError(OSError):
+    """Something that was asked for could not be written; the message is one sentence fit for a terminal."""
+
+
+class CheckpointError(OutputError):
     """A checkpoint could not be written; the one before, if any, is intact."""
 
 

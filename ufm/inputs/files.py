@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from jaxtyping import Int
 
-from ufm.inputs.checks import InputError
+from ufm.inputs.checks import InputError, OutputError
 
 REQUIRED, OPTIONAL = ("features", "labels", "weight"), ("bias",)
 HOW_TO_WRITE = "write it with numpy.savez(FILE, features=..., labels=..., weight=...)"
+
+
+#: Files that are being written, under the names that they have until they are whole.
+UNFINISHED: set[Path] = set()
 
 
 def read_layer(file: Path) -> dict[str, Any]:
@@ -24,22 +30,89 @@ def read_layer(file: Path) -> dict[str, Any]:
         InputError: if there is no such file, it is no npz, or an array is missing; saying what to do.
     """
     try:
-        with file.open("rb") as stream:
-            if not zipfile.is_zipfile(stream):
-                raise InputError(f"{file} is not an npz archive; {HOW_TO_WRITE}")
-            stream.seek(0)
-            with np.load(stream, allow_pickle=False) as archive:
-                missing = [name for name in REQUIRED if name not in archive]
-                if missing:
-                    held = ", ".join(archive.files) or "nothing"
-                    raise InputError(f"{file} lacks {', '.join(missing)} (it holds {held}); {HOW_TO_WRITE}")
-                return {name: archive[name] for name in (*REQUIRED, *OPTIONAL) if name in archive}
-    except InputError:
-        raise
+        with open_archive(file) as archive:
+            missing = [name for name in REQUIRED if name not in archive]
+            if missing:
+                held = ", ".join(archive.files) or "nothing"
+                raise InputError(f"{file} lacks {', '.join(missing)} (it holds {held}); {HOW_TO_WRITE}")
+            return {name: archive[name] for name in (*REQUIRED, *OPTIONAL) if name in archive}
     except FileNotFoundError:
         raise InputError(f"there is no file {file}; `ufm solve --save {file.name}` would write one") from None
-    except Exception as reason:
+    except PermissionError:
+        raise InputError(f"{file} may not be read: its permissions are for others") from None
+    except (InputError, MemoryError):
+        raise
+    except Exception as reason:  # zip, header, compression, type: everything that a file can be wrong in
         raise InputError(f"{file} is damaged or holds objects ({reason}); {HOW_TO_WRITE}") from None
+
+
+@contextlib.contextmanager
+def open_archive(file: Path) -> Iterator[Any]:
+    """Open an npz file to read arrays from: a regular file that is no larger inside than it says, or fits memory.
+
+    Raises:
+        InputError: if it is none, or declares more than there is.
+        OSError: if it cannot be opened.
+    """
+    if file.exists() and not file.is_file():  # a pipe or a device could be read from for ever
+        raise InputError(
+            f"{file} must be a file, got {'a folder' if file.is_dir() else 'a pipe or a device'}"
+        )
+    with file.open("rb") as stream:
+        if not zipfile.is_zipfile(stream):
+            raise InputError(f"{file} is not an npz archive; {HOW_TO_WRITE}")
+        stream.seek(0)
+        with np.load(stream, allow_pickle=False) as archive:
+            for member in archive.zip.infolist():
+                _check_member(file, archive.zip, member)
+            yield archive
+
+
+def _check_member(file: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
+    """Raise `InputError` if an array is declared larger than what the archive has of it, or than memory."""
+    if member.file_size > memory_bytes():
+        raise InputError(
+            f"{file} holds an array of {member.file_size:,} bytes, more than this machine's memory"
+        )
+    with archive.open(member) as stream:
+        version = np.lib.format.read_magic(stream)
+        read = (
+            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        )
+        shape, _, dtype = read(stream)
+        declared = math.prod(shape) * dtype.itemsize
+        if not dtype.hasobject and declared != member.file_size - stream.tell():
+            raise ValueError(f"{member.filename} declares {declared:,} bytes and has {member.file_size:,}")
+
+
+def memory_bytes() -> int:
+    """Return how much memory the machine has; where it does not say, more than any has."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return 2**60
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """Write a file under another name, and put it in its place when it is whole and on the disk.
+
+    Whatever goes wrong, a signal included, what was there before is there still, and nothing else.
+    """
+    partial = path.with_name(path.name[:200] + ".partial")
+    UNFINISHED.add(partial)
+    try:
+        with partial.open("wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
+    finally:
+        UNFINISHED.discard(partial)
 
 
 def path_of(name: str, value: Any) -> Path:
@@ -74,15 +147,21 @@ def check_output(name: str, path: Path | None, suffixes: Sequence[str] = ()) -> 
         return
     if suffixes and path.suffix.lower() not in suffixes:
         raise InputError(f"{name} must end in {', '.join(suffixes)}, got {path}")
-    if not path.parent.is_dir():
-        raise InputError(f"{name} {path} needs a folder that exists: create {path.parent} first")
-    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise InputError(f"{name} {path} cannot be written there: choose another place")
+    path = path_of(name, path)
+    try:
+        if not path.parent.is_dir():
+            raise InputError(f"{name} {path} needs a folder that exists: create {path.parent} first")
+        there = path.exists()
+        if (there and not path.is_file()) or not os.access(path if there else path.parent, os.W_OK):
+            raise InputError(f"{name} {path} cannot be written there: choose another place")
+    except OSError as reason:  # a name that is too long, links in a circle
+        raise InputError(f"{name} {path} cannot be written there ({reason.strerror})") from None
 
 
 def write_output(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file, or raise `InputError` saying why it cannot be written."""
+    """Write a file, or raise `OutputError` saying why it cannot be written."""
     try:
         write(path)
     except (OSError, ValueError) as reason:
-        raise InputError(f"{path} could not be written ({reason}): choose another place") from None
+        why = getattr(reason, "strerror", None) or reason
+        raise OutputError(f"{path} could not be written ({why}): choose another place") from None

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import time
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from ufm.inputs.checks import CheckpointError, InputError
+from ufm.inputs.files import open_archive, replacing
 from ufm.model.processes import agreed, is_first_process
 from ufm.solvers.batch import Alone
 from ufm.solvers.course import Course
@@ -74,15 +73,10 @@ class Checkpoints:
         about = {"format": FORMAT, "key": self.key, "course": course.before_look}
         arrays: dict[str, Any] = {"about": json.dumps(about)}
         arrays.update((f"leaf{i}", leaf) for i, leaf in enumerate(leaves))
-        partial = self.path.with_name(self.path.name + ".partial")
         try:
-            with partial.open("wb") as stream:
+            with replacing(self.path) as stream:
                 np.savez(stream, **arrays)
-                stream.flush()
-                os.fsync(stream.fileno())
-            partial.replace(self.path)
         except OSError as error:
-            partial.unlink(missing_ok=True)
             kept = (
                 "there is none" if self.last_step is None else f"the one of step {self.last_step} is intact"
             )
@@ -104,22 +98,41 @@ class Checkpoints:
         )
         if not fits:
             raise InputError(f"{self.path} was written by another version of the solver; use another file")
+        remembered = about["course"]
+        if (
+            not isinstance(remembered, dict)
+            or set(remembered) != set(course.memory)
+            or not remembered["history"]
+        ):
+            raise InputError(
+                f"{self.path} is not a whole checkpoint (the record of the run); use another file"
+            )
         device.state = jax.tree.unflatten(structure, map(_on_device, leaves, now))
-        course.memory = about["course"]
+        course.memory = remembered
         self.last_step = course.steps
 
     def _read(self) -> tuple[dict[str, Any], list[np.ndarray]]:
         try:
-            with self.path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            with open_archive(self.path) as file:
                 about = json.loads(str(file["about"]))
                 leaves = [file[f"leaf{i}"] for i in range(len(file.files) - 1)]
+            if about["format"] == FORMAT:
+                about = {name: about[name] for name in ("format", "key", "course")}
         except FileNotFoundError:
             raise InputError(
                 f"there is no checkpoint {self.path} to resume from; leave out resume to begin"
             ) from None
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        except PermissionError:
+            raise InputError(
+                f"checkpoint {self.path} may not be read: its permissions are for others"
+            ) from None
+        except MemoryError:
+            raise
+        except (
+            Exception
+        ) as error:  # zip, header, compression, type, JSON: everything that a file can be wrong in
             raise InputError(f"{self.path} is not a whole checkpoint ({error}); use another file") from None
-        if about.get("format") != FORMAT:
+        if about["format"] != FORMAT:
             raise InputError(f"{self.path} was written by another version of the solver; use another file")
         return about, leaves
 

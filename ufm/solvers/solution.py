@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ufm.duality.certificate import Certificate
+from ufm.inputs.files import replacing
 from ufm.model.problem import Level, Problem
 from ufm.solvers.status import Status
 
@@ -83,7 +84,5 @@ class Solution:
         arrays: dict[str, Any] = {"features": self.features, "labels": self.labels, "weight": self.weight}
         if self.bias is not None:
             arrays["bias"] = self.bias
-        partial = path.with_name(path.name + ".partial")
-        with partial.open("wb") as stream:
+        with replacing(path) as stream:
             np.savez(stream, run=json.dumps(self.to_dict()), **arrays)
-        partial.replace(path)

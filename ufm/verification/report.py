@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
 from ufm.model.problem import Problem
-from ufm.text import plain_table, wrapped
+from ufm.text import finite, plain_table, wrapped
 from ufm.theory.prediction import Prediction
 from ufm.verification.measured import Measured
 
@@ -110,9 +109,9 @@ class Report:
             "verdicts": self.counts(),
             "unresolved_classes": list(self.unresolved_classes),
             "theorem": None if self.prediction is None else self.prediction.theorem,
-            "estimate": _finite(self.estimate),
-            "rows": [_finite(dataclasses.asdict(row)) for row in self.rows],
-            "classes": _finite(self.measured.to_dict()),
+            "estimate": finite(self.estimate),
+            "rows": [finite(dataclasses.asdict(row)) for row in self.rows],
+            "classes": finite(self.measured.to_dict()),
         }
 
     def summary(self) -> str:
@@ -182,11 +181,3 @@ def _number(value: float | int | None) -> str:
 
 def _short(value: float | int | None) -> str:
     return "-" if value is None else str(value) if isinstance(value, int) else f"{value:.1e}"
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
