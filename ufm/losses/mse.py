@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from fractions import Fraction
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,6 +12,7 @@ from jaxtyping import Float, Int
 from ufm.losses import softmax as sm
 from ufm.losses.base import Loss, Times
 from ufm.losses.pinned import Pinned
+from ufm.losses.scalar import ScalarForm
 from ufm.losses.tilt import Biases
 
 
@@ -27,7 +29,6 @@ class MSE(Loss):
 
     shares_directions: ClassVar[bool] = False
     grouped: ClassVar[bool] = True
-    squared: ClassVar[bool] = True
 
     def _residual(self, logits: Any, labels: Any) -> Any:
         return logits - sm.label_mask(labels, logits.shape[-1]).astype(logits.dtype)
@@ -64,6 +65,11 @@ class MSE(Loss):
     ) -> Float[np.ndarray, "rows K"]:
         """Subtract the mean."""
         return Biases.of_columns(times, columns).without_mean(dual, priors)
+
+    def scalar_form(self, num_classes: int) -> ScalarForm | None:
+        """Return ``(1 - M)^2/2`` along ``e_k``."""
+        one = Fraction(1)
+        return ScalarForm(self, num_classes, lambda _, room: room, own=1, rest=0, exact=lambda _: one)
 
     def pinned(self, logits: Float[np.ndarray, "K K"], divergence: Float[np.ndarray, " K"]) -> Pinned | None:
         """The divergence is half the squared distance."""

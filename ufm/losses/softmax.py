@@ -83,7 +83,7 @@ def log_softmax(logits: Float[Any, "*rows K"]) -> Float[Any, "*rows K"]:
     return shifted - xp.log(xp.sum(xp.exp(shifted), axis=-1, keepdims=True))
 
 
-def _times_log(p: Any, q: Any) -> Any:
+def times_log(p: Any, q: Any) -> Any:
     """``p log q`` with ``0 log 0 = 0`` and ``p log 0 = -inf`` for p > 0, without warnings."""
     xp = p.__array_namespace__()
     log_q = xp.where(q > 0, xp.log(xp.where(q > 0, q, 1.0)), -xp.inf)
@@ -98,7 +98,7 @@ def entropy(p: Float[Any, "*rows K"]) -> Float[Any, "*rows"]:
         [0.6931, 0.5623]
     """
     xp = p.__array_namespace__()
-    return -xp.sum(_times_log(p, p), axis=-1)
+    return -xp.sum(times_log(p, p), axis=-1)
 
 
 def entropy_of_rest(rest: Float[Any, "*rows K"], axis: int = -1, times: Any = None) -> Float[Any, "*rows"]:
@@ -115,7 +115,7 @@ def entropy_of_rest(rest: Float[Any, "*rows K"], axis: int = -1, times: Any = No
     mass = total(rest, times, axis)
     inside = xp.where(mass < 1.0, mass, 0.0)
     target = xp.where(mass < 1.0, (1.0 - inside) * xp.log1p(-inside), 0.0)
-    return -total(_times_log(rest, rest), times, axis) - target
+    return -total(times_log(rest, rest), times, axis) - target
 
 
 def kl_divergence(p: Float[Any, "*rows K"], q: Float[Any, "*rows K"]) -> Float[Any, "*rows"]:
@@ -126,7 +126,7 @@ def kl_divergence(p: Float[Any, "*rows K"], q: Float[Any, "*rows K"]) -> Float[A
         0.6931
     """
     xp = p.__array_namespace__()
-    return xp.sum(_times_log(p, p) - _times_log(p, q), axis=-1)
+    return xp.sum(times_log(p, p) - times_log(p, q), axis=-1)
 
 
 def cross_entropy(p: Float[Any, "*rows K"], q: Float[Any, "*rows K"]) -> Float[Any, "*rows"]:
@@ -138,7 +138,7 @@ def cross_entropy(p: Float[Any, "*rows K"], q: Float[Any, "*rows K"]) -> Float[A
         True
     """
     xp = p.__array_namespace__()
-    return -xp.sum(_times_log(p, q), axis=-1)
+    return -xp.sum(times_log(p, q), axis=-1)
 
 
 def cross_entropy_from_logits(

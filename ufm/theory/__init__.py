@@ -67,7 +67,7 @@ def predict(problem: Problem) -> Prediction:
         >>> round(prediction.objective, 12)
         0.076129240854
     """
-    if problem.loss.squared:
+    if type(problem.loss).__name__ == 'MSE':
         return predict_mse(problem)
     if problem.features == "nonnegative":
         return predict_nonnegative(problem)

@@ -84,7 +84,7 @@ def collapse_rule(problem: Problem) -> CollapseRule:
         ClosedFormError: if no theorem covers the loss, or features are free and classes not exchangeable.
     """
     K = problem.num_classes
-    if problem.loss.squared:
+    if type(problem.loss).__name__ == 'MSE':
         return CollapseRule(1, 1, np.ones(K), 0.0)
     weights, smoothing = softmax_targets(problem)
     if problem.features == "nonnegative":
