@@ -96,7 +96,7 @@ class BinaryCrossEntropy(Loss):
         """
         if num_classes > 4:
             return None
-        return ScalarForm(self, num_classes, lambda x, room: np.log1p(2 * room / x), own=2, rest=1)
+        return ScalarForm(self, num_classes, _closed_margin, own=2, rest=1)
 
     def pinned(self, logits: Float[np.ndarray, "K K"], divergence: Float[np.ndarray, " K"]) -> Pinned | None:
         """The divergence is a sum over logits of ``kl`` between two-point distributions, each self-concordant."""
@@ -122,3 +122,7 @@ class BinaryCrossEntropy(Loss):
         if len(divergence) > 4:
             return None
         return 2 * binary_interval(np.full_like(divergence, 0.5), divergence / 2)[1]
+
+
+def _closed_margin(share: Any, room: Any) -> Any:
+    return np.log1p(2 * room / share)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import abstractmethod
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -108,12 +109,12 @@ class CurveLoss(Loss):
 
     def scalar_form(self, num_classes: int) -> ScalarForm | None:
         """Return ``phi(log(1 + (K-1) exp(-M)))``."""
-        form = ScalarForm(self, num_classes, lambda x, _: self._margin(x * form.pull, num_classes))
-        return form
+        return ScalarForm(self, num_classes, partial(self._closed_margin, num_classes))
 
-    def _margin(self, pull: np.ndarray, num_classes: int) -> np.ndarray:
-        ce = self.surprise_at(pull)
-        return np.maximum(np.log(num_classes - 1) - ce - np.log(-np.expm1(-ce)), 0.0)
+    def _closed_margin(self, num_classes: int, share: np.ndarray, room: np.ndarray) -> np.ndarray:
+        even = np.full_like(share, np.log(num_classes))
+        ce = self.surprise_at(share * (self.slope(even) * -np.expm1(-even)))
+        return np.maximum(np.log(num_classes - 1) + _log_odds(ce), 0.0)
 
     def pinned(self, logits: Float[np.ndarray, "K K"], divergence: Float[np.ndarray, " K"]) -> Pinned | None:
         """The divergence is that of f in t plus c times that of the others' distributions, if f is convex.

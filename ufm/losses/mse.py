@@ -68,8 +68,7 @@ class MSE(Loss):
 
     def scalar_form(self, num_classes: int) -> ScalarForm | None:
         """Return ``(1 - M)^2/2`` along ``e_k``."""
-        one = Fraction(1)
-        return ScalarForm(self, num_classes, lambda _, room: room, own=1, rest=0, exact=lambda _: one)
+        return ScalarForm(self, num_classes, _closed_margin, own=1, rest=0, exact=_exact_pull)
 
     def pinned(self, logits: Float[np.ndarray, "K K"], divergence: Float[np.ndarray, " K"]) -> Pinned | None:
         """The divergence is half the squared distance."""
@@ -81,3 +80,11 @@ class MSE(Loss):
     def zero_margins(self, divergence: Float[np.ndarray, " K"]) -> Float[np.ndarray, " K"] | None:
         """Two logits of a point within this distance of zero differ by no more."""
         return 2 * np.sqrt(divergence)
+
+
+def _closed_margin(share: Any, room: Any) -> Any:
+    return room
+
+
+def _exact_pull(k: int) -> Fraction:
+    return Fraction(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from fractions import Fraction
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -161,19 +162,21 @@ class SoftmaxLoss(Loss):
         """
         if np.ptp(self.scales) > 0 or np.ptp(self.offsets) > 0:
             return None
-        scale, e, K = float(np.ravel(self.scales)[0]), float(self.label_smoothing), num_classes
-        if e and np.any(self.label_margins):
+        if self.label_smoothing and np.any(self.label_margins):
             return None
+        K = num_classes
+        exact = None if np.any(self.label_margins) else partial(self._exact_pull, K)
+        return ScalarForm(self, K, partial(self._closed_margin, K), exact=exact)
 
-        def closed(x: Any, room: Any) -> Any:
-            own = np.exp(-scale * np.asarray(self.label_margins))
-            return np.log1p((1 - e) * (K - 1 + own) * room / (own * (e + (1 - e) * x))) / scale
+    def _closed_margin(self, num_classes: int, share: Any, room: Any) -> Any:
+        scale, e = float(np.ravel(self.scales)[0]), float(self.label_smoothing)
+        own = np.exp(-scale * np.asarray(self.label_margins))
+        return np.log1p((1 - e) * (num_classes - 1 + own) * room / (own * (e + (1 - e) * share))) / scale
 
-        def exact(k: int) -> Fraction:
-            weight = float(np.broadcast_to(self.weights, (K,))[k])
-            return Fraction(weight) * Fraction(scale) * (1 - Fraction(e)) * Fraction(K - 1, K)
-
-        return ScalarForm(self, num_classes, closed, exact=None if np.any(self.label_margins) else exact)
+    def _exact_pull(self, num_classes: int, k: int) -> Fraction:
+        weight = Fraction(float(np.broadcast_to(self.weights, (num_classes,))[k]))
+        scale, e = Fraction(float(np.ravel(self.scales)[0])), Fraction(self.label_smoothing)
+        return weight * scale * (1 - e) * Fraction(num_classes - 1, num_classes)
 
     def pinned(self, logits: Float[np.ndarray, "K K"], divergence: Float[np.ndarray, " K"]) -> Pinned | None:
         """The divergence is ``c_k KL(p*_k || p_k)``; nothing is said where logits are scaled differently."""
