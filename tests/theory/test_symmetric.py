@@ -8,7 +8,16 @@ from scipy.optimize import minimize, minimize_scalar
 
 import ufm
 from ufm.conventions import charged
-from ufm.losses import LDAM, MSE, BinaryCrossEntropy, CrossEntropy, Focal, LabelSmoothing, Poly1, WeightedCrossEntropy
+from ufm.losses import (
+    LDAM,
+    MSE,
+    BinaryCrossEntropy,
+    CrossEntropy,
+    Focal,
+    LabelSmoothing,
+    Poly1,
+    WeightedCrossEntropy,
+)
 from ufm.theory import (
     collapse_counts,
     critical_imbalance_ratio,
@@ -25,7 +34,9 @@ few = settings(deadline=None, derandomize=True, max_examples=15)
 
 
 def problem(loss, counts=COUNTS, level=LEVEL, decays=1.0, **changes):
-    return ufm.Problem(counts, len(counts) + 2, 2e-3, level**2 / 2e-3 * np.asarray(decays), loss=loss, **changes)
+    return ufm.Problem(
+        counts, len(counts) + 2, 2e-3, level**2 / 2e-3 * np.asarray(decays), loss=loss, **changes
+    )
 
 
 def direct(given, seeds=3):
@@ -51,7 +62,11 @@ def direct(given, seeds=3):
         found.append(minimize(evaluate, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options))
     best = min(found, key=lambda result: result.fun)
     scale = np.sqrt(given.feature_decays * n)[:, None]
-    return best.fun, best.x[: K * d].reshape(K, d) / np.sqrt(given.weight_decay), best.x[K * d :].reshape(K, d) / scale
+    return (
+        best.fun,
+        best.x[: K * d].reshape(K, d) / np.sqrt(given.weight_decay),
+        best.x[K * d :].reshape(K, d) / scale,
+    )
 
 
 @pytest.mark.parametrize(
@@ -69,7 +84,9 @@ def test_check_value_of_focals_scalar_problem():
     total = 0.0
     for k in range(5):  # not convex: the least of the stationary point and of collapse
         one = lambda m, k=k: (given.priors * form.value(np.full(5, m)))[k] + price[k] * m  # noqa: E731
-        total += min(minimize_scalar(one, bounds=(0, 60), method="bounded", options={"xatol": 1e-12}).fun, one(0.0))
+        total += min(
+            minimize_scalar(one, bounds=(0, 60), method="bounded", options={"xatol": 1e-12}).fun, one(0.0)
+        )
     assert total == pytest.approx(0.189571173, abs=5e-10)
     with pytest.raises(ufm.ClosedFormError, match="convex"):
         predict(given)
@@ -92,7 +109,9 @@ def test_decays_by_class_against_direct_optimisation(loss):
     prediction = predict(given)
     value, weight, features = direct(given)
     assert prediction.objective == pytest.approx(value, rel=1e-9)
-    np.testing.assert_allclose(features @ features.T, prediction.gram_features, atol=2e-4 * prediction.norms.max() ** 2)
+    np.testing.assert_allclose(
+        features @ features.T, prediction.gram_features, atol=2e-4 * prediction.norms.max() ** 2
+    )
     top = prediction.weight_norms.max()
     np.testing.assert_allclose(weight @ weight.T, prediction.gram_weights, atol=2e-4 * top**2)
     np.testing.assert_allclose(features @ weight.T, prediction.logits, atol=1e-3)
@@ -114,15 +133,18 @@ def test_five_classes_of_binary_cross_entropy_share_directions():
         predict(problem(BinaryCrossEntropy()))
 
 
+SMALL = [LDAM([0.5, 0.3, 0.2, -0.1], 1.5), Poly1(1.0), Poly1(0.2), LabelSmoothing(0.3), CrossEntropy()]
+
+
 @few
 @given(
-    loss=st.sampled_from([LDAM([0.5, 0.3, 0.2, -0.1], 1.5), Poly1(1.0), Poly1(0.2), LabelSmoothing(0.3), CrossEntropy()]),
+    number=st.integers(0, len(SMALL) - 1),
     counts=st.lists(st.integers(1, 200), min_size=4, max_size=4),
     level=st.floats(0.01, 1.3),
 )
-def test_the_certified_optimum_is_the_prediction(loss, counts, level):
+def test_the_certified_optimum_is_the_prediction(number, counts, level):
     counts = np.array(counts)
-    given = problem(loss, counts, level * np.sqrt(counts.max()) / counts.sum())
+    given = problem(SMALL[number], counts, level * np.sqrt(counts.max()) / counts.sum())
     solution = ufm.solve(given)
     assert solution.certificate.relative_gap <= 1e-8
     assert predict(given).objective == pytest.approx(solution.objective, rel=2e-8)
@@ -145,7 +167,9 @@ def test_mse_with_free_features_and_a_free_bias():
     assert solution.certified
     assert solution.objective == pytest.approx(prediction.objective, rel=1e-8)
     np.testing.assert_allclose(solution.features @ solution.features.T, prediction.gram_features, atol=1e-3)
-    np.testing.assert_allclose(solution.features @ solution.weight.T + solution.bias, prediction.logits, atol=1e-4)
+    np.testing.assert_allclose(
+        solution.features @ solution.weight.T + solution.bias, prediction.logits, atol=1e-4
+    )
 
 
 def test_layer_peeled_charges_are_class_weights_of_single_samples():
@@ -162,7 +186,7 @@ def test_layer_peeled_charges_are_class_weights_of_single_samples():
 @few
 @given(charge=st.floats(0, 1.5), level=st.floats(0.05, 1.2))
 def test_charges(charge, level):
-    """Margins follow ``q_k ~ n_k^{-(1+g)/2}/c_k``; thresholds, weights and extra samples agree with the prediction."""
+    """Thresholds, equalising weights and extra samples agree with the prediction."""
     base = (level * 0.02) ** 2 / 1e-2
     given = ufm.Problem(COUNTS, 6, 1e-2, charged(base, COUNTS, charge))
     prediction = predict(given)
@@ -174,7 +198,7 @@ def test_charges(charge, level):
     need = extra_samples_to_live(given, 4, charge)
 
     def lives(extra):
-        counts = COUNTS + [0, 0, 0, 0, extra]
+        counts = COUNTS + np.array([0, 0, 0, 0, extra])
         decays = base * (counts.sum() / (5 * counts)) ** charge
         return not predict(ufm.Problem(counts, 6, 1e-2, decays)).collapsed[4]
 
@@ -228,8 +252,10 @@ def test_slope_of_the_scalar_form_is_its_derivative():
         difference = (form.value(at + step) - form.value(at - step)) / (2 * step)
         np.testing.assert_allclose(form.slope(at), difference, rtol=1e-7)
         if loss.convex:
-            share = form.slope(at) / -form.pull * -1
-            inside = share < 1
+            share = form.slope(at) / -form.pull
+            inside = (share < 1) & (share > 0)
             found = form.margins(np.where(inside, share, 1.0), np.where(inside, 1 - share, 0.0))
             np.testing.assert_allclose(found[inside], at[inside], rtol=1e-8)
-    assert ScalarProblems(problem(MSE()), MSE().scalar_form(5), MSE().scalar_form(5).squared_length).frame == 1
+    assert (
+        ScalarProblems(problem(MSE()), MSE().scalar_form(5), MSE().scalar_form(5).squared_length).frame == 1
+    )
