@@ -62,8 +62,6 @@ def test_value_and_gradient_are_those_of_the_logits_written_out(loss):
 @grouped_loss
 @pytest.mark.parametrize("size", [1.0, 0.2, 30.0])
 def test_the_dual_is_that_of_the_logits_written_out(loss, size):
-    if not loss.bounded:
-        pytest.skip("no conjugate")
     loss = by_class(loss)
     few, full = loss.of_columns(COLUMNS), expanded(points())
     dual = size * loss.gradient(full, FIRST)
@@ -76,8 +74,6 @@ def test_the_dual_is_that_of_the_logits_written_out(loss, size):
 
 @grouped_loss
 def test_centring_is_that_of_all_classes(loss):
-    if not loss.bounded:
-        pytest.skip("no conjugate")
     loss = by_class(loss)
     few, rows, sizes = loss.of_columns(COLUMNS), points(), np.array(GROUPS)
     priors = np.array([0.5, 0.3, 0.2])

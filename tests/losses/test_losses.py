@@ -19,12 +19,15 @@ from hypothesis import strategies as st
 
 from ufm import losses
 from ufm.losses import (
+    LDAM,
     MSE,
+    BinaryCrossEntropy,
     CrossEntropy,
     Focal,
     LabelSmoothing,
     LogitAdjustment,
     Loss,
+    Poly1,
     SoftmaxLoss,
     VectorScaling,
     WeightedCrossEntropy,
@@ -44,6 +47,11 @@ LOSSES += [
     Focal(0.0),
     Focal(1.0),
     Focal(5.0),
+    Focal(0.3),
+    Poly1(0.0),
+    Poly1(0.7),
+    Poly1(4.0),
+    LDAM(np.array([-1.0, 0.0, 2.0, 0.3]), 3.0),
 ]
 IDS = [f"{type(loss).__name__}-{number}" for number, loss in enumerate(LOSSES)]
 every_loss = pytest.mark.parametrize("loss", LOSSES, ids=IDS)
@@ -67,7 +75,7 @@ def fenchel_young_gap(loss, logits, dual, labels):
 
 def test_matrix_covers_every_loss_of_the_package():
     assert {CrossEntropy, LabelSmoothing, WeightedCrossEntropy, LogitAdjustment} < set(CLASSES)
-    assert {VectorScaling, MSE, Focal} < set(CLASSES)
+    assert {VectorScaling, MSE, Focal, LDAM, Poly1, BinaryCrossEntropy} < set(CLASSES)
     public = [x for x in vars(losses).values() if inspect.isclass(x) and issubclass(x, Loss)]
     assert {x for x in public if not inspect.isabstract(x)} == set(CLASSES)
 
@@ -89,13 +97,31 @@ def plain_focal_loss(loss, logits, labels):
     return -((1 - hit) ** loss.gamma) * np.log(hit)
 
 
+def plain_poly1_loss(loss, logits, labels):
+    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    hit = p[np.arange(len(labels)), labels]
+    return -np.log(hit) + loss.epsilon * (1 - hit)
+
+
+def plain_ldam_loss(loss, logits, labels):
+    moved = logits - np.eye(K)[labels] * loss.margins
+    p = np.exp(loss.scale * moved) / np.exp(loss.scale * moved).sum(axis=1, keepdims=True)
+    return -np.log(p[np.arange(len(labels)), labels])
+
+
+def plain_bce(loss, logits, labels):
+    p, own = 1 / (1 + np.exp(-logits)), np.eye(K)[labels]
+    return -(own * np.log(p) + (1 - own) * np.log(1 - p)).sum(axis=1)
+
+
 def plain_mse(loss, logits, labels):
     return ((logits - np.eye(K)[labels]) ** 2).sum(axis=1) / 2
 
 
 @every_loss
 def test_value_is_its_definition(loss):
-    plain = {SoftmaxLoss: plain_softmax_loss, Focal: plain_focal_loss, MSE: plain_mse}
+    plain = {LDAM: plain_ldam_loss, SoftmaxLoss: plain_softmax_loss, MSE: plain_mse}
+    plain |= {Focal: plain_focal_loss, Poly1: plain_poly1_loss, BinaryCrossEntropy: plain_bce}
     definition = next((plain[base] for base in plain if isinstance(loss, base)), None)
     if definition is None:
         pytest.skip("no independent definition of this loss here")
@@ -234,11 +260,25 @@ def test_centred_rows_are_feasible_for_a_free_bias(loss, seed, scale):
     )
 
 
-@every_loss
-def test_no_certificate_from_a_loss_that_is_not_convex(loss):
-    logits, labels = points()
-    if not loss.convex:
-        assert np.all(loss.conjugate(loss.gradient(logits, labels), labels) == np.inf)
+@pytest.mark.parametrize(
+    "loss", [Focal(0.3), Focal(1.0), Focal(2.0), Focal(5.0), Poly1(1.5), Poly1(4.0)], ids=repr
+)
+@exact
+@given(seed=seeds, size=st.sampled_from([1e-6, 0.3, 1.0, 3.0]), scale=st.sampled_from([1e-3, 1.0, 10.0]))
+def test_a_loss_that_is_not_convex_is_bounded_all_the_same(loss, seed, size, scale):
+    """Fenchel-Young at any logits for any dual point, and with equality somewhere: the conjugate is no larger."""
+    logits, labels = points(seed, rows=40, scale=scale)
+    far, _ = points(seed + 1, rows=40, scale=scale)
+    dual = loss.into_domain(size * loss.gradient(far, labels), labels)
+    gap, rounding = fenchel_young_gap(loss, logits, dual, labels)
+    assert np.all(gap >= -rounding)
+    rest = np.where(np.eye(K, dtype=bool)[labels], 0.0, dual)
+    pull = rest.sum(axis=1, keepdims=True)
+    odds = -np.log(np.expm1(loss.surprise_at(pull)))  # where the supremum is attained
+    best = np.where(np.eye(K, dtype=bool)[labels], odds, np.log(np.where(rest > 0, rest / pull, 1.0)))
+    gap, rounding = fenchel_young_gap(loss, best, dual, labels)
+    inside = pull[:, 0] < 1 - 1e-9  # at 1 it is a limit
+    assert np.all(np.abs(gap)[inside] <= 10 * rounding[inside])
 
 
 # Curvature
@@ -264,6 +304,9 @@ def test_curvature_bounds_the_hessian(loss):
         (WeightedCrossEntropy(np.array([3.0, 0.1])), [1.5, 0.05]),
         (VectorScaling(np.array([3.0, 1.0])), [4.5, 4.5]),
         (MSE(), [1.0, 1.0]),
+        (BinaryCrossEntropy(), [0.25, 0.25]),
+        (LDAM(np.array([3.0, 1.0]), 3.0), [4.5, 4.5]),
+        (Poly1(0.5), [0.75, 0.75]),
         (Focal(0.0), [0.5, 0.5]),
     ],
 )

@@ -19,10 +19,10 @@ def check_environment(argv: Sequence[str]) -> None:
 
 def _check_matplotlib(name: str) -> None:
     try:
-        import matplotlib
+        from matplotlib import rcsetup
 
         if name:
-            matplotlib.rcsetup.validate_backend(name)
+            rcsetup.validate_backend(name)
     except ValueError:
         raise InputError(f"MPLBACKEND must be a backend of matplotlib such as agg, got {name!r}") from None
 

@@ -63,9 +63,6 @@ class Loss(ABC):
     #: Whether a constant added to all logits changes nothing; the margin is then one of log-odds, else a difference.
     shift_invariant: ClassVar[bool] = False
 
-    #: Whether it is ``|z - onehot_y|^2 / 2``.
-    squared: ClassVar[bool] = False
-
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "value" in vars(cls):
@@ -129,10 +126,10 @@ class Loss(ABC):
         return None
 
     def scalar_form(self, num_classes: int) -> ScalarForm | None:
-        """Return ``phi_k(M) = loss_k(M (e_k - 1/K))`` of every class, or None.
+        """Return ``phi_k(M) = loss_k(M u_k)`` of every class along a ray of logits, or None.
 
-        Only for a loss that is shift-invariant and symmetric in its off-target logits. Theorem (T) then holds if
-        it is convex as well.
+        Only for a loss whose gradient stays on the ray, such as every shift-invariant one that is symmetric in its
+        off-target logits, with ``u_k = e_k - 1/K``. Theorem (T) then holds if it is convex and ``<u_k, u_l> <= 0``.
         """
         return None
 
@@ -195,7 +192,6 @@ _DECLARED = (
     "shares_directions",
     "grouped",
     "shift_invariant",
-    "squared",
     "targets",
     "scalar_form",
     "softmax_parameters",

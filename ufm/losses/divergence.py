@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from jaxtyping import Float
 from scipy.special import lambertw
@@ -32,15 +34,28 @@ def binary_interval(
         >>> fall.round(6).tolist(), rise.round(6).tolist()
         ([0.002828], [0.002828])
     """
-    return _branch(probability, divergence, -1.0), _branch(probability, divergence, 1.0)
+    fall, rise = (
+        shift_within(lambda u: np.log1p(probability * np.expm1(u)) - probability * u, divergence, sign)
+        for sign in (-1.0, 1.0)
+    )
+    return fall, rise
 
 
-def _branch(s: np.ndarray, kappa: np.ndarray, sign: float) -> np.ndarray:
-    low, high = np.zeros_like(s), np.full_like(s, _LARGEST_SHIFT)
+def shift_within(
+    divergence_of: Callable[[np.ndarray], np.ndarray], divergence: Float[np.ndarray, " K"], sign: float
+) -> Float[np.ndarray, " K"]:
+    """Return the largest ``|u| <= 700`` with ``divergence_of(sign |u|) <= divergence``, rounded outwards.
+
+    Args:
+        divergence_of: of a vector of shifts, one per class; growing with ``|u|`` on both sides of 0.
+        divergence: the limits.
+        sign: 1 or -1.
+    """
+    low, high = np.zeros_like(divergence), np.full_like(divergence, _LARGEST_SHIFT)
     for _ in range(_BISECTIONS):
         middle = np.where(low > 0, np.sqrt(low * high), high * 1e-3)  # geometric: widths span many decades
         middle = np.where(high - low < 1e-3 * high, (low + high) / 2, middle)
-        inside = np.log1p(s * np.expm1(sign * middle)) - s * sign * middle <= kappa
+        inside = divergence_of(sign * middle) <= divergence
         low, high = np.where(inside, middle, low), np.where(inside, high, middle)
         if np.all(high - low <= 1e-12 * high):
             break

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from fractions import Fraction
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,6 +12,7 @@ from jaxtyping import Float, Int
 from ufm.losses import softmax as sm
 from ufm.losses.base import Loss, Times
 from ufm.losses.pinned import Pinned
+from ufm.losses.scalar import ScalarForm
 from ufm.losses.tilt import Biases
 
 
@@ -27,7 +29,6 @@ class MSE(Loss):
 
     shares_directions: ClassVar[bool] = False
     grouped: ClassVar[bool] = True
-    squared: ClassVar[bool] = True
 
     def _residual(self, logits: Any, labels: Any) -> Any:
         return logits - sm.label_mask(labels, logits.shape[-1]).astype(logits.dtype)
@@ -65,6 +66,10 @@ class MSE(Loss):
         """Subtract the mean."""
         return Biases.of_columns(times, columns).without_mean(dual, priors)
 
+    def scalar_form(self, num_classes: int) -> ScalarForm | None:
+        """Return ``(1 - M)^2/2`` along ``e_k``."""
+        return ScalarForm(self, num_classes, _closed_margin, own=1, rest=0, exact=_exact_pull)
+
     def pinned(self, logits: Float[np.ndarray, "K K"], divergence: Float[np.ndarray, " K"]) -> Pinned | None:
         """The divergence is half the squared distance."""
         radius = np.sqrt(2 * divergence)
@@ -75,3 +80,11 @@ class MSE(Loss):
     def zero_margins(self, divergence: Float[np.ndarray, " K"]) -> Float[np.ndarray, " K"] | None:
         """Two logits of a point within this distance of zero differ by no more."""
         return 2 * np.sqrt(divergence)
+
+
+def _closed_margin(share: Any, room: Any) -> Any:
+    return room
+
+
+def _exact_pull(k: int) -> Fraction:
+    return Fraction(1)

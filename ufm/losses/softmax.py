@@ -87,7 +87,7 @@ def log_softmax(logits: Float[Any, "*rows K"]) -> Float[Any, "*rows K"]:
     return shifted - xp.log1p(rest)
 
 
-def _times_log(p: Any, q: Any) -> Any:
+def times_log(p: Any, q: Any) -> Any:
     """``p log q`` with ``0 log 0 = 0`` and ``p log 0 = -inf`` for p > 0, without warnings."""
     xp = p.__array_namespace__()
     log_q = xp.where(q > 0, xp.log(xp.where(q > 0, q, 1.0)), -xp.inf)
@@ -102,7 +102,7 @@ def entropy(p: Float[Any, "*rows K"]) -> Float[Any, "*rows"]:
         [0.6931, 0.5623]
     """
     xp = p.__array_namespace__()
-    return -xp.sum(_times_log(p, p), axis=-1)
+    return -xp.sum(times_log(p, p), axis=-1)
 
 
 def entropy_of_rest(rest: Float[Any, "*rows K"], axis: int = -1, times: Any = None) -> Float[Any, "*rows"]:
@@ -119,7 +119,7 @@ def entropy_of_rest(rest: Float[Any, "*rows K"], axis: int = -1, times: Any = No
     mass = total(rest, times, axis)
     inside = xp.where(mass < 1.0, mass, 0.0)
     target = xp.where(mass < 1.0, (1.0 - inside) * xp.log1p(-inside), 0.0)
-    return -total(_times_log(rest, rest), times, axis) - target
+    return -total(times_log(rest, rest), times, axis) - target
 
 
 def kl_divergence(p: Float[Any, "*rows K"], q: Float[Any, "*rows K"]) -> Float[Any, "*rows"]:
@@ -135,7 +135,7 @@ def kl_divergence(p: Float[Any, "*rows K"], q: Float[Any, "*rows K"]) -> Float[A
     # both distributions sum to 1; p log(p/q) - p + q is negative for no class, and rounding must not make it so
     series = change**2 * (0.5 - change / 3 + change**2 / 4)
     close = p * xp.where(abs(change) < 1e-4, series, change - xp.log1p(change))
-    apart = _times_log(p, p) - _times_log(p, q) - p + q
+    apart = times_log(p, p) - times_log(p, q) - p + q
     return xp.sum(xp.maximum(xp.where(near, close, apart), 0.0), axis=-1)
 
 
@@ -148,7 +148,7 @@ def cross_entropy(p: Float[Any, "*rows K"], q: Float[Any, "*rows K"]) -> Float[A
         True
     """
     xp = p.__array_namespace__()
-    return -xp.sum(_times_log(p, q), axis=-1)
+    return -xp.sum(times_log(p, q), axis=-1)
 
 
 def cross_entropy_from_logits(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from fractions import Fraction
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from ufm.inputs.checks import InputError, finite_vector, nonnegative_float
+from ufm.inputs.checks import InputError, finite_vector, nonnegative_float, positive_float
 from ufm.losses import softmax as sm
 from ufm.losses.base import Loss, SoftmaxParameters, Times, of_label
 from ufm.losses.divergence import binary_interval
@@ -161,19 +162,21 @@ class SoftmaxLoss(Loss):
         """
         if np.ptp(self.scales) > 0 or np.ptp(self.offsets) > 0:
             return None
-        scale, e, K = float(np.ravel(self.scales)[0]), float(self.label_smoothing), num_classes
-        if e and np.any(self.label_margins):
+        if self.label_smoothing and np.any(self.label_margins):
             return None
+        K = num_classes
+        exact = None if np.any(self.label_margins) else partial(self._exact_pull, K)
+        return ScalarForm(self, K, partial(self._closed_margin, K), exact=exact)
 
-        def closed(x: Any, room: Any) -> Any:
-            own = np.exp(-scale * np.asarray(self.label_margins))
-            return np.log1p((1 - e) * (K - 1 + own) * room / (own * (e + (1 - e) * x))) / scale
+    def _closed_margin(self, num_classes: int, share: Any, room: Any) -> Any:
+        scale, e = float(np.ravel(self.scales)[0]), float(self.label_smoothing)
+        own = np.exp(-scale * np.asarray(self.label_margins))
+        return np.log1p((1 - e) * (num_classes - 1 + own) * room / (own * (e + (1 - e) * share))) / scale
 
-        def exact(k: int) -> Fraction:
-            weight = float(np.broadcast_to(self.weights, (K,))[k])
-            return Fraction(weight) * Fraction(scale) * (1 - Fraction(e)) * Fraction(K - 1, K)
-
-        return ScalarForm(self, num_classes, closed, None if np.any(self.label_margins) else exact)
+    def _exact_pull(self, num_classes: int, k: int) -> Fraction:
+        weight = Fraction(float(np.broadcast_to(self.weights, (num_classes,))[k]))
+        scale, e = Fraction(float(np.ravel(self.scales)[0])), Fraction(self.label_smoothing)
+        return weight * scale * (1 - e) * Fraction(num_classes - 1, num_classes)
 
     def pinned(self, logits: Float[np.ndarray, "K K"], divergence: Float[np.ndarray, " K"]) -> Pinned | None:
         """The divergence is ``c_k KL(p*_k || p_k)``; nothing is said where logits are scaled differently."""
@@ -343,3 +346,48 @@ class VectorScaling(SoftmaxLoss):
     def offsets(self) -> Any:
         """Logit offsets ``o``."""
         return self.adjustments
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LDAM(SoftmaxLoss):
+    """Label-distribution-aware margins: cross-entropy of ``s z`` with ``s Delta_y`` taken from the label's logit.
+
+    Args:
+        margins: (K,), ``Delta_k`` in the unit of the logits.
+        scale: ``s > 0``, the factor of all logits, without unit.
+
+    Raises:
+        InputError: if a margin is not finite or the scale not positive.
+
+    Source: Cao et al., NeurIPS 2019 (arXiv:1906.07413).
+
+    Example:
+        >>> LDAM([0.5, 0.0]).value(np.zeros((1, 2)), np.array([0])).round(4).tolist()
+        [0.9741]
+        >>> LDAM.of_counts([16, 1]).margins.tolist()
+        [0.25, 0.5]
+    """
+
+    shares_directions: ClassVar[bool] = False
+    margins: Float[Any, " K"] | Any
+    scale: float | Any = 1.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "margins", finite_vector("margins", self.margins))
+        object.__setattr__(self, "scale", positive_float("scale", self.scale))
+
+    @classmethod
+    def of_counts(cls, counts: Any, largest: float | int = 0.5, scale: float | int = 1.0) -> LDAM:
+        """Return the loss with ``Delta_k = largest (n_min/n_k)^(1/4)``."""
+        n = finite_vector("counts", counts, positive=True)
+        return cls(nonnegative_float("largest", largest) * (n.min() / n) ** 0.25, scale)
+
+    @property
+    def scales(self) -> Any:
+        """Logit scale ``s``."""
+        return self.scale
+
+    @property
+    def label_margins(self) -> Any:
+        """Label margins ``Delta``."""
+        return self.margins

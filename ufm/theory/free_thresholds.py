@@ -48,6 +48,7 @@ class _Kinds(NamedTuple):
     """Kinds of exchangeable classes by ascending count: parameters, sizes, and the classes in that order."""
 
     counts: np.ndarray
+    costs: np.ndarray  # l_k / l, where classes have decays of their own
     weights: np.ndarray
     scales: np.ndarray
     offsets: np.ndarray
@@ -55,9 +56,16 @@ class _Kinds(NamedTuple):
     order: np.ndarray
     smoothing: float
 
-    def contrasts(self, num_samples: int) -> np.ndarray:
+    def contrasts(self, num_samples: float) -> np.ndarray:
         """``(1-e) a c sqrt(n) / N``, the norm of the dual matrix on contrasts of twins."""
-        return (1 - self.smoothing) * self.scales * self.weights * np.sqrt(self.counts) / num_samples
+        return (
+            (1 - self.smoothing)
+            * self.scales
+            * self.weights
+            * np.sqrt(self.counts)
+            / num_samples
+            / self.costs
+        )
 
 
 def _kinds(problem: Problem) -> _Kinds:
@@ -67,13 +75,14 @@ def _kinds(problem: Problem) -> _Kinds:
     if loss is None:
         name = type(problem.loss).__name__
         raise not_covered(f"these thresholds need a softmax loss, and the loss is {name}")
-    rows = np.stack([problem.counts.astype(float), loss.weights, loss.scales, loss.offsets])
+    costs = problem.nuclear_weights / problem.nuclear_weight
+    rows = np.stack([problem.counts.astype(float), costs, loss.weights, loss.scales, loss.offsets])
     order = np.lexsort(rows[::-1])
     rows = rows[:, order]
     starts = np.flatnonzero(np.append(True, np.any(rows[:, 1:] != rows[:, :-1], axis=0)))
     sizes = np.diff(np.append(starts, problem.num_classes))
-    counts, weights, scales, offsets = rows[:, starts]
-    return _Kinds(counts, weights, scales, offsets, sizes, order, loss.smoothing)
+    counts, costs, weights, scales, offsets = rows[:, starts]
+    return _Kinds(counts, costs, weights, scales, offsets, sizes, order, loss.smoothing)
 
 
 def twin_thresholds(problem: Problem) -> tuple[TwinThreshold, ...]:
@@ -167,7 +176,7 @@ def total_collapse_weight(problem: Problem) -> float:
     p = _probabilities_of_bias(problem, kinds)
     block = np.outer(roots, roots * (p - kinds.smoothing / problem.num_classes))
     block -= (1 - kinds.smoothing) * np.eye(len(roots))
-    left = kinds.weights * np.sqrt(kinds.counts) / problem.num_samples
+    left = kinds.weights * np.sqrt(kinds.counts) / problem.num_samples / kinds.costs
     return max(largest, float(np.linalg.norm(left[:, None] * block * kinds.scales, 2)))
 
 

@@ -90,7 +90,7 @@ class _Resolution:
         self.lengths = np.linalg.norm(self.A, axis=1)
         self.cross = self.A @ self.A.T
         self.norm_A = math.sqrt(largest_eigenvalue(self.cross))
-        self.units = self.problem.nuclear_weight * np.sqrt(self.problem.counts)  # X_k = units_k (z_k - b)
+        self.units = self.problem.nuclear_weights * np.sqrt(self.problem.counts)  # X_k = units_k (z_k - b)
         self.pinned, self.radius, self.zero_margins = pinned, pinned.radius, zero_margins
         self._bound_logits()
         self.bias = self._bound_bias()
@@ -115,8 +115,8 @@ class _Resolution:
         """
         if self.problem.bias is None:
             return 0.0
-        shifts = math.sqrt(self.problem.feature_decay) * self.prediction.norms * self.root
-        bounds = [4 * float(np.max(self.radius + shifts / self.problem.nuclear_weight))]
+        shifts = np.sqrt(self.problem.feature_decays) * self.prediction.norms * self.root
+        bounds = [4 * float(np.max(self.radius + shifts / self.problem.nuclear_weights))]
         if self.problem.bias > 0:
             bounds.append(self.root / math.sqrt(self.problem.bias))
         return min(bounds)
@@ -125,7 +125,7 @@ class _Resolution:
         """``squares``: of ``|g_k|^2`` and ``dots``: of ``<g_k, g_l>``, both in balanced coordinates."""
         problem, prediction = self.problem, self.prediction
         spectral = self.norm_A <= 1 + ROUNDING
-        predicted = problem.feature_decay * problem.counts * prediction.norms**2
+        predicted = problem.feature_decays * problem.counts * prediction.norms**2
         lead = np.ones(self.K) if spectral else self.lengths**2
         along = self.units * (self.along + self.lengths * self.bias)
         extra = 0.0 if spectral else self.eps
@@ -176,7 +176,7 @@ class _Resolution:
         """Living: margin intervals disjoint. Collapsed: the dual point cannot have moved to its boundary."""
         # |Q - Q*|^2 <= 2 L FY for a loss of curvature L
         factor = 2 * self.problem.loss.curvature(np.arange(self.K))
-        move = np.sqrt(self.eps * factor / self.problem.num_samples) / self.problem.nuclear_weight
+        move = np.sqrt(self.eps * factor / self.problem.num_samples) / self.problem.nuclear_weights
         living = self.prediction.margins - self.pinned.margin_fall > self.zero_margins
         return np.where(self.prediction.collapsed, self._bound_lengths() + move < 1, living)
 
@@ -192,7 +192,7 @@ class _Resolution:
         """Translate the bounds into the units of the metrics."""
         problem, prediction = self.problem, self.prediction
         resolved = self._resolved()
-        h_units, w_units = problem.feature_decay * problem.counts, problem.weight_decay
+        h_units, w_units = problem.feature_decays * problem.counts, problem.weight_decay
         h_squares, w_squares = self.squares / h_units, self.v_squares / w_units
         h_dots = self.dots / np.sqrt(np.outer(h_units, h_units))
         h_high = np.sqrt(prediction.norms**2 + h_squares)
@@ -225,7 +225,7 @@ class _Resolution:
                 self.v_frobenius / w_units, float(np.linalg.norm(prediction.gram_weights))
             ),
             nc3_wh=bound_of_direction(logit_error, float(np.linalg.norm(prediction.logits))),
-            within=2 * self.eps / (problem.num_samples * problem.feature_decay),
+            within=2 * self.eps / (problem.num_samples * float(problem.feature_decays.min())),
             logits=2 * float(self.entries.max()),
             nc4=self._disagreement(resolved),
         )

@@ -228,7 +228,7 @@ def _open_rows(
     if problem is not None and (eps is not None or zero_margin_bounds(problem, 0.0) is None):
         zero_margins = zero_margin_bounds(problem, eps or 0.0)
     if eps is not None and problem is not None:
-        within = 2 * eps / (problem.num_samples * problem.feature_decay)
+        within = 2 * eps / (problem.num_samples * float(problem.feature_decays.min()))
     return [
         *variability_rows(subject.statistics, within, tolerance),
         *agreement_rows(subject, None, 0.0),
