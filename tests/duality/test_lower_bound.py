@@ -4,9 +4,9 @@ import itertools
 
 import numpy as np
 import pytest
+from helpers.losses import BIASES, CLASSES, EVERYDAY, made_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_family import BIASES, EVERYDAY, LOSSES, made_for
 
 import ufm
 from ufm.duality.certificate import class_means, objective_value
@@ -18,7 +18,7 @@ from ufm.losses.tilt import tilted_residual
 from ufm.model.problem import FEATURE_SETS
 
 EPS = np.finfo(np.float64).eps
-CONVEX = [cls for cls in LOSSES if cls.convex]
+CONVEX = [cls for cls in CLASSES if cls.convex]
 every_model = pytest.mark.parametrize(
     ("cls", "features", "bias"),
     list(itertools.product(CONVEX, FEATURE_SETS, BIASES)),

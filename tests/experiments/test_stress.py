@@ -13,24 +13,9 @@ from experiments.stress import independent, stress
 TRUE = ufm.Problem([300, 100, 30, 5], 6, 1e-2, 1e-3)
 
 
-def claim_about(solution):
-    problem = solution.problem
-    return independent.Claim(
-        problem.counts,
-        problem.weight_decay,
-        problem.feature_decay,
-        solution.weight,
-        solution.features,
-        solution.objective,
-        solution.certificate.lower_bound,
-        solution.certified,
-        solution.tol,
-    )
-
-
 @pytest.fixture(scope="module")
 def true_claim():
-    return claim_about(ufm.solve(TRUE))
+    return independent.Claim.of(ufm.solve(TRUE))
 
 
 def test_the_verifier_agrees_with_a_true_claim(true_claim):
@@ -64,7 +49,7 @@ def test_the_verifier_catches_a_certificate_for_a_stuck_point():
     problem = landscape.PROFILES["100, ..., 500"]
     starts = (ufm.solve(problem, seed=seed, escapes=False) for seed in range(20))
     solution = next(solution for solution in starts if not solution.certified)
-    honest = claim_about(solution)
+    honest = independent.Claim.of(solution)
     assert independent.judge(honest).complaints == ()
     forged = dataclasses.replace(honest, certified=True, lower_bound=honest.objective)
     complaints = independent.judge(forged).complaints
@@ -170,7 +155,7 @@ def failures(dim, seeds):
     for profile, problem in landscape.PROFILES.items():
         for seed in seeds:
             solution = ufm.solve(problem.replace(dim=dim), seed=seed)
-            opinion = independent.judge(claim_about(solution))
+            opinion = independent.judge(independent.Claim.of(solution))
             if not solution.certified or opinion.complaints:
                 found.append((profile, seed, str(solution.status), solution.certificate, opinion.complaints))
     return found

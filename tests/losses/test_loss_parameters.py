@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from test_losses import CLASSES, K, example, is_vector
+from helpers.losses import CLASSES, K, example, is_vector
 
 from ufm.inputs.checks import InputError
 from ufm.losses import Focal, LabelSmoothing, VectorScaling, WeightedCrossEntropy

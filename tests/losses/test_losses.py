@@ -7,15 +7,13 @@ positive vectors for parameters given per class and defaults (or 1/2) for the ot
 import copy
 import dataclasses
 import functools
-import importlib
 import inspect
-import itertools
 import math
-import pkgutil
 
 import jax
 import numpy as np
 import pytest
+from helpers.losses import CLASSES, K, example, is_vector
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -32,39 +30,11 @@ from ufm.losses import (
     WeightedCrossEntropy,
 )
 
-K = 4
 EPS = np.finfo(np.float64).eps
 exact = settings(deadline=None, derandomize=True, max_examples=25)
 seeds = st.integers(0, 2**32 - 1)
 
 
-for module in pkgutil.iter_modules(losses.__path__, "ufm.losses."):
-    importlib.import_module(module.name)  # a loss in a file of its own is found even if nothing imports it
-
-
-def concrete_losses(base=Loss):
-    """All subclasses of ``base`` in the package that can be instantiated."""
-    below = list(itertools.chain.from_iterable(concrete_losses(cls) for cls in base.__subclasses__()))
-    own = [base] if base.__module__.startswith("ufm.") and not inspect.isabstract(base) else []
-    return list(dict.fromkeys(own + below))
-
-
-def is_vector(field):
-    return "Float[" in str(field.type)
-
-
-def example(cls, rng):
-    """An instance of ``cls`` with parameters made up from its field annotations."""
-    made = {}
-    for field in dataclasses.fields(cls):
-        if is_vector(field):
-            made[field.name] = rng.uniform(0.5, 2.0, size=K)
-        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            made[field.name] = 0.5
-    return cls(**made)
-
-
-CLASSES = concrete_losses()
 LOSSES = [example(cls, np.random.default_rng(7)) for cls in CLASSES]
 LOSSES += [
     LabelSmoothing(0.9),
@@ -192,12 +162,12 @@ def test_single_precision_stays_single_even_where_double_is_enabled(loss):
 
     assert all(array.dtype == np.float32 for array in jax.eval_shape(results, single, labels))
     with jax.enable_x64(True):
-        *compiled, curvature = jax.jit(lambda z, y: (*results(z, y), loss.curvature(y, K)))(single, labels)
+        *compiled, curvature = jax.jit(lambda z, y: (*results(z, y), loss.curvature(y)))(single, labels)
     for value, gradient in (compiled, results(single, labels)):
         assert value.dtype == gradient.dtype == np.float32
         np.testing.assert_allclose(value, loss.value(logits, labels), rtol=1e-4)
         assert_rows_close(np.asarray(gradient), loss.gradient(logits, labels), 1e-4)
-    np.testing.assert_allclose(curvature, loss.curvature(labels, K), rtol=1e-5)
+    np.testing.assert_allclose(curvature, loss.curvature(labels), rtol=1e-5)
 
 
 @every_loss
@@ -279,7 +249,7 @@ def test_curvature_bounds_the_hessian(loss):
     _, labels, _, _, _, hessians = traced(loss)
     np.testing.assert_allclose(hessians, hessians.mT, atol=1e3 * EPS * np.abs(hessians).max())
     spectrum = np.linalg.eigvalsh(hessians)
-    bound = loss.curvature(labels, K)
+    bound = loss.curvature(labels)
     assert bound.shape == labels.shape
     assert np.all(np.abs(spectrum) <= bound[:, None] * (1 + 100 * EPS))
     if loss.convex:
@@ -298,7 +268,7 @@ def test_curvature_bounds_the_hessian(loss):
     ],
 )
 def test_curvature_is_no_larger_than_it_needs_to_be(loss, expected):
-    np.testing.assert_allclose(loss.curvature(np.arange(2), 2), expected)
+    np.testing.assert_allclose(loss.curvature(np.arange(2)), expected)
 
 
 # Symmetry and identity
@@ -320,7 +290,7 @@ def test_relabelling_classes_changes_nothing(loss):
         rtol=1e3 * EPS,
         atol=10 * EPS,
     )
-    np.testing.assert_array_equal(relabelled.curvature(new_labels, K), loss.curvature(labels, K))
+    np.testing.assert_array_equal(relabelled.curvature(new_labels), loss.curvature(labels))
 
 
 @every_loss

@@ -5,9 +5,9 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from helpers.oracle import assert_optimal, factors, make, objective, weighted
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_theory_oracle import assert_optimal, factors, make, objective, weighted
 
 from ufm.losses import (
     CrossEntropy,

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from helpers.oracle import assert_optimal, make, nuclear_gap, nuclear_solution, relative_gap, weighted
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from test_theory_oracle import assert_optimal, make, nuclear_gap, nuclear_solution, relative_gap, weighted
 
 from ufm.inputs.checks import InputError
 from ufm.losses import MSE, CrossEntropy, LabelSmoothing, WeightedCrossEntropy

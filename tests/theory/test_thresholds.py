@@ -4,9 +4,9 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from helpers.oracle import make, weighted
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from test_theory_oracle import make, weighted
 
 from ufm.inputs.checks import InputError
 from ufm.losses import (

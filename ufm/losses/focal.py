@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 
 from ufm.inputs.checks import InputError, nonnegative_float
 from ufm.losses import softmax as sm
-from ufm.losses.base import Loss
+from ufm.losses.base import Loss, Times
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -31,6 +31,8 @@ class Focal(Loss):
     """
 
     convex: ClassVar[bool] = False
+    bounded: ClassVar[bool] = False
+    grouped: ClassVar[bool] = True
     gamma: float | Any = 2.0
 
     def __post_init__(self) -> None:
@@ -39,16 +41,20 @@ class Focal(Loss):
             raise InputError(f"gamma must be 0 or at least 1 (between, curvature is unbounded), got {gamma}")
         object.__setattr__(self, "gamma", gamma)
 
-    def value(self, logits: Float[Any, "rows K"], labels: Int[Any, " rows"]) -> Float[Any, " rows"]:
+    def value(
+        self, logits: Float[Any, "rows K"], labels: Int[Any, " rows"], times: Times = None
+    ) -> Float[Any, " rows"]:
         """Return ``(1 - p_y)^gamma * ce`` with ``ce = -log p_y``."""
         xp = logits.__array_namespace__()
-        ce = sm.cross_entropy_from_logits(logits, labels)
+        ce = sm.cross_entropy_from_logits(logits, labels, times)
         return (-xp.expm1(-ce)) ** self.gamma * ce
 
-    def gradient(self, logits: Float[Any, "rows K"], labels: Int[Any, " rows"]) -> Float[Any, "rows K"]:
+    def gradient(
+        self, logits: Float[Any, "rows K"], labels: Int[Any, " rows"], times: Times = None
+    ) -> Float[Any, "rows K"]:
         """Return ``phi'(ce) (p - onehot)`` where ``phi(ce) = (1 - e^-ce)^gamma ce``."""
-        ce = sm.cross_entropy_from_logits(logits, labels)
-        return self._slope(ce)[:, None] * sm.softmax_residual(logits, labels)
+        ce = sm.cross_entropy_from_logits(logits, labels, times)
+        return self._slope(ce)[:, None] * sm.softmax_residual(logits, labels, times)
 
     def _slope(self, ce: Any) -> Any:
         xp = ce.__array_namespace__()
@@ -57,7 +63,7 @@ class Focal(Loss):
         exponent = xp.maximum(xp.asarray(self.gamma, dtype=ce.dtype) - 1, 0.0)
         return miss**self.gamma + self.gamma * miss**exponent * xp.exp(-ce) * ce
 
-    def curvature(self, labels: Int[Any, " rows"], num_classes: int) -> Float[Any, " rows"]:
+    def curvature(self, labels: Int[Any, " rows"]) -> Float[Any, " rows"]:
         """Return a bound on ``phi' (diag(p) - p p') + phi'' (p - onehot)(p - onehot)'`` from a grid of ce."""
         xp = labels.__array_namespace__()
         ce = xp.linspace(1e-4, 40.0, 20_000)
@@ -68,7 +74,7 @@ class Focal(Loss):
         return xp.max(sm.HESSIAN_BOUNDS[1] * self._slope(ce) + bend) * xp.ones(len(labels))
 
     def conjugate(
-        self, dual: Float[np.ndarray, "rows K"], labels: Int[np.ndarray, " rows"]
+        self, dual: Float[np.ndarray, "rows K"], labels: Int[np.ndarray, " rows"], times: Times = None
     ) -> Float[np.ndarray, " rows"]:
         """Return ``+inf``: the conjugate of a non-convex loss gives no useful bound, so none is claimed."""
         return np.full(len(labels), np.inf)
@@ -78,6 +84,8 @@ class Focal(Loss):
         dual: Float[np.ndarray, "rows K"],
         labels: Int[np.ndarray, " rows"],
         priors: Float[np.ndarray, " rows"],
+        times: Times = None,
+        columns: Int[np.ndarray, "rows K"] | None = None,
     ) -> Float[np.ndarray, "rows K"]:
         """Return the rows as they are: there is no dual problem to be feasible for."""
         return dual

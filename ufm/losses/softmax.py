@@ -28,16 +28,47 @@ def label_mask(labels: Int[Any, " rows"], num_classes: int) -> Bool[Any, "rows K
     return xp.arange(num_classes) == labels[:, None]
 
 
-def softmax(logits: Float[Any, "*rows K"]) -> Float[Any, "*rows K"]:
-    """Return ``p_k = exp(z_k) / sum_j exp(z_j)`` along the last axis.
+def like(values: Any, array: Any) -> Any:
+    """Return ``values`` in the namespace and the type of ``array``; None stays None."""
+    return None if values is None else array.__array_namespace__().asarray(values, dtype=array.dtype)
+
+
+def total(values: Any, times: Any = None, axis: int = -1, keepdims: bool = False) -> Any:
+    """Return the sum of entries of which each stands for ``times`` equal ones (None: for itself).
+
+    Example:
+        >>> float(total(np.array([1.0, 2.0]), np.array([1.0, 3.0])))
+        7.0
+    """
+    xp = values.__array_namespace__()
+    return xp.sum(values if times is None else like(times, values) * values, axis=axis, keepdims=keepdims)
+
+
+def number_of_logits(logits: Float[Any, "rows C"], times: Any = None) -> Any:
+    """Return ``K``, how many logits a row has: its columns, or the sum of ``times`` with shape (rows, 1)."""
+    if times is None:
+        return logits.shape[-1]
+    xp = logits.__array_namespace__()
+    return xp.sum(xp.broadcast_to(like(times, logits), logits.shape), axis=-1, keepdims=True)
+
+
+def _standing(logits: Any, times: Any) -> Any:
+    """The logits, minus infinity where they stand for none."""
+    xp = logits.__array_namespace__()
+    return logits if times is None else xp.where(like(times, logits) > 0, logits, -xp.inf)
+
+
+def softmax(logits: Float[Any, "*rows K"], times: Any = None) -> Float[Any, "*rows K"]:
+    """Return ``p_k = exp(z_k) / sum_j exp(z_j)`` along the last axis; 0 where a column stands for no logit.
 
     Example:
         >>> softmax(np.array([0.0, np.log(3.0)])).round(4).tolist()
         [0.25, 0.75]
     """
     xp = logits.__array_namespace__()
+    logits = _standing(logits, times)
     weights = xp.exp(logits - xp.max(logits, axis=-1, keepdims=True))
-    return weights / xp.sum(weights, axis=-1, keepdims=True)
+    return weights / total(weights, times, keepdims=True)
 
 
 def log_softmax(logits: Float[Any, "*rows K"]) -> Float[Any, "*rows K"]:
@@ -70,7 +101,7 @@ def entropy(p: Float[Any, "*rows K"]) -> Float[Any, "*rows"]:
     return -xp.sum(_times_log(p, p), axis=-1)
 
 
-def entropy_of_rest(rest: Float[Any, "*rows K"], axis: int = -1) -> Float[Any, "*rows"]:
+def entropy_of_rest(rest: Float[Any, "*rows K"], axis: int = -1, times: Any = None) -> Float[Any, "*rows"]:
     """Return the entropy of the distribution whose one missing entry is ``1 - sum(rest)``.
 
     Exact to rounding *relative to the entropy* when ``rest`` is tiny, where forming ``1 - sum(rest)`` first
@@ -81,10 +112,10 @@ def entropy_of_rest(rest: Float[Any, "*rows K"], axis: int = -1) -> Float[Any, "
         '4.705e-19'
     """
     xp = rest.__array_namespace__()
-    mass = xp.sum(rest, axis=axis)
+    mass = total(rest, times, axis)
     inside = xp.where(mass < 1.0, mass, 0.0)
     target = xp.where(mass < 1.0, (1.0 - inside) * xp.log1p(-inside), 0.0)
-    return -xp.sum(_times_log(rest, rest), axis=axis) - target
+    return -total(_times_log(rest, rest), times, axis) - target
 
 
 def kl_divergence(p: Float[Any, "*rows K"], q: Float[Any, "*rows K"]) -> Float[Any, "*rows"]:
@@ -110,7 +141,9 @@ def cross_entropy(p: Float[Any, "*rows K"], q: Float[Any, "*rows K"]) -> Float[A
     return -xp.sum(_times_log(p, q), axis=-1)
 
 
-def cross_entropy_from_logits(logits: Float[Any, "rows K"], labels: Int[Any, " rows"]) -> Float[Any, " rows"]:
+def cross_entropy_from_logits(
+    logits: Float[Any, "rows K"], labels: Int[Any, " rows"], times: Any = None
+) -> Float[Any, " rows"]:
     """Return ``-log p_y = log1p(sum_{j != y} exp(z_j - z_y))``, accurate from 1e-300 to 1e4 and beyond.
 
     Example:
@@ -120,13 +153,15 @@ def cross_entropy_from_logits(logits: Float[Any, "rows K"], labels: Int[Any, " r
     xp = logits.__array_namespace__()
     mask = label_mask(labels, logits.shape[-1])
     target = xp.sum(xp.where(mask, logits, 0.0), axis=-1, keepdims=True)
-    margins = xp.where(mask, -xp.inf, logits - target)
+    margins = xp.where(mask, -xp.inf, _standing(logits, times) - target)
     largest = xp.max(margins, axis=-1, keepdims=True)
-    log_odds = largest[:, 0] + xp.log(xp.sum(xp.exp(margins - largest), axis=-1))
+    log_odds = largest[:, 0] + xp.log(total(xp.exp(margins - largest), times))
     return xp.logaddexp(xp.zeros_like(log_odds), log_odds)
 
 
-def softmax_residual(logits: Float[Any, "rows K"], labels: Int[Any, " rows"]) -> Float[Any, "rows K"]:
+def softmax_residual(
+    logits: Float[Any, "rows K"], labels: Int[Any, " rows"], times: Any = None
+) -> Float[Any, "rows K"]:
     """Return ``p - onehot(y)``, the gradient of cross-entropy in the logits.
 
     The entry of the label is minus the sum of the others, hence small and exact when the row is well fitted.
@@ -137,8 +172,8 @@ def softmax_residual(logits: Float[Any, "rows K"], labels: Int[Any, " rows"]) ->
     """
     xp = logits.__array_namespace__()
     mask = label_mask(labels, logits.shape[-1])
-    others = xp.where(mask, 0.0, softmax(logits))
-    return xp.where(mask, -xp.sum(others, axis=-1, keepdims=True), others)
+    others = xp.where(mask, 0.0, softmax(logits, times))
+    return xp.where(mask, -total(others, times, keepdims=True), others)
 
 
 def softmax_jacobian(p: Float[Any, "*rows K"]) -> Float[Any, "*rows K K"]:

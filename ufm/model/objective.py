@@ -159,7 +159,7 @@ class Objective:
         cross-entropy); the bilinear map ``(V, G) -> c_i V G_i`` has block norms ``|G|`` and ``|V|``; the cross
         term is at most the norm of the residual.
         """
-        curvature = self.loss.curvature(self.labels, len(point.weight)) * self.loss_weights
+        curvature = self.loss.curvature(self.labels) * self.loss_weights
         kappa = curvature * self.logit_scales**2
         bilinear = jnp.vdot(kappa, jnp.sum(point.features**2, axis=1))
         bilinear += jnp.max(kappa) * jnp.vdot(point.weight, point.weight)

@@ -1,6 +1,5 @@
 """Closed forms of the global optimum, in pure NumPy: `predict` picks the theorem, one module per family."""
 
-from ufm.losses import MSE
 from ufm.model.problem import Problem
 from ufm.theory.cross_entropy import predict_nonnegative
 from ufm.theory.free_thresholds import (
@@ -68,7 +67,7 @@ def predict(problem: Problem) -> Prediction:
         >>> round(prediction.objective, 12)
         0.076129240854
     """
-    if isinstance(problem.loss, MSE):
+    if problem.loss.squared:
         return predict_mse(problem)
     if problem.features == "nonnegative":
         return predict_nonnegative(problem)

@@ -17,7 +17,6 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from ufm.losses import MSE, SoftmaxLoss
 from ufm.model.problem import Problem
 from ufm.theory.prediction import not_covered
 
@@ -41,15 +40,15 @@ def softmax_targets(problem: Problem) -> SoftmaxTargets:
         ClosedFormError: if the loss is not (weighted, smoothed) softmax cross-entropy of the logits
         themselves.
     """
-    loss = problem.loss
-    if not isinstance(loss, SoftmaxLoss):
-        raise not_covered(f"the theorems need cross-entropy or MSE, and the loss is {type(loss).__name__}")
-    if np.any(np.asarray(loss.scales) != 1):
+    loss = problem.loss.softmax_parameters(problem.num_classes)
+    if loss is None:
+        name = type(problem.loss).__name__
+        raise not_covered(f"the theorems need cross-entropy or MSE, and the loss is {name}")
+    if np.any(loss.scales != 1):
         raise not_covered("the theorems need plain logits, and the loss multiplies them per class")
-    if np.ptp(np.asarray(loss.offsets)) > 0:
+    if np.ptp(loss.offsets) > 0:
         raise not_covered("the theorems need plain logits, and the loss adjusts them per class")
-    weights = np.broadcast_to(np.asarray(loss.weights, dtype=np.float64), (problem.num_classes,))
-    return SoftmaxTargets(weights, float(loss.label_smoothing))
+    return SoftmaxTargets(loss.weights, loss.smoothing)
 
 
 class CollapseRule(NamedTuple):
@@ -85,7 +84,7 @@ def collapse_rule(problem: Problem) -> CollapseRule:
         ClosedFormError: if no theorem covers the loss, or features are free and classes not exchangeable.
     """
     K = problem.num_classes
-    if isinstance(problem.loss, MSE):
+    if problem.loss.squared:
         return CollapseRule(1, 1, np.ones(K), 0.0)
     weights, smoothing = softmax_targets(problem)
     if problem.features == "nonnegative":

@@ -20,7 +20,6 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from ufm.losses import SoftmaxLoss
 from ufm.losses.softmax import softmax
 from ufm.model.problem import Problem
 from ufm.theory.prediction import not_covered
@@ -62,19 +61,19 @@ class _Kinds(NamedTuple):
 
 
 def _kinds(problem: Problem) -> _Kinds:
-    loss = problem.loss
     if problem.features != "free":
         raise not_covered("these thresholds are for free features")
-    if not isinstance(loss, SoftmaxLoss):
-        raise not_covered(f"these thresholds need a softmax loss, and the loss is {type(loss).__name__}")
-    columns = [problem.counts, loss.weights, loss.scales, loss.offsets]
-    rows = np.stack([np.broadcast_to(np.asarray(c, dtype=float), (problem.num_classes,)) for c in columns])
+    loss = problem.loss.softmax_parameters(problem.num_classes)
+    if loss is None:
+        name = type(problem.loss).__name__
+        raise not_covered(f"these thresholds need a softmax loss, and the loss is {name}")
+    rows = np.stack([problem.counts.astype(float), loss.weights, loss.scales, loss.offsets])
     order = np.lexsort(rows[::-1])
     rows = rows[:, order]
     starts = np.flatnonzero(np.append(True, np.any(rows[:, 1:] != rows[:, :-1], axis=0)))
     sizes = np.diff(np.append(starts, problem.num_classes))
     counts, weights, scales, offsets = rows[:, starts]
-    return _Kinds(counts, weights, scales, offsets, sizes, order, float(loss.label_smoothing))
+    return _Kinds(counts, weights, scales, offsets, sizes, order, loss.smoothing)
 
 
 def twin_thresholds(problem: Problem) -> tuple[TwinThreshold, ...]:

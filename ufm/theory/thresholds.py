@@ -21,7 +21,7 @@ from ufm.inputs.checks import (
     positive_float,
     positive_integer,
 )
-from ufm.losses import MSE, CrossEntropy, Loss
+from ufm.losses import CrossEntropy, Loss
 from ufm.model.problem import Problem
 from ufm.theory.assumptions import CollapseRule, collapse_rule, exchangeable
 from ufm.theory.prediction import not_covered
@@ -121,7 +121,7 @@ def extra_samples_to_live(problem: Problem, index: int) -> int | None:
     """
     if not 0 <= index < problem.num_classes:
         raise InputError(f"index must be in 0..{problem.num_classes - 1}, got {index}")
-    if problem.bias is not None or (problem.features == "free" and not isinstance(problem.loss, MSE)):
+    if problem.bias is not None or (problem.features == "free" and not problem.loss.squared):
         raise not_covered(
             "with a bias or free features the theorem needs equal counts, and these become unequal"
         )
@@ -150,7 +150,7 @@ def _rule(problem: Problem) -> CollapseRule:
     """The collapse rule, if it still holds when the decays are varied in the presence of a bias."""
     rule = collapse_rule(problem)
     if problem.bias is not None:
-        if isinstance(problem.loss, MSE):
+        if problem.loss.squared:
             raise not_covered("the MSE theorem needs a model without bias")
         if not exchangeable(problem, rule.weights):
             raise not_covered("with a bias the collapse thresholds need equal counts and equal class weights")

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from ufm import metrics
-from ufm.losses import SoftmaxLoss
 from ufm.model.problem import Problem
 from ufm.verification.effective import predicted
 from ufm.verification.tolerances import dual_directions
@@ -53,7 +52,7 @@ def collapse_observer(problem: Problem) -> Callable[[Any, np.ndarray], dict[str,
             return values
         logits = statistics.means @ point.weight.T
         if point.bias is not None:
-            logits = logits + (point.bias - point.bias.mean() * isinstance(problem.loss, SoftmaxLoss))
+            logits = logits + (point.bias - point.bias.mean() * problem.loss.shift_invariant)
         wanted = metrics.classifier_from_means(statistics.means, counts, targets["directions"])
         residual = metrics.direction_residual
         return values | {

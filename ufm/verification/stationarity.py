@@ -41,7 +41,7 @@ def block_step_residual(
 
     Source: Nesterov, Introductory Lectures on Convex Optimization (2004), gradient mapping, Theorem 2.2.7.
     """
-    curvature = float(np.max(problem.loss.curvature(np.arange(problem.num_classes), problem.num_classes)))
+    curvature = float(np.max(problem.loss.curvature(np.arange(problem.num_classes))))
     weight_curvature = curvature * spectral_square(weight)
     in_weight, in_bias = problem.weight_decay * weight, np.zeros(len(weight))
     square, energy = 0.0, 0.0

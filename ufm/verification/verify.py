@@ -142,7 +142,7 @@ def _verify_point(subject: Subject, problem: Problem, tol: float, tolerance: flo
     measured = measured_geometry(subject.statistics, problem.loss)
     prediction, notes = predicted(problem)
     rows = optimality_rows(subject, problem, certificate, prediction, tol, eps)
-    tolerances = None
+    tolerances: Tolerances | None = None
     if prediction is not None and eps is not None:
         tolerances = gap_tolerances(prediction, eps)
     elif prediction is not None and tolerance is not None:
@@ -210,9 +210,10 @@ def _open_rows(
     fraction = NETWORK_TOLERANCE if tolerance is None else tolerance
     zero_margins: Any = max(fraction * float(measured.margins.max()), FLOOR)
     within = None
+    if problem is not None and (eps is not None or zero_margin_bounds(problem, 0.0) is None):
+        zero_margins = zero_margin_bounds(problem, eps or 0.0)
     if eps is not None and problem is not None:
         within = 2 * eps / (problem.num_samples * problem.feature_decay)
-        zero_margins = zero_margin_bounds(problem, eps)
     return [
         *variability_rows(subject.statistics, within, tolerance),
         *agreement_rows(subject, None, 0.0),
