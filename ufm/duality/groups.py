@@ -152,10 +152,10 @@ class GroupDual:
     def _feasible_for_bias(self, dual: np.ndarray) -> np.ndarray:
         objective, times = self.objective, self.algebra.times
         dual = objective.loss.into_domain(dual, objective.labels, times)
-        return dual if self.problem.bias != 0 else self._centre(dual)
-
-    def _centre(self, dual: np.ndarray) -> np.ndarray:
-        raise NotImplementedError
+        if self.problem.bias != 0:
+            return dual
+        weights = self.algebra.members * objective.loss_weights
+        return objective.loss.centre(dual, objective.labels, weights, times, self.groups.columns)
 
     def polar(self, dual: Blocks, gram: Blocks | None = None) -> float:
         """Return an upper bound on ``polar(A)``, rounding allowed for (see `ufm.duality.polar`)."""

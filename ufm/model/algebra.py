@@ -70,7 +70,9 @@ class Algebra(NamedTuple):
     @property
     def times(self) -> Float[Any, "G columns"]:
         """How many of the entries of one row of the matrix every stored entry stands for."""
-        return self.roots**2 / self.members[:, None]
+        xp, G = self.members.__array_namespace__(), len(self.members)
+        others = self.members - xp.eye(G, dtype=self.members.dtype)
+        return xp.concat([others, xp.ones_like(self.members)[:, None]], axis=1)
 
     def blocks(self, element: Float[Any, "G columns"]) -> Blocks:
         """Return an element in block form."""

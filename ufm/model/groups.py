@@ -227,7 +227,7 @@ def group_objective(problem: Problem, groups: Groups, dtype: str = "float64") ->
         "loss": loss_arrays(problem.loss.of_columns(groups.columns), dtype),
         "loss_weights": problem.priors[first].astype(dtype),
         "logit_scales": (1 / (problem.nuclear_weights[first] * np.sqrt(problem.counts[first]))).astype(dtype),
-        "curvatures": np.asarray(problem.loss.curvature(first, problem.num_classes), dtype),
+        "curvatures": np.asarray(problem.loss.curvature(first), dtype),
         "weight_decay": np.asarray(1.0, dtype),
         "row_decays": np.ones(len(groups), dtype),
         "bias_scale": np.asarray(scale, dtype),
