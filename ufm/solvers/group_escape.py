@@ -12,12 +12,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Array, Bool, Float
 
 from ufm.duality.groups import GroupDual
 from ufm.model.algebra import Blocks
+from ufm.model.groups import GroupObjective
 from ufm.model.objective import Point
 
 #: Constraints count as violated above 1 plus this margin.
@@ -26,9 +30,8 @@ MARGIN = 1e-9
 NEARLY_DEAD = 1e-3
 #: Directions below this share of the largest are not used.
 NEGLIGIBLE = 1e-8
-DOUBLINGS = 40
 REFINEMENTS = 6
-SHRINKS = 12
+SHRINKS = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,33 +57,31 @@ def group_escape(dual: GroupDual, point: Point, least: float = 0.0) -> GroupMove
         least: decrease that is not worth a move.
     """
     value = float(dual.objective.value(point))
-    for moved, deed in _moves(dual, point, value):
-        decrease = value - float(dual.objective.value(moved))
-        if decrease > least:
-            return GroupMove(moved, deed, decrease)
+    moves = _cone_moves if dual.problem.features == "nonnegative" else _free_moves
+    for shrinks in range(SHRINKS):
+        found = [
+            GroupMove(moved, deed, value - float(dual.objective.value(moved)))
+            for moved, deed in moves(dual, point, 4.0**-shrinks)
+        ]
+        best = max(found, key=lambda move: move.decrease, default=None)
+        if best is None or best.decrease > least:
+            return best
     return None
 
 
-def _moves(dual: GroupDual, point: Point, value: float) -> Iterator[tuple[Point, str]]:
-    if dual.problem.features == "free":
-        yield from _free_moves(dual, point)
-        return
+def _cone_moves(dual: GroupDual, point: Point, share: float) -> Iterator[tuple[Point, str]]:
+    """Yield the point as it is and turned onto axes, with atoms for dead classes only and for all violating ones."""
     lengths = row_lengths(dual, point)
     violating = lengths > 1 + MARGIN
     if not np.any(violating):
         return
-    turned = onto_axes(dual, point)
-    bases = [(turned, "turned onto axes, "), (point, "")]
-    if not float(dual.objective.value(turned)) <= value * (1 + 1e-12):
-        bases = bases[::-1]
     energies = np.sum(point.features**2, axis=1) / dual.algebra.members
     dead = violating & (energies < NEARLY_DEAD / dual.objective.logit_scales)
-    for base, deed in bases:
-        for chosen in (dead, violating):
-            if np.any(chosen):
-                classes = int(dual.algebra.members[chosen].sum())
-                for moved in _with_atoms(dual, base, chosen):
-                    yield moved, f"{deed}added {classes} atoms"
+    chosen = [dead, violating] if np.any(dead) and np.any(dead != violating) else [violating]
+    for base, deed in ((onto_axes(dual, point), "turned onto axes, "), (point, "")):
+        for groups in chosen:
+            classes = int(dual.algebra.members[groups].sum())
+            yield _with_atoms(dual, base, groups, share), f"{deed}added {classes} atoms"
 
 
 def row_lengths(dual: GroupDual, point: Point) -> Float[np.ndarray, " G"]:
@@ -104,8 +105,15 @@ def onto_axes(dual: GroupDual, point: Point) -> Point:
     return Point(algebra.element(Blocks(back, weight.single * signs)), turned, point.bias)
 
 
-def _with_atoms(dual: GroupDual, base: Point, chosen: Bool[np.ndarray, " G"]) -> Iterator[Point]:
-    """Yield the point with atoms for the chosen groups, their coordinates and features given up; ever weaker ones."""
+def _with_atoms(dual: GroupDual, base: Point, chosen: Bool[np.ndarray, " G"], share: float) -> Point:
+    """Return the point with atoms for the chosen groups, whose coordinates and features are given up.
+
+    Args:
+        dual: the problem on its algebra.
+        base: the point.
+        chosen: groups that get atoms.
+        share: of their best strengths.
+    """
     algebra, G = dual.algebra, len(chosen)
     own = np.arange(G + 1) == G
     # rows of features and columns of both that the atoms take over
@@ -116,74 +124,77 @@ def _with_atoms(dual: GroupDual, base: Point, chosen: Bool[np.ndarray, " G"]) ->
     slopes = dual.objective.slopes(cleared)
     sizes = np.sqrt(np.sum(algebra.times * slopes**2, axis=1))
     directions = -slopes / np.where(sizes > 0, sizes, 1.0)[:, None]
-    strengths = np.where(chosen, _strengths(dual, cleared, directions), 0.0)
-    for _ in range(SHRINKS):
-        roots = np.sqrt(strengths)
-        added = algebra.transpose(roots[:, None] * algebra.roots * directions)
-        yield Point(weight + added, features + algebra.diagonal(roots), base.bias)
-        strengths = strengths / 2
+    moves = dual.objective.logit_scales[:, None] * directions
+    found = _strengths(dual.objective, dual.objective.logits(cleared), moves)
+    strengths = np.where(chosen, np.asarray(found), 0.0)
+    roots = np.sqrt(share * strengths)
+    added = algebra.transpose(roots[:, None] * algebra.roots * directions)
+    return Point(weight + added, features + algebra.diagonal(roots), base.bias)
 
 
+@jax.jit
 def _strengths(
-    dual: GroupDual, point: Point, directions: Float[np.ndarray, "G columns"]
-) -> Float[np.ndarray, " G"]:
-    """Return near-optimal strengths: where the slope of the objective in each vanishes (regula falsi, Illinois)."""
-    objective, times = dual.objective, dual.algebra.times
-    logits = objective.logits(point)
-    moves = objective.logit_scales[:, None] * directions
+    objective: GroupObjective, logits: Float[Array, "G columns"], moves: Float[Array, "G columns"]
+) -> Float[Array, " G"]:
+    """Return near-optimal strengths: where the slope of the objective in each vanishes (regula falsi, Illinois).
 
-    def slope(strengths: np.ndarray) -> np.ndarray:
-        gradient = objective.loss.gradient(
-            logits + strengths[:, None] * moves, objective.labels, times
-        )
-        return 1 + objective.loss_weights * np.sum(times * gradient * moves, axis=1)
+    Args:
+        objective: the objective.
+        logits: logits of one class of every group.
+        moves: how they move with an atom of unit strength.
+    """
+    times = objective.algebra.times
 
-    low, high = np.zeros(len(moves)), 1 / objective.logit_scales
-    at_low, at_high = slope(low), slope(high)
-    for _ in range(DOUBLINGS):
-        short = (at_high < 0) & (at_low < 0)
-        if not np.any(short):
-            break
-        low, high = np.where(short, high, low), np.where(short, 2 * high, high)
-        at_low, at_high = np.where(short, at_high, at_low), slope(high)
-    last = np.zeros(len(low))
-    for _ in range(REFINEMENTS):
-        down, up = np.maximum(-at_low, 0), np.maximum(at_high, 0)
-        middle = np.where(up > 0, low + (high - low) * (down / np.where(up > 0, down + up, 1)), high)
+    def slope(strengths: Any) -> Any:
+        gradient = objective.loss.gradient(logits + strengths[:, None] * moves, objective.labels, times)
+        return 1 + objective.loss_weights * jnp.sum(times * gradient * moves, axis=1)
+
+    def short(state: Any) -> Any:
+        _, _, at_low, at_high = state
+        return (at_high < 0) & (at_low < 0)
+
+    def double(state: Any) -> Any:
+        low, high, at_low, at_high = state
+        up = short(state)
+        low, high = jnp.where(up, high, low), jnp.where(up, 2 * high, high)
+        return low, high, jnp.where(up, at_high, at_low), slope(high)
+
+    def refine(_: Any, state: Any) -> Any:
+        low, high, at_low, at_high, _, last = state
+        down, up = jnp.maximum(-at_low, 0), jnp.maximum(at_high, 0)
+        middle = jnp.where(up > 0, low + (high - low) * (down / jnp.where(up > 0, down + up, 1)), high)
         at_middle = slope(middle)
-        side = np.sign(at_middle)
-        keep = np.where(side == last, 0.5, 1.0)  # an end that stays twice is made to give way
-        low, at_low = np.where(side < 0, [middle, at_middle], [low, keep * at_low])
-        high, at_high = np.where(side < 0, [high, keep * at_high], [middle, at_middle])
-        last = side
-    return middle
+        side = jnp.sign(at_middle)
+        keep = jnp.where(side == last, 0.5, 1.0)  # an end that stays twice is made to give way
+        low, at_low = jnp.where(side < 0, middle, low), jnp.where(side < 0, at_middle, keep * at_low)
+        high, at_high = jnp.where(side < 0, high, middle), jnp.where(side < 0, keep * at_high, at_middle)
+        return low, high, at_low, at_high, middle, side
+
+    low, high = jnp.zeros(len(moves)), 1 / objective.logit_scales
+    bracket = (low, high, slope(low), slope(high))
+    bracket = jax.lax.while_loop(lambda state: jnp.any(short(state)), double, bracket)
+    return jax.lax.fori_loop(0, REFINEMENTS, refine, (*bracket, low, low))[4]
 
 
-def _free_moves(dual: GroupDual, point: Point) -> Iterator[tuple[Point, str]]:
-    """Yield points with atoms along the singular directions of A above 1, on principal axes that are not in use."""
+def _free_moves(dual: GroupDual, point: Point, share: float) -> Iterator[tuple[Point, str]]:
+    """Yield the point with atoms along the singular directions of A above 1, on principal axes that are not in use."""
     algebra = dual.algebra
-    left, values, right = np.linalg.svd(dual.scaled(dual.objective.slopes(point)).square)
-    single = dual.scaled(dual.objective.slopes(point)).single
+    scaled = dual.scaled(dual.objective.slopes(point))
+    left, values, right = np.linalg.svd(scaled.square)
     weight, features = algebra.blocks(point.weight), algebra.blocks(point.features)
-    energy = weight.square.T @ weight.square + features.square.T @ features.square
-    carried, axes = np.linalg.eigh(energy)
-    unused = np.flatnonzero(carried <= NEGLIGIBLE * max(carried[-1], 1e-300))
+    carried, axes = np.linalg.eigh(weight.square.T @ weight.square + features.square.T @ features.square)
+    least = NEGLIGIBLE * carried[-1]
+    unused = np.flatnonzero(carried <= least)
     chosen = np.flatnonzero(values > 1 + MARGIN)[: len(unused)]
-    alone = (np.abs(single) > 1 + MARGIN) & (
-        weight.single**2 + features.single**2 <= NEGLIGIBLE * np.mean(carried)
-    )
+    unused = unused[: len(chosen)]
+    alone = (np.abs(scaled.single) > 1 + MARGIN) & (weight.single**2 + features.single**2 <= least)
     if not len(chosen) and not np.any(alone):
         return
+    root = float(np.sqrt(share * np.mean(1 / dual.objective.logit_scales)))
+    turned = [part.square @ axes for part in (weight, features)]
+    turned[0][:, unused], turned[1][:, unused] = -root * right[chosen].T, root * left[:, chosen]
+    signs = np.sign(scaled.single)
+    singles = [np.where(alone, -root * signs, weight.single), np.where(alone, root, features.single)]
+    ends = (algebra.element(Blocks(*parts)) for parts in zip(turned, singles, strict=True))
     classes = len(chosen) + int(np.sum(dual.algebra.members[alone] - 1))
-    strength = float(np.mean(1 / dual.objective.logit_scales))
-    for _ in range(SHRINKS):
-        root = np.sqrt(strength)
-        turned = weight.square @ axes, features.square @ axes
-        turned[0][:, unused[: len(chosen)]] = -root * right[chosen].T
-        turned[1][:, unused[: len(chosen)]] = root * left[:, chosen]
-        ends = (
-            algebra.element(Blocks(turned[0], np.where(alone, -root * np.sign(single), weight.single))),
-            algebra.element(Blocks(turned[1], np.where(alone, root, features.single))),
-        )
-        yield Point(*ends, point.bias), f"added {classes} atoms"
-        strength = strength / 4
+    yield Point(*ends, point.bias), f"added {classes} atoms"
