@@ -101,6 +101,22 @@ class Objective:
         """Return ``a_i`` times the gradient of the loss in the logits: all that the gradients depend on."""
         return self.loss_weights[:, None] * self.loss.gradient(self.logits(point), self.labels)
 
+    def weight_slope(
+        self, scaled: Float[Array, "rows K"], features: Float[Array, "rows d"]
+    ) -> Float[Array, "K d"]:
+        """Return the gradient of the loss in the classifier from a residual times `logit_scales`."""
+        return scaled.T @ features
+
+    def feature_slope(
+        self, scaled: Float[Array, "rows K"], weight: Float[Array, "K d"]
+    ) -> Float[Array, "rows d"]:
+        """Return the gradient of the loss in the features from a residual times `logit_scales`."""
+        return scaled @ weight
+
+    def total(self, residual: Float[Array, "rows K"]) -> Float[Array, " K"]:
+        """Return the gradient of the loss in a bias added to the logits."""
+        return residual.sum(axis=0)
+
     def gradient(self, point: Point) -> Point:
         """Return the gradient of the objective, the regulariser included."""
         residual = self.residual(point)
