@@ -7,6 +7,7 @@ import pytest
 from helpers.figures import objections
 
 import ufm
+from ufm.inputs.checks import OutputError
 from ufm.plots.style import SUFFIXES
 from ufm.plots.sweep import _edges, drawn_axes, logarithmic, slices, sweep_figure
 from ufm.sweeps import draw_figures
@@ -112,7 +113,7 @@ def test_a_folder_that_cannot_be_written_to_is_an_input_error(tmp_path):
     out = tmp_path / "out"
     ufm.sweep(FIXED | {"counts.ratio": 4.0}, WEIGHTS, out=out, **BATCHES)
     (out / "sweep.png").mkdir()
-    with pytest.raises(ufm.InputError, match="choose another place"):
+    with pytest.raises(OutputError, match="choose another place"):
         draw_figures(out)
 
 

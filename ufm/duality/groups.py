@@ -292,7 +292,9 @@ def sharing_bound(algebra: Algebra, product: Blocks, gram: Blocks) -> float:
 
     def back(residual: np.ndarray) -> np.ndarray:
         image = algebra.blocks(residual) @ used
-        return np.where(apart, algebra.element(Blocks(image.square + image.square.T, 2 * image.single)), 0) / 2
+        return (
+            np.where(apart, algebra.element(Blocks(image.square + image.square.T, 2 * image.single)), 0) / 2
+        )
 
     with np.errstate(all="ignore"):
         missing = algebra.element(used) - image(algebra.element(product) + start)

@@ -1,4 +1,8 @@
-"""Metrics of neural collapse, their streaming statistics, and the separability of classes."""
+"""Metrics of neural collapse: what they are made of is added up in one pass over features of any number.
+
+`measure` returns the statistics of a feature set, the other functions the metrics of these; the separability of classes
+is in `ufm.metrics.separability`.
+"""
 
 from ufm.metrics.collapse import RANK_TOLERANCE as RANK_TOLERANCE
 from ufm.metrics.collapse import accuracy as accuracy

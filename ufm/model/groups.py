@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
-
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from ufm.losses import Loss
 from ufm.model.algebra import Algebra
-from ufm.model.objective import Point, Variables, loss_arrays, scaling
+from ufm.model.objective import Point, Variables, loss_arrays
 from ufm.model.problem import Problem, bias_curvature
+from ufm.model.stack import scaling
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

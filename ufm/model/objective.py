@@ -68,14 +68,14 @@ class Objective:
         layout: how rows are spread over devices and blocks; None: all at once, on one device.
     """
 
-    labels: Int[Array, " rows"]
+    labels: Int[Any, " rows"]
     loss: Loss
-    loss_weights: Float[Array, " rows"]
-    logit_scales: Float[Array, " rows"]
-    weight_decay: Float[Array, ""]
-    row_decays: Float[Array, " rows"]
-    bias_scale: Float[Array, ""]
-    bias_decay: Float[Array, ""]
+    loss_weights: Float[Any, " rows"]
+    logit_scales: Float[Any, " rows"]
+    weight_decay: Float[Any, ""]
+    row_decays: Float[Any, " rows"]
+    bias_scale: Float[Any, ""]
+    bias_decay: Float[Any, ""]
     nonnegative: bool = dataclasses.field(metadata={"static": True})
     layout: Layout | None = dataclasses.field(default=None, metadata={"static": True})
 

@@ -1,4 +1,4 @@
-"""The figure of a verification: learned beside predicted."""
+"""The figure of a verification: Gram matrices, norms and margins, learned beside predicted, and how they were reached."""
 
 from __future__ import annotations
 

@@ -25,8 +25,9 @@ from ufm.solvers.checkpoint import Checkpoints
 from ufm.solvers.coordinates import with_few_coordinates
 from ufm.solvers.course import Action, Course
 from ufm.solvers.escape import Move, escape_all
+from ufm.solvers.limits import Precision
 from ufm.solvers.status import Status
-from ufm.solvers.task import Outcome, Precision, Setup, Task
+from ufm.solvers.task import Outcome, Setup, Task
 
 #: What happens to a task at a look: it ends, or begins again from a point (in a box, emptied by whoever takes it).
 Result = Outcome | list[Variables]

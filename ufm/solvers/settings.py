@@ -22,7 +22,7 @@ from ufm.inputs.checks import (
     positive_integer,
 )
 from ufm.model.problem import LEVELS, Level
-from ufm.solvers.task import Limits, Precision
+from ufm.solvers.limits import Limits, Precision
 
 #: Default bound on the relative residual, and the residual that rounding leaves, for each precision.
 RESIDUALS: dict[str, tuple[float, float]] = {"float64": (1e-7, 1e-13), "float32": (1e-4, 1e-6)}

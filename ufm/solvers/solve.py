@@ -18,12 +18,13 @@ from ufm.model.problem import Level, Problem, row_labels
 from ufm.solvers.checkpoint import Checkpoints
 from ufm.solvers.engine import solve_one
 from ufm.solvers.fingerprint import run_key
+from ufm.solvers.limits import Precision
 from ufm.solvers.progress import gap_progress
 from ufm.solvers.rule import StepRule
 from ufm.solvers.rules import rule_parameters, step_rule
 from ufm.solvers.settings import SETTINGS, check_settings, limits
 from ufm.solvers.solution import Solution
-from ufm.solvers.task import Observer, Precision, Record, Setup, Task
+from ufm.solvers.task import Observer, Record, Setup, Task
 
 
 def solve(

@@ -16,10 +16,10 @@ from ufm.losses import Loss
 from ufm.losses.by_name import as_loss
 from ufm.model.problem import Level, Problem, row_labels
 from ufm.profiles import parse_counts
+from ufm.solvers.limits import Limits, Precision
 from ufm.solvers.rule import StepRule
 from ufm.solvers.rules import parameters_of, rule_parameters, step_rule
 from ufm.solvers.settings import SETTINGS, check_settings, limits
-from ufm.solvers.task import Limits, Precision
 from ufm.sweeps.content import label, object_content, plain
 
 #: What a problem is made of. ``nuclear_weight`` (with ``decay_ratio`` = lambda_W / lambda_H, 1 if left out)
