@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib.util
 import os
 import platform
 import time
@@ -255,6 +256,9 @@ def main(
         outputs: where all figures (JSON) and the picture go.
         quick: one problem and one roofline instead of a suite.
     """
+    peers = {solver.split()[0].strip(",") for solver in SOLVERS} & {"jaxopt", "torch"}
+    if missing := sorted(peer for peer in peers if importlib.util.find_spec(peer) is None):
+        raise SystemExit(f'the benchmark needs {" and ".join(missing)}: pip install ".[peers,sweep]"')
     chosen = SUITES["quick" if quick else suite]
     results_at = outputs.of("benchmark" if suite == "full" else f"benchmark-{suite}", quick)
     use_all_cores(30_000, 512)

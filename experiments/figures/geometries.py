@@ -236,7 +236,9 @@ def figure(records: list[dict[str, Any]]) -> Figure:
             axes.set_title(title, loc="left")
             axes.grid(axis="y", lw=0.3, color="#CCCCCC")
             axes.set_axisbelow(True)
-            axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.06), ncols=2, handletextpad=0.2)
+            axes.legend(  # above the title
+                loc="lower center", bbox_to_anchor=(0.5, 1.0), borderaxespad=2.6, ncols=2, handletextpad=0.2
+            )
     return drawing
 
 

@@ -1,6 +1,6 @@
 """Long-tailed data sets: norms, margins and collapse against class rank, solved where it fits, predicted always.
 
-CIFAR-10-LT and CIFAR-100-LT (imbalance factor 100), ImageNet-LT, Places-LT- and iNaturalist-like profiles (see
+CIFAR-10-LT and CIFAR-100-LT (imbalance factor 100), ImageNet-LT-, Places-LT- and iNaturalist-like profiles (see
 `ufm.profiles.NAMED` for which are reconstructions). The regularisation of every data set is chosen so that a fifth of
 its classes has collapsed: sqrt(lambda_W lambda_H) halfway between the thresholds of two neighbouring counts. Dots are
 solved to a certified global optimum from a random start, for profiles of at most ``largest`` classes; curves are
@@ -30,7 +30,7 @@ PROFILES = {
     "CIFAR-10-LT": "cifar10-lt-100",
     "CIFAR-100-LT": "cifar100-lt-100",
     "Places-LT-like": "places-lt",
-    "ImageNet-LT": "imagenet-lt",
+    "ImageNet-LT-like": "imagenet-lt",
     "iNaturalist-like": "inaturalist",
 }
 #: Share of the classes that has collapsed.

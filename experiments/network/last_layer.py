@@ -28,7 +28,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from tyro.conf import OmitArgPrefixes
 
 import ufm
@@ -186,6 +186,11 @@ def figure(outcomes: list[Outcome]) -> Figure:
         bar = drawing.colorbar(
             shades, ax=list(grid[:, 1:3].ravel()), location="bottom", shrink=0.6, aspect=40
         )
+        bar.locator, bar.formatter = (
+            LogLocator(subs=(1, 2, 5)),
+            FuncFormatter(lambda size, place: f"{size:g}"),
+        )
+        bar.minorticks_off()
         bar.set_label("samples of the class (curves); black: predicted")
         titles = ("residuals, gap", "margins", "feature norms", "after training")
         for axes, title in zip(grid[0], titles, strict=True):

@@ -197,7 +197,7 @@ def tilt_of_random_distributions(seed, smoothing, sharpness):
     target = np.eye(K) > 0
     rest = np.where(target, 0.0, softmax(sharpness * (rng.normal(size=(K, K)) + 2 * target)))
     weights = rng.uniform(0.01, 1, size=K)
-    residual = tilted_residual(rest, np.arange(K), weights, smoothing)
+    residual = tilted_residual(rest, np.arange(K), weights, smoothing / K)
     mass = weights @ (np.abs(residual) + smoothing / K)
     np.testing.assert_array_less(np.abs(weights @ residual), 64 * EPS * mass + 1e-300)
     return target, rest, residual + (1 - smoothing) * target + smoothing / K

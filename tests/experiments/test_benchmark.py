@@ -111,6 +111,12 @@ def test_the_benchmark_prints_saves_and_draws(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "benchmark.png").stat().st_size > 10_000
 
 
+def test_without_peers_it_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setattr(race.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match=r"needs jaxopt and torch: pip install \".\[peers,sweep\]\""):
+        race.main(quick=True, outputs=Outputs(tmp_path))
+
+
 def test_figures_have_a_panel_for_everything():
     scaling = [{"axis": axis, "value": v, "seconds": v / 1e3} for axis in ("N", "d") for v in (1, 10)]
     drawn = benchmark_figures.figure({"race": [], "roofline": [], "scaling": scaling})

@@ -181,7 +181,8 @@ def to_numpy(name: str, value: Any) -> np.ndarray:
     except (
         Exception
     ):  # torch: sparse, without data, or lazily conjugated; lists of different lengths; anything
-        raise InputError(f"{name} must be a dense array of numbers, got {type(value).__name__}") from None
+        shown = reprlib.repr(value) if isinstance(value, list | tuple) else type(value).__name__
+        raise InputError(f"{name} must be a dense array of numbers, got {shown}") from None
     if array.ndim == 0 and array.dtype.kind == "O":
         raise InputError(f"{name} must be a dense array of numbers, got {type(value).__name__}")
     return array

@@ -1,7 +1,6 @@
-"""Metrics of neural collapse: what they are made of is added up in one pass over features of any number.
+"""Metrics of neural collapse, their streaming statistics, and the separability of classes.
 
-`measure` returns the statistics of a feature set, the other functions the metrics of these; the separability of classes
-is in `ufm.metrics.separability`.
+All of it is NumPy on plain arrays: nothing here knows a model.
 """
 
 from ufm.metrics.collapse import RANK_TOLERANCE as RANK_TOLERANCE

@@ -1,4 +1,7 @@
-"""The figure of a verification: Gram matrices, norms and margins, learned beside predicted, and how they were reached."""
+"""The figure of a verification: learned beside predicted, class by class.
+
+The last panel is how the solver got there, or, without a history, every error over its tolerance.
+"""
 
 from __future__ import annotations
 
