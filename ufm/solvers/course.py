@@ -53,7 +53,7 @@ class Course:
         self.event: str | None = None
         self.history: list[Record] = []
         self.before_look: dict[str, Any] = {}
-        self.may_end = False
+        self.may_end = self.stuck = False
         self.started = time.perf_counter()
         self.start_afresh()
 
