@@ -209,7 +209,7 @@ FORMS: dict[str, Callable[..., np.ndarray]] = {
 }
 
 
-def parse_counts(text: str) -> Int[np.ndarray, " K"]:
+def parse_counts(text: str) -> Num[np.ndarray, " K"]:
     """Return the class counts that ``text`` describes.
 
     Text is a list of counts, each optionally repeated (``"10,20,30"``, ``"5000x5,50x5"``), a name in `NAMED`

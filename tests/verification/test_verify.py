@@ -13,11 +13,11 @@ import ufm
 from ufm.duality.certificate import certify
 from ufm.inputs.checks import InputError
 from ufm.losses import MSE, CrossEntropy, Focal, LabelSmoothing, WeightedCrossEntropy
+from ufm.losses.divergence import binary_interval, concordant_radius
 from ufm.metrics.nearest_mean import NearestMeanAgreement
 from ufm.metrics.statistics import FeatureStatistics
 from ufm.model.problem import Problem
 from ufm.theory import ClosedFormError, predict
-from ufm.losses.divergence import binary_interval, concordant_radius
 from ufm.verification.effective import estimate_decays
 from ufm.verification.observer import collapse_observer
 from ufm.verification.stationarity import block_step_residual

@@ -143,7 +143,7 @@ class Problem:
         """The problem in two lines, or three if they would not fit 80 columns."""
         bias = "no bias" if self.bias is None else "unregularised bias"
         sizes = (
-            f"K = {self.num_classes} classes, N = {self.num_samples} samples "
+            f"K = {self.num_classes} classes, N = {self.num_samples:.15g} samples "
             f"({count_range(self.counts)} per class), d = {self.dim}"
         )
         low, high = self.feature_decays.min(), self.feature_decays.max()
