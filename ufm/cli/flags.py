@@ -11,7 +11,7 @@ from ufm.losses.by_name import LOSS_FORMS, parse_loss
 from ufm.model.problem import Problem
 from ufm.profiles import parse_counts
 
-LOSS_HELP = "a name, or name:number for e, g, t other than these: " + "; ".join(
+LOSS_HELP = "a name, or name:number for e, g, t, b, m other than these: " + "; ".join(
     f"{name if default is None else f'{name}:{default:g}'} ({meaning})"
     for name, (default, meaning, _) in LOSS_FORMS.items()
 )

@@ -17,7 +17,7 @@ Solve = Annotated[bool, arg(help="solve and certify where there is no closed for
 
 
 def predict_command(problem: Flags = ProblemFlags(), solve: Solve = False, json: Json = False) -> int:
-    """Print the closed form of the global optimum, without solving anything unless asked to.
+    """Print the closed form of the global optimum; solve nothing unless asked to.
 
     Example: ufm predict --counts 5000x5,50x5 --weight-decay 5e-4
     """
