@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 
 from ufm.inputs.checks import (
     InputError,
@@ -212,7 +212,7 @@ FORMS: dict[str, Callable[..., np.ndarray]] = {
 }
 
 
-def parse_counts(text: str) -> Int[np.ndarray, " K"]:
+def parse_counts(text: str) -> Num[np.ndarray, " K"]:
     """Return the class counts that ``text`` describes.
 
     Text is a list of counts, each optionally repeated (``"10,20,30"``, ``"5000x5,50x5"``), a name in `NAMED`

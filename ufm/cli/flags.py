@@ -13,7 +13,7 @@ from ufm.profiles import parse_counts
 from ufm.solvers.rules import parameters_of, rule_names, rule_parameters, takers
 from ufm.solvers.settings import SETTINGS, Setting, check_settings
 
-LOSS_HELP = "a name, or name:number for e, g, t other than these: " + "; ".join(
+LOSS_HELP = "a name, or name:number for e, g, t, b, m other than these: " + "; ".join(
     f"{name if default is None else f'{name}:{default:g}'} ({meaning})"
     for name, (default, meaning, _) in LOSS_FORMS.items()
 )

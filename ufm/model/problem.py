@@ -142,8 +142,9 @@ class Problem:
     def __str__(self) -> str:
         """The problem in two lines, or three if they would not fit 80 columns."""
         bias = "no bias" if self.bias is None else "unregularised bias"
+        style = "d" if isinstance(self.num_samples, int) else ".6g"
         sizes = (
-            f"K = {self.num_classes} classes, N = {self.num_samples} samples "
+            f"K = {self.num_classes} classes, N = {self.num_samples:{style}} samples "
             f"({count_range(self.counts)} per class), d = {self.dim}"
         )
         low, high = self.feature_decays.min(), self.feature_decays.max()
