@@ -227,7 +227,11 @@ class Many:
         )
         new = np.flatnonzero(fresh).tolist()
         chosen = [self.tasks[i] for i in self.slots[new]]
-        mine = stack.take(self.slots[new].tolist()).random_starts([task.seed for task in chosen]) if new else None
+        mine = (
+            stack.take(self.slots[new].tolist()).random_starts([task.seed for task in chosen])
+            if new
+            else None
+        )
         for number, (slot, task) in enumerate(zip(new, chosen, strict=True)):
             for part, own in zip(starts, task.start() if task.start else member(mine, number), strict=True):
                 if part is not None:

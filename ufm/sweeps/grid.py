@@ -66,17 +66,23 @@ class Grid:
         Raises:
             InputError: naming the field, and the position if one member only is at fault.
         """
-        for position in np.ndindex(*self.shape):
-            settings = [axis.settings[i] for axis, i in zip(self.axes, position, strict=True)]
-            fields = dict(self.fixed)
-            for setting in settings:
-                fields |= setting
-            try:
-                yield build_member(fields)
-            except InputError as error:
-                raise InputError(
-                    f"{error} (at {self.describe(position)})" if position else str(error)
-                ) from None
+        for index in range(self.size):
+            yield self.member(index)
+
+    def member(self, index: int) -> Member:
+        """Return one member by its place in that order; errors as in `members`."""
+        position = self.position(index)
+        fields = dict(self.fixed)
+        for axis, i in zip(self.axes, position, strict=True):
+            fields |= axis.settings[i]
+        try:
+            return build_member(fields)
+        except InputError as error:
+            raise InputError(f"{error} (at {self.describe(position)})" if position else str(error)) from None
+
+    def position(self, index: int) -> tuple[int, ...]:
+        """Return the place of a member on every axis."""
+        return tuple(int(i) for i in np.unravel_index(index, self.shape)) if self.shape else ()
 
     def describe(self, position: Sequence[int]) -> str:
         """Return the coordinates of a member in words."""
