@@ -78,7 +78,9 @@ MISTAKES = {
 def test_a_mistake_gets_one_sentence_with_the_next_step(name, folder, capsys, monkeypatch):
     command, hint = MISTAKES[name]
     if "resume" not in name:  # which need the loop to find out
-        monkeypatch.setattr("ufm.solvers.solve.solve", lambda *_, **__: pytest.fail("worked before it looked"))
+        monkeypatch.setattr(
+            "ufm.solvers.solve.solve", lambda *_, **__: pytest.fail("worked before it looked")
+        )
     assert main(command.split()) == 2
     out, err = capsys.readouterr()
     assert out == ""

@@ -81,6 +81,8 @@ def run(argv: Sequence[str], program: bool = False) -> int:
         return 0
     except OSError as error:  # no space left, no permission, a disk gone: what it was for is in the sentence
         return _complain(1, f"{error.filename or 'output'}: {error.strerror or error}")
+    except KeyboardInterrupt:
+        return _complain(130, "interrupted")
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise

@@ -10,6 +10,7 @@ from tyro.conf import Positional, arg
 
 from ufm.cli.flags import Json
 from ufm.cli.output import emit
+from ufm.inputs.files import check_folder
 
 
 def sweep_command(
@@ -30,6 +31,7 @@ def sweep_command(
     """
     from ufm.sweeps import run_config, summary
 
+    check_folder("out", out)
     found = run_config(
         config,
         out,

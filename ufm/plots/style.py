@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ufm.inputs.checks import InputError
+from ufm.inputs.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -54,8 +55,8 @@ def save_figure(figure: Figure, path: str | os.PathLike[str], colours: int | Non
         raise InputError(f"path must end in {', '.join(SUFFIXES)}, got {target.name!r}")
     if not target.parent.is_dir():
         raise InputError(f"path must be in a folder that exists, got {str(target)!r}")
-    with matplotlib.rc_context(STYLE):
-        figure.savefig(target)
+    with matplotlib.rc_context(STYLE), replacing(target) as stream:
+        figure.savefig(stream, format=target.suffix[1:].lower())
     if colours is not None and target.suffix.lower() == ".png":
         from PIL import Image  # which matplotlib writes its PNGs with
 

@@ -14,6 +14,7 @@ import numpy as np
 from ufm.inputs.arrays import real_array
 from ufm.inputs.checks import (
     InputError,
+    fits_memory,
     instance_of,
     nonnegative_integer,
     one_of,
@@ -112,6 +113,12 @@ def solve(
         max_steps=positive_integer("max_steps", max_steps),
     )
     seed = nonnegative_integer("seed", seed)
+    rows = problem.num_classes if level == "class" else problem.num_samples
+    fits_memory(
+        f"{rows:,} rows of {problem.dim:,} features",
+        4 * (rows + problem.num_classes) * problem.dim // jax.process_count(),
+        "try --level class, a smaller dim, or more machines",
+    )
     if record_every is not None:
         record_every = positive_integer("record_every", record_every)
     first = functools.partial(random_start, problem, level, seed)
