@@ -127,7 +127,9 @@ def _deferred(command: Callable[..., int]) -> Callable[..., Any]:
 def _sentence(box: str, argv: Sequence[str]) -> str:
     """Return what a parser says in boxes as one sentence."""
     lines = [line.strip("│ ") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
-    parts = " ".join("\n" if set(line) == {"─"} else line for line in lines).split("\n")
+    parts = " ".join("\n" if set(line) in ({"─"}, {"-"}) else line for line in lines).split("\n")
+    if not box.startswith("╭"):  # a terminal without lines to draw has the title, then a line of hyphens
+        parts = parts[1:]
     kept = [
         " ".join(part.partition("Got errors:")[0].split()) for part in parts if "full helptext" not in part
     ]

@@ -62,7 +62,13 @@ def _from_json(path: Path, text: str) -> list[Any]:
 
 def _from_rows(rows: Sequence[Sequence[str]]) -> list[Any] | None:
     """Return the counts in a table, or None if it is none."""
-    header = rows[0] if len(rows) > 1 and not _is_whole(rows[0][-1]) and _is_whole(rows[1][-1]) else None
+    named = (
+        re.fullmatch(r"labels?|class(es)?|targets?|categor(y|ies)", rows[0][-1], re.IGNORECASE)
+        if rows
+        else None
+    )
+    begins = len(rows) > 1 and not _is_whole(rows[0][-1]) and _is_whole(rows[1][-1])
+    header = rows[0] if begins or named else None
     data = rows[1:] if header else rows
     if len(rows) == 1 and all(map(_is_whole, rows[0])):
         return [int(cell) for cell in rows[0]]
