@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import OmitArgPrefixes, arg
 
+from ufm.inputs.checks import positive_float
 from ufm.losses.by_name import LOSS_FORMS, parse_loss
 from ufm.model.problem import Problem
 from ufm.profiles import parse_counts
@@ -18,7 +19,8 @@ LOSS_HELP = "a name, or name:number for e, g, t, b, m other than these: " + "; "
     for name, (default, meaning, _) in LOSS_FORMS.items()
 )
 COUNTS_HELP = (
-    "class counts: 5000x5,50x5 or a profile: cifar10-lt-100, imagenet-lt, exp:K=10,n_max=5000,ratio=100"
+    "class counts: 5000x5,50x5; a profile: cifar10-lt-100, imagenet-lt (reconstructed), "
+    "exp:K=10,n_max=5000,ratio=100; or a file: CSV, text, JSON, a list 'path label'"
 )
 
 
@@ -36,6 +38,8 @@ class ProblemFlags:
 
     def problem(self) -> Problem:
         """Return the validated problem."""
+        for name in ("weight_decay", "feature_decay"):
+            positive_float(name, getattr(self, name))  # before counts that may take long to make
         counts = parse_counts(self.counts)
         loss = parse_loss(self.loss, counts)
         return Problem(

@@ -11,6 +11,7 @@ from tyro.conf import Positional, arg
 
 from ufm.cli.flags import Json
 from ufm.cli.output import emit
+from ufm.inputs.files import check_folder
 
 
 def sweep_command(
@@ -33,6 +34,7 @@ def sweep_command(
     """
     from ufm.sweeps import run_config, summary
 
+    check_folder("out", out)
     with contextlib.ExitStack() as stack:
         client = None
         if workers is not None or scheduler is not None:

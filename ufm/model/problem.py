@@ -21,6 +21,8 @@ from ufm.inputs.checks import (
 from ufm.losses import CrossEntropy, Loss
 from ufm.text import count_range, wrapped
 
+#: Largest feature dimension: a guard against typing errors, and what arrays can be indexed with.
+MAX_DIM = 2**31 - 1
 FeatureSet = Literal["nonnegative", "free"]
 Level = Literal["class", "sample"]
 FEATURE_SETS: tuple[FeatureSet, ...] = ("nonnegative", "free")
@@ -76,7 +78,7 @@ class Problem:
         self.loss.check_classes(len(counts))
         fields = {
             "counts": counts,
-            "dim": positive_integer("dim", self.dim),
+            "dim": positive_integer("dim", self.dim, most=MAX_DIM),
             "weight_decay": positive_float("weight_decay", self.weight_decay),
             "feature_decay": _feature_decay(self.feature_decay, len(counts)),
             "features": one_of("features", self.features, FEATURE_SETS),
