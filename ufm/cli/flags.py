@@ -82,4 +82,5 @@ def given_settings(flags: SolverFlags) -> dict[str, Any]:
 
 
 Flags = OmitArgPrefixes[ProblemFlags]
+Forget = Annotated[bool, arg(help="do not keep compiled programs for the next run (UFM_COMPILED=off: never)")]
 Json = Annotated[bool, arg(help="print one JSON object and nothing else")]

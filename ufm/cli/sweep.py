@@ -9,7 +9,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from ufm.cli.flags import Json
+from ufm.cli.flags import Forget, Json
 from ufm.cli.output import emit
 from ufm.inputs.files import check_folder
 
@@ -22,6 +22,7 @@ def sweep_command(
     process_count: Annotated[int, arg(help="processes that share the sweep and the folder")] = 1,
     workers: Annotated[int | None, arg(help="start so many processes here to share it")] = None,
     scheduler: Annotated[str | None, arg(help="address of a Dask scheduler, whose workers share it")] = None,
+    forget: Forget = False,
     json: Json = False,
 ) -> int:
     """Solve a grid of problems from a TOML file; killed at any moment, it resumes.
@@ -32,9 +33,12 @@ def sweep_command(
 
     axes = { "counts.ratio" = [1, 10, 100], nuclear_weight = [1e-3, 2e-3] }
     """
+    from ufm.model.compilation import keep_compiled_programs
     from ufm.sweeps import run_config, summary
 
     check_folder("out", out)
+    if not forget:
+        keep_compiled_programs()
     with contextlib.ExitStack() as stack:
         client = None
         if workers is not None or scheduler is not None:
