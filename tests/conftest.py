@@ -2,12 +2,15 @@
 
 Compiling takes most of the time, and most programs are compiled in more than one process: compiled programs are
 kept in a folder for all workers, subprocesses and notebooks of a session, unless the environment names one to keep.
+
+Hypothesis draws the same examples every time, unless ``--hypothesis-seed`` asks for others.
 """
 
 import os
 import shutil
 import tempfile
 
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
 FOLDER = "JAX_COMPILATION_CACHE_DIR"
@@ -17,6 +20,15 @@ if OURS:
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 install_import_hook("ufm", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+
+settings.register_profile("fixed", deadline=None, derandomize=True)
+settings.register_profile("seeded", deadline=None, derandomize=False, database=None)
+
+
+def pytest_configure(config):
+    """Choose the examples before a test module is read."""
+    seeded = config.getoption("--hypothesis-seed") is not None
+    settings.load_profile("seeded" if seeded else "fixed")
 
 
 def pytest_unconfigure():

@@ -13,7 +13,7 @@ from ufm import profiles
 from ufm.inputs.checks import InputError
 from ufm.profiles import FORMS, NAMED, balanced, exponential, pareto, parse_counts, step, zipf
 
-exact = settings(deadline=None, derandomize=True, max_examples=100)
+exact = settings(max_examples=100)
 
 PUBLISHED = {  # name: classes, samples, largest, smallest
     "icml2024-cifar10": (10, 30_000, 5000, 1000),

@@ -1,9 +1,10 @@
 """Plain-text tables: 80 columns, classes of one count on one line, readable numbers."""
 
 import numpy as np
+import pytest
 
 from ufm.model.problem import Problem
-from ufm.text import WIDTH, class_table, waiting
+from ufm.text import WIDTH, class_table, plain_table, progress_bar, track, wrapped
 
 
 def test_the_longest_description_fits_the_terminal():
@@ -29,17 +30,54 @@ def test_many_counts_leave_the_middle_out():
     assert len(table.splitlines()) == 26
 
 
+def test_columns_of_words_are_left_justified_and_only_the_first_is_folded():
+    lines = [["a property with a name of many words " * 3, "1.25", "unresolved"], ["short", "-", "pass"]]
+    table = plain_table(["property", "error", "verdict"], lines, words=("property", "verdict")).splitlines()
+    assert max(map(len, table)) <= WIDTH
+    assert table[0].startswith("property  ")
+    (folded,) = [line for line in table if "unresolved" in line]
+    assert folded.startswith("a property")
+    place = folded.index("unresolved")
+    assert table[-1][place:] == "pass"
+    assert table[-1].split() == ["short", "-", "pass"]
+
+
+def test_paths_are_broken_only_where_allowed():
+    path = "/".join(["folder"] * 20)
+    assert path in wrapped(f"cannot write {path}", break_long_words=False)
+    assert max(map(len, wrapped(f"cannot write {path}").splitlines())) == WIDTH
+
+
 def test_nothing_is_shown_unless_asked(capsys):
-    with waiting("verifying", False):
-        pass
+    with progress_bar(False, "verifying") as bar:
+        bar.advance()
+        bar.show(0.5, "half")
+        bar.line("nobody reads this")
+    assert list(track("abc", "letters", show=False)) == ["a", "b", "c"]
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_terminal_sees_what_is_done_and_nothing_reaches_stdout(capsys, monkeypatch):
-    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes it for a terminal
+@pytest.fixture
+def terminal(monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes stderr for a terminal
     monkeypatch.delenv("NO_COLOR", raising=False)
-    with waiting("verifying 200,000 rows", True):
+
+
+def test_a_terminal_sees_what_is_done_and_nothing_reaches_stdout(capsys, terminal):
+    with progress_bar(True, "verifying 200,000 rows"):
         pass
     out, err = capsys.readouterr()
     assert out == ""
     assert "verifying 200,000 rows" in err
+
+
+def test_a_bar_says_what_is_done_of_how_much_and_lines_stay(capsys, terminal):
+    with progress_bar(True, "solving", total=8, done=2, stays=True) as bar:
+        bar.advance(5)
+        bar.line("stalled at ratio = 3")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "7/8" in err
+    assert "stalled at ratio = 3" in err
+    assert list(track(iter("ab"), "letters", total=2)) == ["a", "b"]
+    assert "2/2" in capsys.readouterr().err

@@ -7,12 +7,15 @@ from . import theory as theory
 from .duality.certificate import Certificate as Certificate
 from .duality.certificate import certify as certify
 from .inputs.checks import InputError as InputError
+from .losses import LDAM as LDAM
 from .losses import MSE as MSE
+from .losses import BinaryCrossEntropy as BinaryCrossEntropy
 from .losses import CrossEntropy as CrossEntropy
 from .losses import Focal as Focal
 from .losses import LabelSmoothing as LabelSmoothing
 from .losses import LogitAdjustment as LogitAdjustment
 from .losses import Loss as Loss
+from .losses import Poly1 as Poly1
 from .losses import VectorScaling as VectorScaling
 from .losses import WeightedCrossEntropy as WeightedCrossEntropy
 from .metrics.separability import Separability as Separability

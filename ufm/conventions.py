@@ -25,7 +25,15 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ufm.inputs.arrays import classifier, float_array, label_array
-from ufm.inputs.checks import InputError, instance_of, one_of, positive_float, positive_integer
+from ufm.inputs.checks import (
+    InputError,
+    class_counts,
+    instance_of,
+    nonnegative_float,
+    one_of,
+    positive_float,
+    positive_integer,
+)
 
 #: How a training step adds up the squared norms of the features of its batch.
 Reduction = Literal["sum", "mean"]
@@ -239,3 +247,29 @@ def trace_caps(
     np.add.at(means, kept, rows)
     means /= sizes[:, None]
     return TraceCaps(float(np.sum(matrix**2)) / len(matrix), float(np.sum(means**2)) / len(matrix))
+
+
+def charged(feature_decay: float | int, counts: Any, exponent: float | int) -> Float[np.ndarray, " K"]:
+    """Return ``lambda_H,k = lambda_H (N/(K n_k))^g``: who pays for a feature, samples (g = 0) or classes (g = 1).
+
+    A network's weight decay sits in earlier layers, which serve all samples of a class at once; the Layer-Peeled
+    Model charges classes. An average sample is charged ``lambda_H`` for both.
+
+    Args:
+        feature_decay: ``lambda_H``.
+        counts: samples per class.
+        exponent: ``g >= 0``.
+
+    Raises:
+        InputError: naming the argument, its value and the requirement.
+
+    Source: Fang et al., PNAS 2021 (arXiv:2101.12699) for g = 1.
+
+    Example:
+        >>> charged(1e-3, [300, 100], 1).round(6).tolist()
+        [0.000667, 0.002]
+    """
+    n = class_counts(counts).astype(np.float64)
+    return positive_float("feature_decay", feature_decay) * (n.mean() / n) ** nonnegative_float(
+        "exponent", exponent
+    )

@@ -108,12 +108,15 @@ def pareto(K: int, N: int, n_max: int, n_min: int) -> Int[np.ndarray, " K"]:
     most = min(most, MAX_SAMPLES)
     if not fewest <= N <= most:
         raise InputError(f"N must be from {fewest} to {most} for this K, n_max and n_min, got {N}")
-    low, high = -64.0 * K, 64.0  # (almost) all classes at n_max, at n_min
-    for _ in range(100):
-        middle = (low + high) / 2
-        too_many = n_min * K + (n_max - n_min) * _pareto_shape(K, middle).sum() > N
-        low, high = (middle, high) if too_many else (low, middle)
-    sizes = n_min + (n_max - n_min) * _pareto_shape(K, low)
+    from scipy.optimize import brentq  # takes a while to import, and only these profiles need it
+
+    def surplus(xi: float) -> float:
+        return float(n_min * K + (n_max - n_min) * _pareto_shape(K, xi).sum() - N)
+
+    ends = (-64.0 * K, 64.0)  # (almost) all classes at n_max, at n_min
+    inside = surplus(ends[0]) > 0 > surplus(ends[1])
+    xi = brentq(surplus, *ends, xtol=1e-14) if inside else min(ends, key=lambda end: abs(surplus(end)))
+    sizes = n_min + (n_max - n_min) * _pareto_shape(K, xi)
     sizes[0], sizes[-1] = n_max, n_min
     counts = np.floor(sizes).astype(np.int64)
     missing = N - int(counts.sum())

@@ -1,6 +1,6 @@
-"""Plain text for an 80-column terminal: sentences, tables, and a spinner while it takes long.
+"""Plain text for an 80-column terminal: sentences, tables, and how far long work has come.
 
-In tables classes of equal count share a line.
+In tables classes of equal count share a line. Progress goes to stderr and only where it is asked for.
 """
 
 from __future__ import annotations
@@ -9,20 +9,34 @@ import contextlib
 import io
 import math
 import textwrap
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Int
+
+Item = TypeVar("Item")
 
 WIDTH = 80
 #: Above this number of different counts the middle of the table is left out.
 LINES = 24
 
 
-def wrapped(text: str) -> str:
-    """Return the text in lines of at most 80 columns, all but the first indented."""
-    return textwrap.fill(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+def wrapped(text: str, break_long_words: bool = True) -> str:
+    """Return the text in lines of at most 80 columns, all but the first indented.
+
+    Args:
+        text: a paragraph.
+        break_long_words: keep even words that are longer than a line within it; paths are better left whole.
+
+    Example:
+        >>> print(wrapped("class " * 20))
+        class class class class class class class class class class class class class
+          class class class class class class class
+    """
+    return textwrap.fill(
+        text, WIDTH, subsequent_indent="  ", break_on_hyphens=False, break_long_words=break_long_words
+    )
 
 
 def count_range(counts: Int[np.ndarray, " K"]) -> str:
@@ -82,14 +96,34 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def plain_table(headers: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """Return an aligned table without colour or box characters."""
+def plain_table(headers: Sequence[str], lines: Iterable[Sequence[str]], words: Sequence[str] = ()) -> str:
+    """Return an aligned table without colour or box characters, at most 80 columns wide.
+
+    Args:
+        headers: one per column.
+        lines: cells as text; those too wide are folded.
+        words: headers of columns that hold words and are left-justified. If there are any, only the first column
+            is folded.
+
+    Example:
+        >>> print(plain_table(["class", "margin"], [["10", "4.5"], ["2", "0"]]))
+        class  margin
+           10     4.5
+            2       0
+    """
     from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
-    for header in headers:
-        table.add_column(header, justify="right", overflow="fold")
+    table.width = WIDTH - 1 if words else None
+    for number, header in enumerate(headers):
+        table.add_column(
+            header,
+            justify="left" if header in words else "right",
+            overflow="fold",
+            no_wrap=bool(words) and number > 0,
+            ratio=1 if words and number == 0 else None,
+        )
     for line in lines:
         table.add_row(*line)
     stream = io.StringIO()
@@ -97,16 +131,78 @@ def plain_table(headers: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
 
 
-@contextlib.contextmanager
-def waiting(text: str, show: bool) -> Iterator[None]:
-    """Show ``text`` with a spinner and the time elapsed on stderr; gone without a trace when the work is done."""
-    if not show:
-        yield
-        return
-    from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+class Progress:
+    """Where work says how far it has come. This one keeps silent."""
 
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        bar.add_task(text, total=None)
-        yield
+    def advance(self, more: int = 1) -> None:
+        """Say that some more pieces of the work are done."""
+
+    def show(self, share: float, words: str) -> None:
+        """Say which share of the work is done, and anything in words."""
+
+    def line(self, text: str) -> None:
+        """Write a line that stays."""
+
+
+class _Bar(Progress):
+    """Tells a `rich.progress.Progress` with one task."""
+
+    def __init__(self, bar: Any, task: Any) -> None:
+        self.bar, self.task = bar, task
+
+    def advance(self, more: int = 1) -> None:
+        self.bar.update(self.task, advance=more)
+        state = self.bar.tasks[0]
+        rate = "" if state.speed is None else f", {state.speed:.3g} per s"
+        self.bar.update(self.task, words=f"{state.completed:.0f}/{state.total:.0f}{rate}")
+
+    def show(self, share: float, words: str) -> None:
+        self.bar.update(self.task, completed=share, words=words)
+
+    def line(self, text: str) -> None:
+        self.bar.console.print(text, style="yellow", highlight=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def progress_bar(
+    show: bool, text: str, total: int | None = None, done: int = 0, stays: bool = False
+) -> Iterator[Progress]:
+    """Yield where to say how far the work has come: a bar on stderr, or nothing.
+
+    Args:
+        show: whether to show anything.
+        text: what is being done.
+        total: pieces of work, 1 for shares; None if unknown: the bar then only says that something happens.
+        done: pieces done before.
+        stays: leave the bar when the work is done; otherwise it goes without a trace.
+    """
+    if not show:
+        yield Progress()
+        return
+    from rich import progress
+    from rich.console import Console
+
+    columns = (
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(bar_width=24),
+        progress.TextColumn("{task.fields[words]}"),
+        progress.TimeElapsedColumn() if total in (None, 1) else progress.TimeRemainingColumn(),
+    )
+    with progress.Progress(*columns, console=Console(stderr=True), transient=not stays) as bar:
+        yield _Bar(bar, bar.add_task(text, total=total, completed=done, words=""))
+
+
+def track(items: Iterable[Item], text: str, total: int | None = None, show: bool = True) -> Iterator[Item]:
+    """Yield the items under a progress bar.
+
+    Args:
+        items: anything to iterate over.
+        text: what is being done with them.
+        total: how many there are; by default their length.
+        show: whether to show the bar.
+    """
+    count = len(items) if total is None else total  # type: ignore[arg-type]
+    with progress_bar(show, text, count, stays=True) as bar:
+        for item in items:
+            yield item
+            bar.advance()

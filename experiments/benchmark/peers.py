@@ -23,7 +23,7 @@ import numpy as np
 
 import ufm
 from ufm.model.problem import Level, row_labels, row_multiplicities
-from ufm.solvers.start import random_start
+from ufm.model.stack import random_start
 
 #: Learning rates that are tried.
 SGD_RATES = (0.1, 0.3, 0.6, 1.0, 1.5, 2.0, 3.0)

@@ -20,10 +20,10 @@ import numpy as np
 
 import ufm
 from ufm.model.devices import choose_layout
-from ufm.model.objective import build_objective, scaling, to_point
+from ufm.model.objective import to_point
 from ufm.model.problem import Level
+from ufm.model.stack import build_objective, random_start, scaling
 from ufm.solvers.compiled import advance_rounds, begin
-from ufm.solvers.start import random_start
 
 REPEATS = 7
 #: Bytes that are copied and operations that are multiplied: far more than fits a cache or the cost of a call.

@@ -12,23 +12,22 @@ Example: python -m experiments.benchmark.step_rules --quick
 from __future__ import annotations
 
 import dataclasses
-import json
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from rich.progress import track
+from tyro.conf import OmitArgPrefixes
 
 import ufm
+from experiments.common import Outputs
 from ufm.duality.certificate import certify
-from ufm.model.objective import Objective, Point, build_objective, scaling, to_point, to_variables
+from ufm.model.objective import Objective, Point, to_point, to_variables
 from ufm.model.problem import row_labels
+from ufm.model.stack import build_objective, random_start, scaling
 from ufm.profiles import parse_counts
-from ufm.solvers.start import random_start
-from ufm.text import plain_table
+from ufm.text import plain_table, track
 
 PROBLEMS = {
     "100..500, d=64": ("100x2,200x2,300x2,400x2,500x2", 64, 2e-4, 1.7e-6),
@@ -157,21 +156,24 @@ def passes_to_gap(problem: ufm.Problem, rule: Any, seed: int, most: int) -> floa
 
 
 def main(
-    seeds: int = 7, max_steps: int = 3000, quick: bool = False, out: Path = Path("results/step_rules.json")
+    seeds: int = 7,
+    max_steps: int = 3000,
+    outputs: OmitArgPrefixes[Outputs] = Outputs(),
+    quick: bool = False,
 ) -> None:
     """Print the table of median passes and save all of them.
 
     Args:
         seeds: random starts per problem.
         max_steps: give up after so many steps.
+        outputs: where the passes of every run go; there is no picture.
         quick: two starts and one problem.
-        out: JSON file for the passes of every run.
     """
     problems = dict(list(PROBLEMS.items())[:1]) if quick else PROBLEMS
     seeds = 2 if quick else seeds
     passes: dict[str, dict[str, list[float]]] = {}
     with jax.enable_x64(True):
-        for name in track(list(RULES), description="step rules"):
+        for name in track(RULES, "step rules"):
             passes[name] = {}
             for title, (counts, *rest) in problems.items():
                 problem = ufm.Problem(parse_counts(counts), *rest)
@@ -188,8 +190,7 @@ def main(
         f"Median passes over the features to relative gap {GAP:g} ({seeds} starts; - = not in {max_steps} steps)"
     )
     print(plain_table(["rule", *problems], lines))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(passes))
+    outputs.of("step_rules", quick).save(passes)
 
 
 if __name__ == "__main__":

@@ -13,32 +13,29 @@ cross where they are not.
 from __future__ import annotations
 
 import dataclasses
-import json
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import matplotlib
 import numpy as np
 import optax
 import tyro
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
-from rich.console import Console
-from rich.progress import track
+from tyro.conf import OmitArgPrefixes
 
 import ufm
-from ufm.plots.style import BLACK, BLUE, GREEN, ORANGE, STYLE, save_figure
+from experiments.common import Outputs
+from ufm.plots.style import BLACK, BLUE, GREEN, ORANGE, PAGE, canvas
 from ufm.profiles import parse_counts
 from ufm.solvers.rule import StepRule
+from ufm.text import track
 from ufm.verification.observer import collapse_observer
 
 PROBLEM = ufm.Problem(parse_counts("10x2,20x2,30x2,40x2,50x2"), 32, weight_decay=5e-3, feature_decay=5e-4)
 TITLES = {
-    "nc1": "NC1: within-class variability",
+    "nc1": "NC1: variability in classes",
     "nc2_h": "NC2_H: class means",
-    "nc2_w": "NC2_W: classifier from means",
+    "nc2_w": "NC2_W: rows from means",
     "nc2_wwt": "NC2_WWT: classifier",
     "nc3_wh": "NC3_WH: logits",
     "relative_gap": "relative duality gap",
@@ -86,9 +83,7 @@ def run(method: Method, seed: int, max_steps: int) -> dict[str, Any]:
 
 def figure(courses: dict[str, list[dict[str, Any]]]) -> Figure:
     """Return the figure: one panel per metric, one line per run, steps and metrics on logarithmic axes."""
-    with matplotlib.rc_context(STYLE):
-        drawn = Figure(figsize=(7.6, 4.3), layout="constrained")
-        FigureCanvasAgg(drawn)
+    with canvas(PAGE, 4.3) as drawn:
         panels: Any = drawn.subplots(2, 3, sharex=True)
         for axes, (name, title) in zip(panels.flat, TITLES.items(), strict=True):
             for who, runs in courses.items():
@@ -140,9 +135,7 @@ def table(courses: dict[str, list[dict[str, Any]]]) -> str:
 def main(
     seeds: int = 3,
     max_steps: int = 20_000,
-    out: Path = Path("results/dynamics"),
-    figures: Path = Path(__file__).parent,
-    suffix: Literal["png", "pdf", "svg"] = "png",
+    outputs: OmitArgPrefixes[Outputs] = Outputs(),
     quick: bool = False,
 ) -> int:
     """Train, save the courses, draw; return 1 if the default solver is not certified from every start.
@@ -150,22 +143,18 @@ def main(
     Args:
         seeds: random starts per method.
         max_steps: limit on the steps of a run.
-        out: folder for the courses (JSON).
-        figures: folder for the figure.
-        suffix: format of the figure; pdf and svg are vector graphics.
-        quick: one start and 300 steps; the figure goes to ``out``.
+        outputs: where results and the picture go.
+        quick: one start and 300 steps.
     """
     if quick:
-        seeds, max_steps, out = 1, 300, out.with_name(out.name + "-quick")
-        figures = out
-    for folder in (out, figures):
-        folder.mkdir(parents=True, exist_ok=True)
+        seeds, max_steps = 1, 300
+    results = outputs.of("dynamics", quick)
     plan = [(who, seed) for who in METHODS for seed in range(seeds)]
     courses: dict[str, list[dict[str, Any]]] = {who: [] for who in METHODS}
-    for who, seed in track(plan, "training", console=Console(stderr=True)):
+    for who, seed in track(plan, "training"):
         courses[who].append(run(METHODS[who], seed, max_steps))
-    (out / "courses.json").write_text(json.dumps(courses))
-    save_figure(figure(courses), figures / f"dynamics.{suffix}", colours=256)
+    results.save(courses)
+    results.draw(figure(courses))
     print(table(courses))
     return int(any(course["status"] != "certified" for course in courses["default solver"]))
 

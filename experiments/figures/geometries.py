@@ -23,26 +23,24 @@ sqrt(n_k)/N times the gradient of the loss at zero logits, which is what a class
 from __future__ import annotations
 
 import dataclasses
-import json
-from pathlib import Path
+import re
 from typing import Any, Literal
 
-import matplotlib
 import numpy as np
 import tyro
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
-from rich.console import Console
-from rich.progress import track
+from tyro.conf import OmitArgPrefixes
 
 import ufm
+from experiments.common import Outputs
 from ufm.conventions import from_nuclear
 from ufm.losses.by_name import parse_loss
 from ufm.metrics import gram
 from ufm.models.layer_peeled import LayerPeeled, collapse_ratio, solve_layer_peeled
-from ufm.plots.style import BLACK, BLUE, GREEN, STYLE, VERMILLION, save_figure
+from ufm.plots.style import BLACK, BLUE, GREEN, PAGE, VERMILLION, canvas
+from ufm.text import track
 from ufm.theory import minority_collapse_weight, seli
 
 GROUP = 5
@@ -54,7 +52,6 @@ UNIT = float(np.sqrt(COUNTS[-1]) / COUNTS.sum())
 VANISHING = 1e-24
 #: Minority classes whose logits for themselves and for a sibling differ by less are one class.
 MERGED = 1e-5
-PROGRESS = Console(stderr=True)
 
 #: What is compared: key, heading, and whether it is an angle in degrees.
 QUANTITIES = {
@@ -106,6 +103,7 @@ MODELS = (
     Model("UFM+ focal 2", loss="focal:2"),
 )
 LPM = "LPM, E_H = 5, E_W = 1"
+TYPESET = {"n^-1/2": "$n^{-1/2}$", "E_H": "$E_H$", "E_W": "$E_W$"}
 
 
 def geometry(features: np.ndarray, weights: np.ndarray, logits: np.ndarray) -> dict[str, float]:
@@ -219,29 +217,34 @@ def threshold_table(records: list[dict[str, Any]]) -> str:
 
 def figure(records: list[dict[str, Any]]) -> Figure:
     """Return the figure, one row per model: ratios, angles, thresholds; rings predicted, dots solved."""
-    with matplotlib.rc_context(STYLE):
-        drawing = Figure(figsize=(7.2, 0.9 + 0.24 * len(records)), layout="constrained")
-        FigureCanvasAgg(drawing)
+    with canvas(PAGE, 0.9 + 0.24 * len(records)) as drawing:
         ratios, angles, thresholds = drawing.subplots(1, 3, sharey=True, width_ratios=(1.2, 1.2, 1))
-        shown = {"h": ("|h|", BLUE, "o"), "w": ("|w|", GREEN, "s"), "margin": ("margin", BLACK, "D")}
+        shown = {"h": ("$|h|$", BLUE, "o"), "w": ("$|w|$", GREEN, "s"), "margin": ("margin", BLACK, "D")}
         _panel(ratios, records, shown)
         ratios.axvline(1, color=BLACK, lw=0.5, ls=":")
         ratios.set_xlabel("minority / majority")
-        shown = {"w AA": ("w, majority", BLUE, "o"), "w AB": ("w, between", BLACK, "s")}
-        shown |= {"w BB": ("w, minority", VERMILLION, "^"), "h BB": ("h, minority", GREEN, "v")}
+        shown = {"w AA": ("$w$, majority", BLUE, "o"), "w AB": ("$w$, between", BLACK, "s")}
+        shown |= {"w BB": ("$w$, minority", VERMILLION, "^"), "h BB": ("$h$, minority", GREEN, "v")}
         _panel(angles, records, shown)
         angles.axvline(90, color=BLACK, lw=0.5, ls=":")
         angles.set_xlabel("angle (degrees)")
         _threshold_panel(thresholds, records)
-        ratios.set_yticks(range(len(records)), [record["model"] for record in records])
+        ratios.set_yticks(range(len(records)), [_typeset(record["model"]) for record in records])
         ratios.set_ylim(len(records) - 0.4, -0.6)
         titles = ("(a) lengths, margins", "(b) angles", "(c) collapse")
         for title, axes in zip(titles, drawing.axes, strict=True):
             axes.set_title(title, loc="left")
             axes.grid(axis="y", lw=0.3, color="#CCCCCC")
             axes.set_axisbelow(True)
-            axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.06), ncols=2, handletextpad=0.2)
+            axes.legend(  # above the title
+                loc="lower center", bbox_to_anchor=(0.5, 1.0), borderaxespad=2.6, ncols=2, handletextpad=0.2
+            )
     return drawing
+
+
+def _typeset(name: str) -> str:
+    """Write powers and subscripts as such."""
+    return re.sub(r"\bn\^-1/2|\bE_[HW]\b", lambda found: TYPESET[found[0]], name)
 
 
 def _panel(axes: Axes, records: list[dict[str, Any]], shown: dict[str, tuple[str, str, str]]) -> None:
@@ -270,9 +273,7 @@ def _threshold_panel(axes: Axes, records: list[dict[str, Any]]) -> None:
 def main(
     decay: float = 0.3,
     accuracy: float = 1e-4,
-    out: Path = Path("results"),
-    figures: Path = Path(__file__).parent,
-    suffix: Literal["png", "pdf", "svg"] = "png",
+    outputs: OmitArgPrefixes[Outputs] = Outputs(),
     quick: bool = False,
 ) -> int:
     """Solve every model, find its threshold, print, save and draw; return 1 unless all that can be is certified.
@@ -280,22 +281,19 @@ def main(
     Args:
         decay: sqrt(lambda_W lambda_H) of the first table, in units of sqrt(n_B)/N.
         accuracy: relative accuracy of the thresholds.
-        out: folder for the records (JSON).
-        figures: folder for the figure.
-        suffix: of the figure; pdf and svg are vector graphics.
-        quick: every third model, thresholds to 1e-2; the figure goes to ``out``.
+        outputs: where results and the picture go.
+        quick: every third model, thresholds to 1e-2.
     """
-    models, accuracy, figures = (MODELS[1::3], 1e-2, out) if quick else (MODELS, accuracy, figures)
-    for folder in (out, figures):
-        folder.mkdir(parents=True, exist_ok=True)
-    steps = track(models, description="models", console=PROGRESS)
+    models, accuracy = (MODELS[1::3], 1e-2) if quick else (MODELS, accuracy)
+    results = outputs.of("geometries", quick)
+    steps = track(models, "models")
     records = [compare(model, decay, accuracy) for model in steps]
     records.insert(min(3, len(records)), compare_layer_peeled())
     ratio = collapse_ratio(GROUP, GROUP)
-    (out / "geometries.json").write_text(json.dumps({"models": records, "R_0": ratio}))
+    results.save({"models": records, "R_0": ratio})
     print(table(records), threshold_table(records), sep="\n\n")
     print(f"{LPM}: one from the imbalance ratio R_0 = {ratio:.2f} on")
-    save_figure(figure(records), figures / f"geometries.{suffix}")
+    results.draw(figure(records))
     return int(not all(record["sound"] for record in records))
 
 

@@ -10,20 +10,18 @@ nothing of the closed form is used.
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import matplotlib
 import numpy as np
 import tyro
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure
+from tyro.conf import OmitArgPrefixes
 
 import ufm
-from ufm.plots.style import STYLE, save_figure
+from experiments.common import Outputs
+from ufm.plots.style import PAGE, canvas, round_below
 from ufm.profiles import parse_counts
 
 WEIGHT_PARAMETER, FEATURE_PARAMETER, BATCH = 1e-4, 1e-5, 256
@@ -51,15 +49,13 @@ def matrices_of(features: np.ndarray, weight: np.ndarray, logits: np.ndarray) ->
         r"$\langle h_k, h_l \rangle$": features,
         r"$\langle w_k, w_l \rangle$": weight,
         r"logits $W h_k$": logits,
-        r"angle of $w_k$ and $w_l$ (degrees)": angles(weight),
+        r"angles of $w_k$ (degrees)": angles(weight),
     }
 
 
 def figure(problem: ufm.Problem, learned: dict[str, np.ndarray], predicted: dict[str, np.ndarray]) -> Figure:
     """Return the figure: learned above, predicted below, one colour scale per column and the largest difference."""
-    with matplotlib.rc_context(STYLE):
-        drawn = Figure(figsize=(8.4, 5.1))
-        FigureCanvasAgg(drawn)
+    with canvas(PAGE, 4.4) as drawn:
         drawn.set_layout_engine("constrained", rect=(0, 0, 1, 0.98))  # square panels would cut their titles
         panels: Any = drawn.subplots(2, 4, sharex=True, sharey=True)
         for column, (title, expected) in enumerate(predicted.items()):
@@ -75,7 +71,7 @@ def figure(problem: ufm.Problem, learned: dict[str, np.ndarray], predicted: dict
             panels[1, column].set_xlabel(f"samples in the class\n(differ by at most {_power(difference)})")
             bar = drawn.colorbar(shown, ax=panels[:, column], location="bottom", shrink=0.9, aspect=26)
             if isinstance(scale, TwoSlopeNorm):
-                bar.set_ticks([smallest, 0.0, largest / 2, largest], labels=_two_digits(smallest, largest))
+                bar.set_ticks([-round_below(-smallest), 0.0, round_below(largest)])
         for axes, who in zip(panels[:, 0], ("learned", "predicted"), strict=True):
             axes.set_ylabel(f"{who}\nsamples in the class")
     return drawn
@@ -86,11 +82,6 @@ def _colours(smallest: float, largest: float) -> tuple[str, Normalize]:
     if smallest < -1e-6 * largest:
         return "RdBu_r", TwoSlopeNorm(0.0, smallest, largest)
     return "viridis", Normalize(max(smallest, 0.0), largest)
-
-
-def _two_digits(smallest: float, largest: float) -> list[str]:
-    """Return the labels of both ends of a scale, of zero, and of the middle of its positive half."""
-    return [f"{value:.2g}" for value in (smallest, 0.0, largest / 2, largest)]
 
 
 def _frame(axes: Axes, counts: np.ndarray) -> None:
@@ -118,9 +109,7 @@ def main(
     profile: str = "icml2024-cifar10",
     dim: int = 64,
     seed: int = 0,
-    out: Path = Path("results/geometry"),
-    figures: Path = Path(__file__).parent,
-    suffix: Literal["png", "pdf", "svg"] = "png",
+    outputs: OmitArgPrefixes[Outputs] = Outputs(),
     quick: bool = False,
 ) -> int:
     """Solve, compare, draw; return 1 if not certified or if the verification fails.
@@ -129,25 +118,21 @@ def main(
         profile: class counts, by name or as a list.
         dim: feature dimension.
         seed: of the random start.
-        out: folder for the matrices and the report.
-        figures: folder for the figure.
-        suffix: format of the figure; pdf and svg are vector graphics.
-        quick: the MNIST counts in 16 dimensions; the figure goes to ``out``.
+        outputs: where results and the picture go.
+        quick: the MNIST counts in 16 dimensions.
     """
     if quick:
-        profile, dim, out = "icml2024-mnist", 16, out.with_name(out.name + "-quick")
-        figures = out
+        profile, dim = "icml2024-mnist", 16
     problem = problem_of(profile, dim)
     solution = ufm.solve(problem, seed=seed, tol=1e-12, progress=True)
     report, prediction = ufm.verify(solution), ufm.predict(problem)
     features, weight = solution.features, solution.weight
     learned = matrices_of(features @ features.T, weight @ weight.T, features @ weight.T)
     predicted = matrices_of(prediction.gram_features, prediction.gram_weights, prediction.logits)
-    for folder in (out, figures):
-        folder.mkdir(parents=True, exist_ok=True)
-    solution.save(out / "solution.npz")
-    (out / "report.json").write_text(json.dumps(report.to_dict(), indent=1))
-    save_figure(figure(problem, learned, predicted), figures / f"geometry.{suffix}")
+    results = outputs.of("geometry", quick)
+    solution.save(results.folder / "solution.npz")
+    results.save(report.to_dict(), "report")
+    results.draw(figure(problem, learned, predicted))
     print(report.table())
     return int(not (solution.certified and report.passed))
 

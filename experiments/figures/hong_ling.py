@@ -15,25 +15,22 @@ to certify larger problems of this kind, where interior-point solvers need minut
 from __future__ import annotations
 
 import functools
-import json
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import matplotlib
 import numpy as np
 import tyro
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, SubFigure
-from rich.console import Console
-from rich.progress import track
+from tyro.conf import OmitArgPrefixes
 
 import ufm
+from experiments.common import Outputs
 from ufm.losses.softmax import softmax
 from ufm.metrics import gram
-from ufm.plots.style import BLACK, BLUE, STYLE, VERMILLION, save_figure
+from ufm.plots.style import BLACK, BLUE, PAGE, VERMILLION, canvas
+from ufm.text import track
 from ufm.theory import total_collapse_weight
 
 GROUP, MINORITY, BIAS_DECAY = 5, 100, 0.01
@@ -44,7 +41,6 @@ FIXED_MAJORITY, FIXED_WEIGHT = 500, 0.005
 MERGED = 1e-5
 #: Nuclear weights whose classifier Gram matrices are drawn, and what is collapsed there.
 SHOWN = {0.0027: "nothing", 0.0051: "minority", 0.0075: "everything"}
-PROGRESS = Console(stderr=True)
 
 
 def problem_of(majority: int, weight: float, group: int = GROUP) -> ufm.Problem:
@@ -151,7 +147,7 @@ def lone_majority(digits: float) -> dict[str, Any]:
 def speed(sizes: tuple[int, ...]) -> list[dict[str, Any]]:
     """Time the certification of problems of K classes, with and after compilation, around the minority threshold."""
     records = []
-    for K in track(sizes, description="larger problems", console=PROGRESS):
+    for K in track(sizes, "larger problems"):
         total = K // 2 * (FIXED_MAJORITY + MINORITY)
         for share in (0.5, 1.1):
             problem = problem_of(FIXED_MAJORITY, share * np.sqrt(MINORITY) / total, K // 2)
@@ -175,9 +171,7 @@ def speed(sizes: tuple[int, ...]) -> list[dict[str, Any]]:
 
 def figure(by_weight: list[dict[str, Any]], by_majority: list[dict[str, Any]]) -> Figure:
     """Return the figure: contrasts along both series above, classifier Gram matrices below."""
-    with matplotlib.rc_context(STYLE):
-        drawing = Figure(figsize=(7.0, 4.0), layout="constrained")
-        FigureCanvasAgg(drawing)
+    with canvas(PAGE, 4.2) as drawing:
         rows: Any = drawing.subfigures(2, 1, height_ratios=[1.1, 1])
         left, right = rows[0].subplots(1, 2)
         fine = np.linspace(WEIGHTS[0], WEIGHTS[-1], 200)
@@ -188,8 +182,8 @@ def figure(by_weight: list[dict[str, Any]], by_majority: list[dict[str, Any]]) -
         scale = FIXED_WEIGHT * GROUP * (sizes + MINORITY)
         _series(right, [r["n_A"] for r in by_majority], by_majority, sizes, scale, sizes)
         right.set_xlabel(r"$n_A$ (samples of a majority class), $l$ = 0.005")
-        left.set_ylabel("own minus sibling probability")
-        left.legend(loc="upper right", bbox_to_anchor=(0.95, 1.0))
+        left.set_ylabel("own minus sibling\nprobability")
+        rows[0].legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=4)
         for letter, axes in zip("ab", (left, right), strict=True):
             axes.set_title(f"({letter})", loc="left")
         _matrices(rows[1], by_weight)
@@ -223,7 +217,7 @@ def _matrices(drawing: SubFigure, by_weight: list[dict[str, Any]]) -> None:
     scale = max(float(np.abs(record["gram"]).max()) for record in records)
     for letter, axes, record, (_, name) in zip("cde", grid, records, SHOWN.items(), strict=True):
         shown = axes.imshow(record["gram"], cmap="RdBu_r", vmin=-scale, vmax=scale)
-        axes.set_title(f"({letter}) $l$ = {record['l']:.4f}: {name} collapsed", loc="left")
+        axes.set_title(f"({letter}) $l$ = {record['l']:.4f}:\n{name} collapsed", loc="left")
         axes.set_xticks([2, 7], ["majority", "minority"])
         axes.set_yticks([2, 7], ["majority", "minority"], rotation=90, va="center")
         axes.tick_params(length=0)
@@ -234,29 +228,23 @@ def _matrices(drawing: SubFigure, by_weight: list[dict[str, Any]]) -> None:
 
 def main(
     sizes: tuple[int, ...] = (20, 40, 60),
-    out: Path = Path("results"),
-    figures: Path = Path("experiments/figures"),
-    suffix: Literal["png", "pdf", "svg"] = "png",
+    outputs: OmitArgPrefixes[Outputs] = Outputs(),
     quick: bool = False,
 ) -> int:
     """Solve both series, find the thresholds, time larger problems; return 1 unless all is certified.
 
     Args:
         sizes: numbers of classes to time.
-        out: folder for the records (JSON).
-        figures: folder for the figure.
-        suffix: format of the figure; pdf and svg are vector graphics.
-        quick: every third member of the series, thresholds to 1e-2, one size; the figure goes to ``out``.
+        outputs: where results and the picture go.
+        quick: every third member of the series, thresholds to 1e-2, one size.
     """
     stride, digits, sizes = (3, 1e-2, sizes[:1]) if quick else (1, 1e-5, sizes)
-    figures = out if quick else figures
-    for folder in (out, figures):
-        folder.mkdir(parents=True, exist_ok=True)
+    results = outputs.of("hong_ling", quick)
     by_weight = [observe(problem_of(FIXED_MAJORITY, weight)) for weight in WEIGHTS[::stride]]
     by_majority = [observe(problem_of(n, FIXED_WEIGHT)) for n in MAJORITIES[::stride]]
     found, timed = thresholds(digits), speed(sizes)
     saved = {"by weight": by_weight, "by majority": by_majority, "thresholds": found, "speed": timed}
-    (out / "hong_ling.json").write_text(json.dumps(saved))
+    results.save(saved)
     print(f"{'n_A':>5}{'l':>9}{'majority':>12}{'minority':>12}{'off blocks':>12}{'gap':>10}  status")
     for record in by_weight + by_majority:
         print(
@@ -271,7 +259,7 @@ def main(
         first, again = row["seconds"]
         took = f"{row['status']} in {first:.2f} s, again {again:.2f} s, {row['steps']} steps"
         print(f"K = {row['K']:4}, l = {row['share']} l*: {took}")
-    save_figure(figure(by_weight, by_majority), figures / f"hong_ling.{suffix}")
+    results.draw(figure(by_weight, by_majority))
     return int(any(record["status"] != "certified" for record in by_weight + by_majority + timed))
 
 

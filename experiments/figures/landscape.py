@@ -16,27 +16,23 @@ from __future__ import annotations
 import collections
 import dataclasses
 import itertools
-import json
-import math
 import textwrap
-from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import optax
 import tyro
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from rich.console import Console
-from rich.progress import track
+from scipy.stats import binomtest
+from tyro.conf import OmitArgPrefixes
 
 import ufm
-from ufm.plots.style import BLUE, GREEN, ORANGE, STYLE, VERMILLION, save_figure
+from experiments.common import Outputs
+from ufm.plots.style import BLUE, GREEN, ORANGE, PAGE, VERMILLION, canvas
 from ufm.profiles import exponential
-from ufm.text import WIDTH
+from ufm.text import track, wrapped
 
 TOL = 1e-8
 DIMS = (10, 12, 14, 17, 20, 40, 80)
@@ -117,9 +113,7 @@ def measure(dims: tuple[int, ...], seeds: int) -> list[dict[str, Any]]:
     plan = itertools.product(dims, PROFILES.items(), METHODS.items(), range(seeds))
     total = len(dims) * len(PROFILES) * len(METHODS) * seeds
     records = []
-    for dim, (profile, problem), (name, method), seed in track(
-        plan, "solving", total, console=Console(stderr=True)
-    ):
+    for dim, (profile, problem), (name, method), seed in track(plan, "solving", total):
         solution = run(problem.replace(dim=dim), method, seed)
         record = {"profile": profile, "dim": dim, "method": name, "seed": seed, "steps": solution.steps}
         record["certified"] = solution.certified
@@ -168,20 +162,20 @@ def explanation(records: list[dict[str, Any]]) -> str:
                 f"{found['without_own']}; shared coordinates "
                 + (", ".join(f"{j}: {classes}" for j, classes in found["shared"].items()) or "none")
             )
-    return "\n".join(textwrap.fill(line, WIDTH, subsequent_indent="  ") for line in lines)
+    return "\n".join(wrapped(line) for line in lines)
 
 
 def figure(records: list[dict[str, Any]]) -> Figure:
     """Return the figure: success rates above; below a stuck point, the optimum beyond it, and all stuck points."""
-    with matplotlib.rc_context(STYLE):
-        drawing = Figure(figsize=(9.6, 4.5), layout="constrained")
-        FigureCanvasAgg(drawing)
+    with canvas(PAGE, 4.5) as drawing:
         halves: Any = drawing.subfigures(2, 1, hspace=0.04)
         above = halves[0].subplots(1, len(PROFILES), sharey=True)
         for axes, profile in zip(above, PROFILES, strict=True):
             _success_panel(axes, records, profile)
-        above[0].set_ylabel("starts certified to 1e-8 (%)")
-        above[2].legend(loc="lower left")  # the panel where every method succeeds
+        above[0].set_ylabel("certified starts (%),\n95 % Wilson intervals")
+        halves[0].legend(
+            *above[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(METHODS)
+        )
         below = halves[1].subplots(1, 3, width_ratios=(1.0, 1.0, 1.4))
         _feature_panels(halves[1], below[:2])
         _gap_panel(below[2], records)
@@ -191,38 +185,30 @@ def figure(records: list[dict[str, Any]]) -> Figure:
 
 
 def _success_panel(axes: Axes, records: list[dict[str, Any]], profile: str) -> None:
-    """Success against d/K; the bars are 95 % Wilson intervals."""
+    """Success against d/K, one method a little beside the other; the bars are 95 % Wilson intervals."""
     K = PROFILES[profile].num_classes
-    for name, method in METHODS.items():
+    for aside, (name, method) in zip((0.94, 0.98, 1.02, 1.06), METHODS.items(), strict=True):
         points = rates(records, profile, name)
         share = np.array([100 * won / runs for _, won, runs in points])
-        ends = 100 * np.array([_wilson(won, runs) for _, won, runs in points])
+        ends = 100 * np.array([binomtest(won, runs).proportion_ci(0.95, "wilson") for _, won, runs in points])
         bars = np.maximum([share - ends[:, 0], ends[:, 1] - share], 0)
-        ratio = [dim / K for dim, _, _ in points]
+        ratio = [dim / K * aside for dim, _, _ in points]
         axes.errorbar(
             ratio,
             share,
             bars,
             color=method.colour,
             marker=method.marker,
-            ms=4,
-            lw=1.2,
-            elinewidth=0.7,
+            ms=3,
+            lw=1.0,
+            elinewidth=0.6,
             label=name,
         )
     axes.set_xscale("log", base=2)
     axes.set_xticks([1, 2, 4, 8], ["1", "2", "4", "8"])
     axes.set_ylim(-4, 104)
     axes.set_xlabel("d / K")
-    axes.set_title(profile, loc="left")
-
-
-def _wilson(won: int, runs: int) -> tuple[float, float]:
-    """Return the 95 % Wilson interval of a rate."""
-    z = 1.96
-    centre, scale = (won + z * z / 2) / (runs + z * z), z / (runs + z * z)
-    half = scale * math.sqrt(won * (runs - won) / runs + z * z / 4)
-    return centre - half, centre + half
+    axes.set_title(textwrap.fill(profile, 20), loc="left")
 
 
 def _feature_panels(parent: Any, panels: Any) -> None:
@@ -233,8 +219,8 @@ def _feature_panels(parent: Any, panels: Any) -> None:
     free = ufm.solve(problem, start=stuck, tol=TOL, escapes=escaping.escapes)
     moves = sum(record["event"] is not None for record in free.history)
     titles = (
-        f"stuck: relative gap {stuck.certificate.relative_gap:.2f}",
-        f"after {moves} escape move{'s' if moves > 1 else ''}: gap {max(free.certificate.relative_gap, 0):.0e}",
+        f"stuck:\ngap {stuck.certificate.relative_gap:.2f}",
+        f"{moves} escape move{'s' if moves > 1 else ''} later:\ngap {max(free.certificate.relative_gap, 0):.0e}",
     )
     for axes, solution, title in zip(panels, (stuck, free), titles, strict=True):
         balanced = solution.features * np.sqrt(problem.counts)[:, None]
@@ -260,34 +246,29 @@ def _gap_panel(axes: Axes, records: list[dict[str, Any]]) -> None:
         axes.scatter(missing + spread, gaps, s=9, color=method.colour, marker=method.marker, lw=0, alpha=0.6)
     axes.set_yscale("log")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("living classes without a coordinate of their own")
+    axes.set_xlabel("living classes without\na coordinate of their own")
     axes.set_ylabel("relative duality gap")
     axes.set_title("all stuck points", loc="left")
 
 
 def main(
     seeds: int = 20,
-    out: Path = Path("results/landscape.json"),
-    figure_path: Path = Path(__file__).parent / "landscape.png",
+    outputs: OmitArgPrefixes[Outputs] = Outputs(),
     quick: bool = False,
 ) -> int:
     """Measure, print the table and the explanation, draw the figure; return 1 if the default solver ever failed.
 
     Args:
         seeds: random starts per profile, dimension and method.
-        out: where to save every run as JSON.
-        figure_path: where to save the figure.
-        quick: 3 seeds and 3 dimensions, saved beside the full results.
+        outputs: where results and the picture go.
+        quick: 3 seeds and 3 dimensions.
     """
-    if quick:
-        seeds, out = 3, out.with_stem(out.stem + "-quick")
-        figure_path = out.with_suffix(".png")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    records = measure(QUICK_DIMS if quick else DIMS, seeds)
-    out.write_text(json.dumps(records))
+    results = outputs.of("landscape", quick)
+    records = measure(QUICK_DIMS if quick else DIMS, 3 if quick else seeds)
+    results.save(records)
     print(table(records))
     print(explanation(records))
-    save_figure(figure(records), figure_path)
+    results.draw(figure(records))
     default = [record for record in records if record["method"] == "default (with escapes)"]
     return int(not all(record["certified"] for record in default))
 

@@ -12,25 +12,21 @@ for other caps and numbers of majority classes.
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import matplotlib
 import numpy as np
 import tyro
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.progress import track
+from tyro.conf import OmitArgPrefixes
 
+from experiments.common import Outputs
 from ufm.metrics import cosines, logit_margins, norms
 from ufm.models.layer_peeled import LayerPeeled, LayerPeeledSolution, collapse_ratio, solve_layer_peeled
-from ufm.plots.style import BLACK, BLUE, GREEN, STYLE, VERMILLION, save_figure
+from ufm.plots.style import BLACK, BLUE, GREEN, PAGE, VERMILLION, canvas
+from ufm.text import track
 
 K = 10
 CAPS, MAJORITIES = (1.0, 5.0, 10.0), (3, 5, 7)
-PROGRESS = Console(stderr=True)
 
 
 def observe(solution: LayerPeeledSolution, majority: int) -> dict[str, float]:
@@ -58,7 +54,7 @@ def curve(ratios: np.ndarray, majority: int, weight_cap: float, feature_cap: flo
     """Solve for every ratio, each time from the solution before."""
     records: list[dict[str, float]] = []
     previous: LayerPeeledSolution | None = None
-    for ratio in track(ratios, description="imbalance ratios", console=PROGRESS):
+    for ratio in track(ratios, "imbalance ratios"):
         counts = np.repeat([ratio, 1.0], [majority, K - majority])
         previous = solve_layer_peeled(LayerPeeled(counts, K, weight_cap, feature_cap), start=previous)
         records.append({"R": float(ratio), "certified": previous.certified} | observe(previous, majority))
@@ -72,9 +68,7 @@ def figure(records: list[dict[str, float]], critical: float) -> Figure:
     def of(name: str) -> np.ndarray:
         return np.array([record[name] for record in records])
 
-    with matplotlib.rc_context(STYLE):
-        drawing = Figure(figsize=(7.2, 2.5), layout="constrained")
-        FigureCanvasAgg(drawing)
+    with canvas(PAGE, 2.6) as drawing:
         angles, price, margins = drawing.subplots(1, 3)
         for name, colour, marker in (
             ("minority", VERMILLION, "o"),
@@ -83,7 +77,7 @@ def figure(records: list[dict[str, float]], critical: float) -> Figure:
         ):
             angles.plot(ratios, of(f"cosine {name}"), color=colour, marker=marker, ms=2.5, lw=0.9, label=name)
         angles.axhline(-1 / (K - 1), color=BLACK, lw=0.6, ls=":")
-        angles.text(ratios[-1], -1 / (K - 1) + 0.02, "-1/9, simplex", ha="right", va="bottom", fontsize=6.5)
+        angles.text(ratios[-1], -1 / (K - 1) + 0.02, "-1/9, simplex", ha="right", va="bottom", fontsize=7.0)
         angles.set_ylabel("mean cosine between classifiers")
         price.plot(ratios, of("price"), color=GREEN, marker="o", ms=2.5, lw=0.9, label="price $l$")
         price.plot(ratios, of("threshold"), color=BLACK, ls="--", label="threshold $n_B/N$")
@@ -101,7 +95,8 @@ def figure(records: list[dict[str, float]], critical: float) -> Figure:
             axes.set_xscale("log")
             axes.set_xlabel("imbalance ratio $R$")
             axes.set_title(title, loc="left")
-            axes.legend(loc="best")
+        handles = [handle for axes in (angles, price) for handle in axes.get_legend_handles_labels()[0]]
+        drawing.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     return drawing
 
 
@@ -114,7 +109,7 @@ def critical_table() -> list[dict[str, float]]:
             "majority": majority,
             "R_0": collapse_ratio(majority, K - majority, feature_cap=cap),
         }
-        for cap, majority in track(cells, description="critical ratios", console=PROGRESS)
+        for cap, majority in track(cells, "critical ratios")
     ]
 
 
@@ -122,9 +117,7 @@ def main(
     majority: int = 5,
     weight_cap: float = 1.0,
     feature_cap: float = 5.0,
-    out: Path = Path("results"),
-    figures: Path = Path("experiments/figures"),
-    suffix: Literal["png", "pdf", "svg"] = "png",
+    outputs: OmitArgPrefixes[Outputs] = Outputs(),
     quick: bool = False,
 ) -> int:
     """Compute, save, print and draw; return 1 unless every point is certified.
@@ -133,29 +126,25 @@ def main(
         majority: number of majority classes of ten.
         weight_cap: E_W.
         feature_cap: E_H.
-        out: folder for the records (JSON).
-        figures: folder for the figure.
-        suffix: format of the figure; pdf and svg are vector graphics.
-        quick: nine ratios instead of 41 and no table; the figure goes to ``out``.
+        outputs: where results and the picture go.
+        quick: nine ratios instead of 41 and no table.
     """
     ratios = 10.0 ** (0.1 * np.arange(0, 41, 5 if quick else 1))
-    figures = out if quick else figures
-    for folder in (out, figures):
-        folder.mkdir(parents=True, exist_ok=True)
+    results = outputs.of("layer_peeled", quick)
     records = curve(ratios, majority, weight_cap, feature_cap)
     critical = collapse_ratio(majority, K - majority, weight_cap=weight_cap, feature_cap=feature_cap)
     saved: dict[str, Any] = {"curve": records, "R_0": critical, "others": [] if quick else critical_table()}
-    (out / "layer_peeled.json").write_text(json.dumps(saved))
+    results.save(saved)
     print("       R  cosine minority  price/threshold  relative gap")
     for record in records:
         share = record["price"] / record["threshold"]
         print(
             f"{record['R']:8.1f}  {record['cosine minority']:15.4f}  {share:15.4f}  {record['relative gap']:12.1e}"
         )
-    print(f"minority collapse at R_0 = {critical:.4f}")
+    print(f"minority collapse at R_0 = {critical:.7g}")
     for row in saved["others"]:
-        print(f"E_H = {row['feature cap']:4g}, {row['majority']} majority classes: R_0 = {row['R_0']:.4f}")
-    save_figure(figure(records, critical), figures / f"layer_peeled.{suffix}")
+        print(f"E_H = {row['feature cap']:4g}, {row['majority']} majority classes: R_0 = {row['R_0']:.7g}")
+    results.draw(figure(records, critical))
     return int(not all(record["certified"] for record in records))
 
 

@@ -1,6 +1,6 @@
 """Long-tailed data sets: norms, margins and collapse against class rank, solved where it fits, predicted always.
 
-CIFAR-10-LT and CIFAR-100-LT (imbalance factor 100), ImageNet-LT, Places-LT- and iNaturalist-like profiles (see
+CIFAR-10-LT and CIFAR-100-LT (imbalance factor 100), ImageNet-LT-, Places-LT- and iNaturalist-like profiles (see
 `ufm.profiles.NAMED` for which are reconstructions). The regularisation of every data set is chosen so that a fifth of
 its classes has collapsed: sqrt(lambda_W lambda_H) halfway between the thresholds of two neighbouring counts. Dots are
 solved to a certified global optimum from a random start, for profiles of at most ``largest`` classes; curves are
@@ -11,29 +11,26 @@ closed forms.
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import matplotlib
 import numpy as np
 import tyro
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.progress import track
+from tyro.conf import OmitArgPrefixes
 
 import ufm
 import ufm.metrics
-from ufm.plots.style import BLACK, BLUE, SHADE, STYLE, save_figure
+from experiments.common import Outputs
+from ufm.plots.style import BLACK, BLUE, PAGE, SHADE, canvas
 from ufm.profiles import parse_counts
+from ufm.text import track
 from ufm.theory import collapse_nuclear_weights
 
 PROFILES = {
     "CIFAR-10-LT": "cifar10-lt-100",
     "CIFAR-100-LT": "cifar100-lt-100",
     "Places-LT-like": "places-lt",
-    "ImageNet-LT": "imagenet-lt",
+    "ImageNet-LT-like": "imagenet-lt",
     "iNaturalist-like": "inaturalist",
 }
 #: Share of the classes that has collapsed.
@@ -74,14 +71,12 @@ def measure(problem: ufm.Problem, seed: int) -> dict[str, Any]:
 
 def figure(predictions: dict[str, ufm.Prediction], solved: dict[str, dict[str, Any]]) -> Figure:
     """Return the figure: a row per quantity, a column per data set, collapsed classes shaded."""
-    with matplotlib.rc_context(STYLE):
-        drawn = Figure(figsize=(8.6, 4.4), layout="constrained")
-        FigureCanvasAgg(drawn)
+    with canvas(PAGE, 4.4) as drawn:
         panels: Any = drawn.subplots(len(QUANTITIES), len(predictions), sharex="col")
         for column, (name, prediction) in enumerate(predictions.items()):
             _column(panels[:, column], prediction, solved.get(name))
             K, N = prediction.problem.num_classes, prediction.problem.num_samples
-            panels[0, column].set_title(f"{name}\n$K$ = {K:,}, $N$ = {N:,}", fontsize=7.5)
+            panels[0, column].set_title(f"{name}\n$K$ = {K:,}\n$N$ = {N:,}")
             panels[-1, column].set_xlabel("class rank")
         for axes, label in zip(panels[:, 0], QUANTITIES.values(), strict=True):
             axes.set_ylabel(label)
@@ -109,9 +104,7 @@ def _column(panels: Any, prediction: ufm.Prediction, measured: dict[str, Any] | 
 def main(
     largest: int = 1000,
     seed: int = 0,
-    out: Path = Path("results/long_tail"),
-    figures: Path = Path(__file__).parent,
-    suffix: Literal["png", "pdf", "svg"] = "png",
+    outputs: OmitArgPrefixes[Outputs] = Outputs(),
     quick: bool = False,
 ) -> int:
     """Predict all, solve what is small enough, save, draw; return 1 if an answer is uncertified or does not verify.
@@ -119,26 +112,21 @@ def main(
     Args:
         largest: solve profiles of at most this many classes; 1,000 take minutes on two cores.
         seed: of the random starts.
-        out: folder for the data.
-        figures: folder for the figure.
-        suffix: format of the figure; pdf and svg are vector graphics.
-        quick: solve CIFAR-10-LT only; the figure goes to ``out``.
+        outputs: where results and the picture go.
+        quick: solve CIFAR-10-LT only.
     """
-    if quick:
-        largest, out = 10, out.with_name(out.name + "-quick")
-        figures = out
-    for folder in (out, figures):
-        folder.mkdir(parents=True, exist_ok=True)
+    largest = 10 if quick else largest
+    results = outputs.of("long_tail", quick)
     predictions = {name: ufm.predict(problem_of(profile)) for name, profile in PROFILES.items()}
     small = [name for name, found in predictions.items() if found.problem.num_classes <= largest]
     solved = {}
-    for name in track(small, "solving", console=Console(stderr=True)):
+    for name in track(small, "solving"):
         solved[name] = measure(predictions[name].problem, seed)
     data = {name: {"predicted": predictions[name].to_dict()} for name in predictions}
     for name, found in solved.items():
         data[name]["solved"] = {key: np.asarray(value).tolist() for key, value in found.items()}
-    (out / "long_tail.json").write_text(json.dumps(data))
-    save_figure(figure(predictions, solved), figures / f"long_tail.{suffix}", colours=256)
+    results.save(data)
+    results.draw(figure(predictions, solved))
     for name, prediction in predictions.items():
         line = f"{name:16s} {prediction.num_collapsed:5d} of {prediction.problem.num_classes:5d} classes collapse"
         if name in solved:

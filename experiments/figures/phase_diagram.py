@@ -17,23 +17,21 @@ from __future__ import annotations
 import json
 import os
 import time
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import matplotlib
 import numpy as np
 import tyro
 import xarray as xr
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from tyro.conf import OmitArgPrefixes
 
 import ufm
-from ufm.plots.style import STYLE, save_figure
+from experiments.common import Outputs
+from ufm.plots.style import PAGE, canvas
 from ufm.plots.sweep import draw_phases
 from ufm.sweeps import summary
-from ufm.sweeps.engine import solve_together
 from ufm.sweeps.grid import make_grid
-from ufm.sweeps.run import BATCH_SIZE, WIDTH
+from ufm.sweeps.run import BATCH_SIZE, WIDTH, solve_together
 from ufm.verification.resolution import gap_tolerances
 
 FIXED = {"counts": "exp:K=10,n_max=5000", "dim": 16, "tol": 1e-8}
@@ -56,7 +54,9 @@ def mismatches(dataset: xr.Dataset, size: int) -> list[dict[str, Any]]:
         problem = members[int(np.ravel_multi_index(tuple(position), dataset.status.shape))].problem
         differing = here.collapsed.values != here.predicted_collapsed.values
         gap = max(float(here.relative_gap), 1e-13) * float(here.objective)
-        resolved = gap_tolerances(ufm.predict(problem), gap).resolved
+        tolerances = gap_tolerances(ufm.predict(problem), gap)
+        assert tolerances is not None  # cross-entropy says what a gap pins down
+        resolved = tolerances.resolved
         found.append(
             {
                 "ratio": float(here.ratio),
@@ -100,9 +100,7 @@ def compare_speed(size: int) -> dict[str, float]:
 
 def figure(dataset: xr.Dataset) -> Figure:
     """Return the diagram: solved beside predicted."""
-    with matplotlib.rc_context(STYLE):
-        drawn = Figure(figsize=(6.6, 2.9), layout="constrained")
-        FigureCanvasAgg(drawn)
+    with canvas(PAGE, 2.6) as drawn:
         panels: Any = list(drawn.subplots(1, 2, sharey=True))
         draw_phases(drawn, panels, dataset)
         panels[1].set_ylabel("")
@@ -112,9 +110,7 @@ def figure(dataset: xr.Dataset) -> Figure:
 
 
 def main(
-    out: Path = Path("results/phase_diagram"),
-    figures: Path = Path(__file__).parent,
-    suffix: Literal["png", "pdf", "svg"] = "png",
+    outputs: OmitArgPrefixes[Outputs] = Outputs(),
     speed: bool = True,
     resume: bool = False,
     quick: bool = False,
@@ -122,25 +118,23 @@ def main(
     """Solve the diagram, draw it, list what differs; return 1 if anything is uncertified or truly different.
 
     Args:
-        out: folder for the data set and the report.
-        figures: folder for the figure.
-        suffix: format of the figure; pdf and svg are vector graphics.
+        outputs: where results and the picture go.
         speed: also compare with solving one by one.
-        resume: go on with the data set in ``out``.
-        quick: 12 x 12 problems; the figure goes to ``out``.
+        resume: go on with the data set of an earlier run.
+        quick: 12 x 12 problems.
     """
-    size = 64
-    if quick:
-        size, out, figures = 12, out.with_name(out.name + "-quick"), out.with_name(out.name + "-quick")
+    size = 12 if quick else 64
+    results = outputs.of("phase_diagram", quick)
     report: dict[str, Any] = {"speed": compare_speed(size)} if speed else {}
     started = time.perf_counter(), time.process_time()
-    dataset = ufm.sweep(FIXED, axes_of(size), out=out, resume=resume, progress=True).load()
+    dataset = ufm.sweep(
+        FIXED, axes_of(size), out=results.folder / "sweep", resume=resume, progress=True
+    ).load()
     report |= {"seconds": time.perf_counter() - started[0], "processor": time.process_time() - started[1]}
     report |= {"load": os.getloadavg()[0], "members": dataset.status.size}
     report |= {"certified": int(dataset.certified.sum()), "mismatches": mismatches(dataset, size)}
-    (out / "report.json").write_text(json.dumps(report, indent=1))
-    figures.mkdir(parents=True, exist_ok=True)
-    save_figure(figure(dataset), figures / f"phase_diagram.{suffix}", colours=256)
+    results.save(report, "report")
+    results.draw(figure(dataset))
     print(summary(dataset))
     print(json.dumps(report, indent=1))
     wrong = [entry for entry in report["mismatches"] if entry["could_tell"]]

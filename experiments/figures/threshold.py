@@ -11,18 +11,17 @@ rows becomes one. Dots are solved to a certified global optimum from random star
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import matplotlib
 import numpy as np
 import tyro
 import xarray as xr
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from tyro.conf import OmitArgPrefixes
 
 import ufm
-from ufm.plots.style import BLUE, GREEN, ORANGE, PURPLE, STYLE, save_figure
+from experiments.common import Outputs
+from ufm.plots.style import BLUE, GREEN, ORANGE, PAGE, PURPLE, canvas
 from ufm.sweeps import summary
 from ufm.theory import critical_imbalance_ratio
 
@@ -74,9 +73,7 @@ def curves(nuclear_weight: float) -> dict[str, np.ndarray]:
 
 def figure(dataset: xr.Dataset) -> Figure:
     """Return the figure: one panel per quantity, one colour and marker per regularisation."""
-    with matplotlib.rc_context(STYLE):
-        drawn = Figure(figsize=(7.4, 2.7), layout="constrained")
-        FigureCanvasAgg(drawn)
+    with canvas(PAGE, 2.6) as drawn:
         panels: Any = drawn.subplots(1, 3)
         for weight, colour, marker in zip(dataset.nuclear_weight.values, COLOURS, MARKERS, strict=True):
             expected, solved = curves(float(weight)), dataset.sel(nuclear_weight=weight).isel({"class": -1})
@@ -93,47 +90,45 @@ def figure(dataset: xr.Dataset) -> Figure:
                     marker,
                     color=colour,
                     markersize=3.2,
+                    markerfacecolor="none",
+                    markeredgewidth=0.7,
                     label=label,
                     linewidth=0,
                 )
                 axes.axvline(critical, color=colour, linewidth=0.7, linestyle=":", zorder=0)
         for axes, (title, _) in zip(panels, QUANTITIES.values(), strict=True):
             axes.set_xscale("log")
-            axes.set_xlabel(r"imbalance ratio $R = n_\mathrm{maj} / n_\mathrm{min}$")
+            axes.set_xlabel("imbalance ratio $R$")
             axes.set_ylabel(title)
         panels[2].set_ylim(top=1.05)
         handles, labels = panels[0].get_legend_handles_labels()
-        drawn.legend(handles, labels, loc="outside upper center", ncols=len(CRITICAL))
+        drawn.legend(handles, labels, loc="outside upper center", ncols=2)
     return drawn
 
 
 def main(
-    out: Path = Path("results/threshold"),
-    figures: Path = Path(__file__).parent,
-    suffix: Literal["png", "pdf", "svg"] = "png",
+    outputs: OmitArgPrefixes[Outputs] = Outputs(),
     resume: bool = False,
     quick: bool = False,
 ) -> int:
     """Solve, compare with the closed form, draw; return 1 if anything is uncertified or off the curve.
 
     Args:
-        out: folder for the data set and the report.
-        figures: folder for the figure.
-        suffix: format of the figure; pdf and svg are vector graphics.
-        resume: go on with the data set in ``out``.
-        quick: 9 ratios instead of 41; the figure goes to ``out``.
+        outputs: where results and the picture go.
+        resume: go on with the data set of an earlier run.
+        quick: 9 ratios instead of 41.
     """
-    points = 41
-    if quick:
-        points, out, figures = 9, out.with_name(out.name + "-quick"), out.with_name(out.name + "-quick")
+    points = 9 if quick else 41
+    results = outputs.of("threshold", quick)
     fixed = {"dim": DIM, "tol": 1e-10, "residual_tol": 1e-9}
-    dataset = ufm.sweep(fixed, axes_of(points), out=out, resume=resume, progress=True).load()
+    dataset = ufm.sweep(
+        fixed, axes_of(points), out=results.folder / "sweep", resume=resume, progress=True
+    ).load()
     worst = {name: float(dataset[name].max()) for name in ("norm_deviation", "margin_deviation")}
     report = worst | {"members": dataset.status.size, "certified": int(dataset.certified.sum())}
     report |= {"mismatches": int((dataset.collapse_mismatches > 0).sum())}
-    (out / "report.json").write_text(json.dumps(report, indent=1))
-    figures.mkdir(parents=True, exist_ok=True)
-    save_figure(figure(dataset), figures / f"threshold.{suffix}", colours=256)
+    results.save(report, "report")
+    results.draw(figure(dataset))
     print(summary(dataset))
     print(json.dumps(report, indent=1))
     return int(report["certified"] < report["members"] or report["norm_deviation"] > 1e-3)

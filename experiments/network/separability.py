@@ -11,31 +11,29 @@ itself with one row per sample; drawn against the mean cross-entropy. Below, the
 from __future__ import annotations
 
 import dataclasses
-import json
-from pathlib import Path
 from typing import Any, Literal
 
-import matplotlib
 import numpy as np
 import tyro
 from jax.scipy.special import gammainc
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.progress import track
+from matplotlib.ticker import LogLocator, NullLocator
+from tyro.conf import OmitArgPrefixes
 
 import ufm
+from experiments.common import Outputs
 from experiments.network.training import QUICK, Training, digits, problem_at, recorded, subset, train
 from ufm.metrics.separability import Separability, SquaredNorms
-from ufm.plots.style import BLACK, BLUE, GREEN, ORANGE, STYLE, VERMILLION, save_figure
+from ufm.plots.style import BLACK, BLUE, ORANGE, PAGE, VERMILLION, canvas
 from ufm.profiles import parse_counts
+from ufm.text import track
 
-#: Every bound, its label, colour and line style.
+#: Every bound, its label, colour and line style; (2) is often all but (3), and is drawn broad beneath it.
 BOUNDS = {
     "profile_bound": ("bound (1), every loss", BLUE, "-"),
-    "class_bound": ("bound (2), loss of every class", GREEN, "--"),
-    "mean_bound": ("bound (3), mean loss", ORANGE, "-."),
+    "class_bound": ("bound (2), loss of every class", ORANGE, "-"),
+    "mean_bound": ("bound (3), mean loss", BLACK, ":"),
 }
 Weighting = Literal["pairs", "classes"]
 
@@ -48,8 +46,7 @@ def along_training(
     snapshots = track(
         train(problem, inputs, labels, training),
         total=len(recorded(training.epochs, training.records)),
-        description="network",
-        console=Console(stderr=True),
+        text="network",
     )
     return [
         (
@@ -100,16 +97,15 @@ def halfway(course: list[tuple[int, Separability]]) -> int:
 
 def figure(courses: dict[str, list[tuple[int, Separability]]]) -> Figure:
     """Return the figure: one column per course; probability and bounds above, distributions below."""
-    with matplotlib.rc_context(STYLE):
-        drawing = Figure(figsize=(7.2, 5.0), layout="constrained")
-        FigureCanvasAgg(drawing)
-        grid = drawing.subplots(2, len(courses), squeeze=False)
+    with canvas(PAGE, 4.8) as drawing:
+        rows: Any = drawing.subfigures(2, 1)
+        grid = np.array([row.subplots(1, len(courses), squeeze=False)[0] for row in rows])
         for column, (name, course) in zip(grid.T, courses.items(), strict=True):
             _probability_panel(column[0], [found for _, found in course])
             _distribution_panel(column[1], course)
             column[0].set_title(name, loc="left")
-        grid[0][0].legend(loc="lower left")
-        grid[1][0].legend(loc="upper left")
+        for row, axes in zip(rows, grid[:, 0], strict=True):
+            row.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4)
         for letter, axes in zip("abcd", grid.ravel(), strict=False):
             axes.set_title(f"({letter}) {axes.get_title(loc='left')}", loc="left")
     return drawing
@@ -122,14 +118,15 @@ def _probability_panel(axes: Axes, found: list[Separability]) -> None:
     low, high = np.array([found[k].interval for k in order]).T
     axes.fill_between(losses, low, high, color=BLACK, alpha=0.2, lw=0)
     measured = [found[k].probability for k in order]
-    axes.plot(losses, measured, color=BLACK, marker=".", ms=4, label="P(inter > intra), measured")
+    axes.plot(losses, measured, color=BLACK, marker=".", ms=4, label="measured")
     for name, (label, colour, style) in BOUNDS.items():
-        axes.plot(losses, [getattr(found[k], name) for k in order], color=colour, ls=style, label=label)
+        values = [getattr(found[k], name) for k in order]
+        axes.plot(losses, values, color=colour, ls=style, label=label, lw=3.0 if colour == ORANGE else 1.2)
     axes.set_xscale("log")
     axes.invert_xaxis()
     axes.set_ylim(-0.02, 1.03)
     axes.set_xlabel("mean cross-entropy (nats)")
-    axes.set_ylabel("probability")
+    axes.set_ylabel("P(inter > intra)")
 
 
 def _distribution_panel(axes: Axes, course: list[tuple[int, Separability]]) -> None:
@@ -138,7 +135,7 @@ def _distribution_panel(axes: Axes, course: list[tuple[int, Separability]]) -> N
         for name, colour in (("intra", VERMILLION), ("inter", BLUE)):
             law: SquaredNorms = getattr(course[number][1], name)
             label = f"{name}-class pairs" if width > 1 else None
-            values = np.maximum(law.percentiles, 1e-12)
+            values = np.maximum(law.percentiles, 1e-12)  # rounding errors of zero
             axes.plot(values, np.linspace(0, 1, 101), color=colour, lw=width, label=label)
             if law.gamma is not None:
                 shape, scale = law.gamma
@@ -148,6 +145,8 @@ def _distribution_panel(axes: Axes, course: list[tuple[int, Separability]]) -> N
     axes.plot([], [], color=BLACK, lw=1.0, ls=":", label="gamma, equal moments")
     axes.set_xscale("log")
     axes.set_ylim(-0.02, 1.03)
+    axes.xaxis.set_major_locator(LogLocator(numticks=6))
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.set_title("thin: halfway, thick: at the end", loc="left")
     axes.set_xlabel(r"$|C W (x_i - x_j)|^2$ (nats$^2$)")
     axes.set_ylabel("fraction of pairs below")
@@ -160,9 +159,7 @@ def main(
     weighting: Weighting = "pairs",
     pairs: int = 1_000_000,
     record_every: int = 2,
-    out: Path = Path("results/separability"),
-    figures: Path = Path(__file__).parents[1] / "figures",
-    suffix: Literal["png", "pdf", "svg"] = "png",
+    outputs: OmitArgPrefixes[Outputs] = Outputs(),
     quick: bool = False,
 ) -> int:
     """Measure along both courses, save and draw; return 1 if a bound is ever above the probability.
@@ -174,16 +171,13 @@ def main(
         weighting: whether all pairs, or all classes, count alike.
         pairs: compare all pairs if they are at most this many; else draw so many and give an interval.
         record_every: steps of the solver between two measurements.
-        out: folder for the courses (JSON).
-        figures: folder for the figure.
-        suffix: format of the figure; pdf and svg are vector graphics.
-        quick: a small network, fewer samples and sampled pairs; the figure goes to ``out``.
+        outputs: where results and the picture go.
+        quick: a small network, fewer samples and sampled pairs.
     """
     if quick:
-        training, counts, pairs, record_every, figures = QUICK, "40x5,10x5", 10_000, 20, out
+        training, counts, pairs, record_every = QUICK, "40x5,10x5", 10_000, 20
         training = dataclasses.replace(training, epochs=300)
-    for folder in (out, figures):
-        folder.mkdir(parents=True, exist_ok=True)
+    results = outputs.of("separability", quick)
     problem = problem_at(parse_counts(counts), training.dim or training.width, level)
     courses = {
         "training of a network on digits": along_training(problem, training, weighting, pairs),
@@ -192,10 +186,10 @@ def main(
     saved = {
         name: [{"time": time} | found.to_dict() for time, found in course] for name, course in courses.items()
     }
-    (out / "separability.json").write_text(json.dumps(saved))
+    results.save(saved)
     for name, course in courses.items():
         print(summary(name, course))
-    save_figure(figure(courses), figures / f"separability.{suffix}")
+    results.draw(figure(courses))
     return int(any(violations(course) for course in courses.values()))
 
 

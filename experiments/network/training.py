@@ -2,7 +2,7 @@
 
 Mean cross-entropy plus ``lambda_W/2 |W|^2`` for the classifier plus ``lambda_H/2 sum_i |h_i|^2`` for the last
 features; the layers below are not decayed. In minibatches the penalty of the features is converted by
-`ufm.conventions`, so that the objective stays the same on average. Used by `network.py` and `separability.py`.
+`ufm.conventions`, so that the objective stays the same on average. Used by `last_layer.py` and `separability.py`.
 """
 
 from __future__ import annotations

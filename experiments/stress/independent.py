@@ -15,6 +15,7 @@ and compares them with what the solver reported and with what it was asked for.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -35,6 +36,22 @@ class Claim:
     lower_bound: float
     certified: bool
     tol: float
+
+    @classmethod
+    def of(cls, solution: Any) -> Claim:
+        """Return what a solution claims; only its numbers are read."""
+        problem = solution.problem
+        return cls(
+            problem.counts,
+            problem.weight_decay,
+            problem.feature_decay,
+            solution.weight,
+            solution.features,
+            solution.objective,
+            solution.certificate.lower_bound,
+            solution.certified,
+            solution.tol,
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -273,7 +273,10 @@ def test_bad_files_get_one_sentence_and_exit_2(capsys, tmp_path):
 
 def test_other_bad_arguments(capsys, tmp_path):
     assert run(capsys, "solve", *SMALL, "--solver", "newton")[0] == 2
-    assert run(capsys, "solve", *SMALL, "--tol", "0", "--figure", "None")[0] == 2
+    for tol in ("0", "1", "10"):
+        code, out, err = run(capsys, "solve", *SMALL, "--tol", tol, "--figure", "None")
+        assert (code, out) == (2, "")
+        assert err.startswith("ufm: tol must be ")
     code, _, err = run(capsys, "solve", *SMALL, "--figure", str(tmp_path / "no" / "such" / "folder.png"))
     assert code == 2
     assert "folder.png" in err

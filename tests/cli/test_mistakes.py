@@ -66,6 +66,10 @@ MISTAKES = {
     "no sweep": ("sweep missing.toml --out out", "No such file"),
     "misspelt field": ("sweep misspelt.toml --out out", "did you mean nuclear_weight?"),
     "folder of something else": ("sweep ratios.toml --out taken", "taken"),
+    "a gap that proves nothing": (
+        "verify layer.npz --weight-decay 1e-3 --feature-decay 1e-3 --tol 10",
+        "tol must be below 1",
+    ),
     "counts without decays": ("verify missing.npz --counts 5,3", "need weight_decay and feature_decay"),
     "loss without decays": ("verify layer.npz --loss mse", "need weight_decay and feature_decay"),
     "features without decays": ("verify layer.npz --features free", "need weight_decay and feature_decay"),
@@ -103,7 +107,7 @@ def test_a_missing_extra_says_what_to_install(folder, capsys, monkeypatch):
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "xarray", None)
     assert main(["sweep", "ratios.toml", "--out", "out"]) == 2
-    assert "pip install xarray zarr" in capsys.readouterr().err
+    assert "pip install xarray" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 import ufm
-from experiments.benchmark import benchmark, peers, roofline
 from experiments.benchmark import figures as benchmark_figures
+from experiments.benchmark import peers, race, roofline
+from experiments.common import Outputs
 
 PROBLEM = ufm.Problem([30, 20, 10], 12, 2e-2, 2e-3)
 NEEDS = {"scipy": "scipy", "jaxopt": "jaxopt", "torch": "torch"}
@@ -20,7 +21,7 @@ NEEDS = {"scipy": "scipy", "jaxopt": "jaxopt", "torch": "torch"}
     [
         (solver, level)
         for solver, run in peers.SOLVERS.items()
-        for level in benchmark.LEVELS
+        for level in race.LEVELS
         if (run, level) != (peers.ufm_together, "sample")
     ],
 )
@@ -41,7 +42,7 @@ def test_every_contender_comes_close_to_the_optimum(solver, level, monkeypatch):
     assert course.compiling >= 0
 
 
-@pytest.mark.parametrize("level", benchmark.LEVELS)
+@pytest.mark.parametrize("level", race.LEVELS)
 def test_the_peers_objective_is_the_packages_in_all_units(level):
     case = peers.Case("small", PROBLEM, level)
     weight, features = case.start()
@@ -70,11 +71,11 @@ def test_a_race_gives_peers_a_multiple_of_our_time(monkeypatch):
         for _ in range(3):
             course.add(0.25, 2 * case.optimum)
 
-    monkeypatch.setattr(benchmark, "SOLVERS", {"ufm": peers.ufm_default, "slow": slow})
-    ours, theirs = benchmark.race_on("small", PROBLEM, "class", (0.0, 1e9))
+    monkeypatch.setattr(race, "SOLVERS", {"ufm": peers.ufm_default, "slow": slow})
+    ours, theirs = race.race_on("small", PROBLEM, "class", (0.0, 1e9))
     assert ours["limit"] is None
-    assert theirs["limit"] == pytest.approx(benchmark.PATIENCE * ours["reached"][-1][0])
-    table = benchmark.race_table([ours, theirs])
+    assert theirs["limit"] == pytest.approx(race.PATIENCE * ours["reached"][-1][0])
+    table = race.race_table([ours, theirs])
     assert f"> {0.75 / ours['reached'][-1][0]:.3g}" in table
     assert "gap 1e+00" in table
     assert max(map(len, table.splitlines())) <= 80
@@ -97,30 +98,36 @@ def test_the_roofline_counts_bytes_and_operations(precision, monkeypatch):
 def test_the_benchmark_prints_saves_and_draws(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(roofline, "COPIED", 2**20)
     monkeypatch.setattr(roofline, "MULTIPLIED", 2**20)
-    monkeypatch.setattr(benchmark, "SOLVERS", {"ufm": peers.ufm_default})
-    small = benchmark.Suite({"small": PROBLEM}, (0.1, 1), {"small": PROBLEM}, False, ("float64",))
-    monkeypatch.setitem(benchmark.SUITES, "quick", small)
-    assert benchmark.main("quick", out=tmp_path / "b.json") == 0
+    monkeypatch.setattr(race, "SOLVERS", {"ufm": peers.ufm_default})
+    small = race.Suite({"small": PROBLEM}, (0.1, 1), {"small": PROBLEM}, False, ("float64",))
+    monkeypatch.setitem(race.SUITES, "quick", small)
+    assert race.main(quick=True, outputs=Outputs(tmp_path)) == 0
     printed = capsys.readouterr().out
     assert "class level" in printed
     assert "sample level" in printed
-    saved = json.loads((tmp_path / "b-quick.json").read_text())
+    saved = json.loads((tmp_path / "benchmark.json").read_text())
     assert [record["solver"] for record in saved["race"]] == ["ufm", "ufm"]
     assert saved["machine"]["jax"] == jax.__version__
-    assert (tmp_path / "b-quick.png").stat().st_size > 10_000
+    assert (tmp_path / "benchmark.png").stat().st_size > 10_000
+
+
+def test_without_peers_it_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setattr(race.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match=r"needs jaxopt and torch: pip install \".\[peers,sweep\]\""):
+        race.main(quick=True, outputs=Outputs(tmp_path))
 
 
 def test_figures_have_a_panel_for_everything():
     scaling = [{"axis": axis, "value": v, "seconds": v / 1e3} for axis in ("N", "d") for v in (1, 10)]
     drawn = benchmark_figures.figure({"race": [], "roofline": [], "scaling": scaling})
     assert [axes.get_xlabel() for axes in drawn.axes] == ["N", "d"]
-    assert "N" in benchmark.scaling_table(scaling)
+    assert "N" in race.scaling_table(scaling)
 
 
 def test_the_suites_are_what_they_are_called():
-    assert set(benchmark.SUITES) == {"quick", "full", "accelerator"}
-    assert benchmark.WORKLOADS["N=30,000, d=512"].num_samples == 30_000
-    shapes = {(p.num_samples, p.dim, p.num_classes) for p in benchmark.ACCELERATOR.values()}
+    assert set(race.SUITES) == {"quick", "full", "accelerator"}
+    assert race.WORKLOADS["N=30,000, d=512"].num_samples == 30_000
+    shapes = {(p.num_samples, p.dim, p.num_classes) for p in race.ACCELERATOR.values()}
     assert shapes == {(10**6, 512, 10), (115_846, 2048, 1000)}
-    for problem in benchmark.WORKLOADS.values():
+    for problem in race.WORKLOADS.values():
         assert not ufm.predict(problem).collapsed.all()

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import ufm
-from experiments.network import network, separability
+from experiments.common import Outputs
+from experiments.network import last_layer, separability
 
 
 def outcomes(folder):
@@ -25,7 +26,7 @@ def check(outcome, collapsed, error=0.0):
 
 @pytest.mark.slow
 def test_quick_network_reaches_the_prediction(tmp_path, capsys):
-    assert network.main(quick=True, out=tmp_path) == 0
+    assert last_layer.main(quick=True, outputs=Outputs(tmp_path)) == 0
     printed = capsys.readouterr().out
     found = outcomes(tmp_path)
     check(found["step"], [], error=0.005)  # without `--quick` it reaches 0
@@ -58,9 +59,9 @@ def dataset(tmp_path):
     ],
 )
 def test_any_dataset(tmp_path, dataset, monkeypatch, options, collapsed):
-    training = dataclasses.replace(network.QUICK, epochs=2000, batch_size=options.pop("batch_size", None))
-    monkeypatch.setattr(network, "QUICK", training)
-    network.main(dataset=dataset, out=tmp_path / "out", quick=True, **options)
+    training = dataclasses.replace(last_layer.QUICK, epochs=2000, batch_size=options.pop("batch_size", None))
+    monkeypatch.setattr(last_layer, "QUICK", training)
+    last_layer.main(dataset=dataset, outputs=Outputs(tmp_path / "out"), quick=True, **options)
     (outcome,) = outcomes(tmp_path / "out").values()
     assert outcome["counts"] == ([50, 50, 10] if "counts" in options else [60, 60, 20])
     check(outcome, collapsed)
@@ -68,15 +69,15 @@ def test_any_dataset(tmp_path, dataset, monkeypatch, options, collapsed):
 
 def test_datasets_that_do_not_fit_are_named(tmp_path, dataset):
     with pytest.raises(ufm.InputError, match="at most what the data hold: 20 of class 2, got 30"):
-        network.main(dataset=dataset, counts="30x3", out=tmp_path, quick=True)
+        last_layer.main(dataset=dataset, counts="30x3", outputs=Outputs(tmp_path), quick=True)
     np.savez(tmp_path / "other.npz", inputs=np.zeros((2, 2)))
     with pytest.raises(ufm.InputError, match="lacks x and y"):
-        network.main(dataset=tmp_path / "other.npz", out=tmp_path, quick=True)
+        last_layer.main(dataset=tmp_path / "other.npz", outputs=Outputs(tmp_path), quick=True)
 
 
 @pytest.mark.slow
 def test_quick_separability_holds_every_bound(tmp_path, capsys):
-    assert separability.main(quick=True, out=tmp_path) == 0
+    assert separability.main(quick=True, outputs=Outputs(tmp_path)) == 0
     printed = capsys.readouterr().out
     assert printed.count("bounds above the probability: 0 of") == 2
     assert max(map(len, printed.splitlines())) <= 80

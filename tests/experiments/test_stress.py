@@ -7,30 +7,16 @@ import numpy as np
 import pytest
 
 import ufm
+from experiments.common import Outputs
 from experiments.figures import landscape
-from experiments.stress import independent, stress
+from experiments.stress import independent, trials
 
 TRUE = ufm.Problem([300, 100, 30, 5], 6, 1e-2, 1e-3)
 
 
-def claim_about(solution):
-    problem = solution.problem
-    return independent.Claim(
-        problem.counts,
-        problem.weight_decay,
-        problem.feature_decay,
-        solution.weight,
-        solution.features,
-        solution.objective,
-        solution.certificate.lower_bound,
-        solution.certified,
-        solution.tol,
-    )
-
-
 @pytest.fixture(scope="module")
 def true_claim():
-    return claim_about(ufm.solve(TRUE))
+    return independent.Claim.of(ufm.solve(TRUE))
 
 
 def test_the_verifier_agrees_with_a_true_claim(true_claim):
@@ -64,7 +50,7 @@ def test_the_verifier_catches_a_certificate_for_a_stuck_point():
     problem = landscape.PROFILES["100, ..., 500"]
     starts = (ufm.solve(problem, seed=seed, escapes=False) for seed in range(20))
     solution = next(solution for solution in starts if not solution.certified)
-    honest = claim_about(solution)
+    honest = independent.Claim.of(solution)
     assert independent.judge(honest).complaints == ()
     forged = dataclasses.replace(honest, certified=True, lower_bound=honest.objective)
     complaints = independent.judge(forged).complaints
@@ -99,45 +85,45 @@ def test_the_verifiers_bound_holds_at_any_point(seed):
 
 
 def test_shapes_take_turns_and_problems_are_the_same_in_every_run():
-    every = stress.shapes(stress.CLASSES, 2000)
-    assert every[:1500] == stress.shapes(stress.CLASSES, 1500)
-    assert {K for K, _ in every} == set(stress.CLASSES)
-    assert len(set(every)) == sum(len(stress.dimensions(K)) for K in stress.CLASSES)
-    assert stress.random_problem(7, (5, 10)) == stress.random_problem(7, (5, 10))
-    assert stress.random_problem(7, (5, 10)) != stress.random_problem(8, (5, 10))
+    every = trials.shapes(trials.CLASSES, 2000)
+    assert every[:1500] == trials.shapes(trials.CLASSES, 1500)
+    assert {K for K, _ in every} == set(trials.CLASSES)
+    assert len(set(every)) == sum(len(trials.dimensions(K)) for K in trials.CLASSES)
+    assert trials.random_problem(7, (5, 10)) == trials.random_problem(7, (5, 10))
+    assert trials.random_problem(7, (5, 10)) != trials.random_problem(8, (5, 10))
 
 
 @pytest.mark.parametrize("number", range(12))
 def test_random_problems_are_certified_and_the_verifier_agrees(number):
-    record = stress.solve_and_judge(number, [(3, 3), (10, 10)][number % 2])
+    record = trials.solve_and_judge(number, [(3, 3), (10, 10)][number % 2])
     assert record["complaints"] == []
-    assert not stress.failed(record), record
+    assert not trials.failed(record), record
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [42, 1012, 1645])
 def test_problems_that_once_climbed_or_crept(number):
     """Hundreds of classes, decays of 1e-8 and less: steps that forget a wall and leap into it never get done."""
-    shape = stress.shapes(stress.CLASSES, 2000)[number]
-    record = stress.solve_and_judge(number, shape)
+    shape = trials.shapes(trials.CLASSES, 2000)[number]
+    record = trials.solve_and_judge(number, shape)
     assert record["complaints"] == []
-    assert not stress.failed(record), record
+    assert not trials.failed(record), record
     assert record["steps"] <= 5000
 
 
 def test_an_interrupted_run_continues_and_the_table_counts_failures(tmp_path, capsys):
     out = tmp_path / "stress.jsonl"
-    records = [stress.solve_and_judge(number, (3, 3)) for number in range(3)]
+    records = [trials.solve_and_judge(number, (3, 3)) for number in range(3)]
     records[1] |= {"status": "stalled"}
     records[2] |= {"complaints": ["a feature is negative"]}
     out.write_text("".join(json.dumps(record) + "\n" for record in records))
-    assert stress.main(problems=3, jobs=1, out=out) == 1
+    assert trials.main(problems=3, jobs=1, outputs=Outputs(tmp_path)) == 1
     printed = capsys.readouterr().out
     assert printed.count("FAILED") == 2
     assert printed.splitlines()[1].split()[3:7] == ["3", "2", "1", "0"]
     records[1] |= {"status": "certified"}
     records[2] |= {"complaints": []}
-    assert "FAILED" not in stress.summary(records)
+    assert "FAILED" not in trials.summary(records)
 
 
 def test_a_stuck_point_is_explained():
@@ -170,7 +156,7 @@ def failures(dim, seeds):
     for profile, problem in landscape.PROFILES.items():
         for seed in seeds:
             solution = ufm.solve(problem.replace(dim=dim), seed=seed)
-            opinion = independent.judge(claim_about(solution))
+            opinion = independent.judge(independent.Claim.of(solution))
             if not solution.certified or opinion.complaints:
                 found.append((profile, seed, str(solution.status), solution.certificate, opinion.complaints))
     return found

@@ -18,7 +18,7 @@ from ufm.inputs.checks import (
     positive_integer,
 )
 
-exact = settings(deadline=None, derandomize=True, max_examples=100)
+exact = settings(max_examples=100)
 anything = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.complex_numbers() | st.text() | st.binary(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=2),

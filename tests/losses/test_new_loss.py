@@ -28,7 +28,7 @@ class OneVersusRest(ufm.Loss):
         signs = self._signs(logits, labels)
         return -signs * xp.exp(-xp.logaddexp(0.0 * logits, signs * logits))
 
-    def curvature(self, labels, num_classes):
+    def curvature(self, labels):
         return labels.__array_namespace__().ones(len(labels)) / 4
 
     def _probabilities(self, dual, labels):
@@ -73,3 +73,41 @@ def test_it_is_its_definition():
     np.testing.assert_allclose(
         OneVersusRest().conjugate(dual, labels), (dual * logits).sum(axis=1) - expected, rtol=1e-12
     )
+
+
+class OwnMargin(ufm.losses.SoftmaxLoss):
+    """Cross-entropy with 1 subtracted from the label's logit, written as a member of the softmax family."""
+
+    def _moved(self, logits, labels):
+        return logits - label_mask(labels, logits.shape[-1]).astype(logits.dtype)
+
+    def value(self, logits, labels):
+        return ufm.CrossEntropy().value(self._moved(logits, labels), labels)
+
+    def gradient(self, logits, labels):
+        return ufm.CrossEntropy().gradient(self._moved(logits, labels), labels)
+
+    def conjugate(self, dual, labels):
+        return ufm.CrossEntropy().conjugate(dual, labels) + dual[np.arange(len(labels)), labels]
+
+
+def test_a_member_of_the_softmax_family_with_its_own_value_gets_no_closed_form_of_another():
+    problem = ufm.Problem([200, 100, 50, 20], 8, 5e-3, 2e-4, loss=OwnMargin())
+    with pytest.raises(ufm.ClosedFormError, match="OwnMargin"):
+        ufm.predict(problem)
+    solution = ufm.solve(problem)
+    assert solution.certified
+    assert ufm.verify(solution).passed
+
+
+def test_a_one_versus_rest_loss_is_not_told_that_living_classes_are_collapsed():
+    problem = ufm.Problem([300, 300, 300, 30, 30, 30], 6, 5e-3, 2e-5, loss=OneVersusRest())
+    solution = ufm.solve(problem)
+    assert (
+        np.linalg.norm(solution.features, axis=1).min() > 1
+    )  # every class lives, though some share directions
+    row = next(row for row in ufm.verify(solution).rows if row.name == "collapsed classes")
+    assert row.measured == 0
+    heavy = ufm.solve(problem.replace(feature_decay=0.3))
+    row = next(row for row in ufm.verify(heavy).rows if row.name == "collapsed classes")
+    assert row.measured == 6

@@ -15,7 +15,7 @@ from ufm.losses import softmax as sm
 
 EPS = np.finfo(np.float64).eps
 STEP = EPS ** (1 / 3)  # of central differences, whose error is then of order EPS^(2/3)
-exact = settings(deadline=None, derandomize=True, max_examples=60)
+exact = settings(max_examples=60)
 
 
 def logits_of(rows=4, classes=5, scale=3.0, seed=0):

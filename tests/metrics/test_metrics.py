@@ -17,7 +17,7 @@ from ufm.metrics.batches import BLOCK_ENTRIES
 from ufm.metrics.nearest_mean import NearestMeanAgreement
 from ufm.metrics.statistics import FeatureStatistics
 
-SETTINGS = settings(max_examples=25, deadline=None, derandomize=True)
+SETTINGS = settings(max_examples=25)
 
 
 def layer(seed=0, counts=(9, 5, 3, 1), dim=6, noise=0.4, bias=True, shift=0.0):

@@ -18,7 +18,7 @@ from ufm.metrics.separability import CONFIDENCE, centred, mean_loss_bound, separ
 
 WEIGHTINGS = ("pairs", "classes")
 KINDS = ("random", "trained", "collapsed", "grid", "line", "constant", "overconfident")
-FIXED = settings(max_examples=1000, deadline=None, derandomize=True)
+FIXED = settings(max_examples=1000)
 #: More than the rounding in sums of at most a few thousand probabilities.
 SUMS = 1e-11
 

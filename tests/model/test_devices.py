@@ -15,13 +15,12 @@ import pytest
 
 import ufm
 import ufm.model.devices
-from ufm import solvers
 from ufm.model.devices import choose_layout
-from ufm.model.objective import build_objective, scaling, to_point, to_variables
-from ufm.solvers import run
+from ufm.model.objective import to_point, to_variables
+from ufm.model.stack import build_objective, random_start, scaling
+from ufm.solvers import batch
 from ufm.solvers.accelerated import Accelerated
 from ufm.solvers.compiled import advance, begin
-from ufm.solvers.start import random_start
 
 PROBLEM = ufm.Problem([37, 20, 11, 5], 6, 5e-3, 1e-4)
 FAMILY = {
@@ -79,9 +78,10 @@ IN_PLACE = textwrap.dedent(
     import jax, jax.numpy as jnp
     import ufm
     from ufm.model.devices import choose_layout
-    from ufm.model.objective import build_objective, scaling, to_point
+    from ufm.model.objective import to_point
+    from ufm.model.stack import build_objective, scaling
     from ufm.solvers.compiled import advance_rounds, begin
-    from ufm.solvers.start import random_start
+    from ufm.model.stack import random_start
 
     problem, rule = ufm.Problem([600, 300, 100], 2048, 5e-3, 1e-4), ufm.Accelerated()
     with jax.enable_x64(True):
@@ -246,10 +246,10 @@ def test_the_command_line_joins_processes_and_only_the_first_one_speaks(tmp_path
 
 def test_the_host_gives_up_its_features_before_the_device_makes_its_own(monkeypatch):
     """What keeps the peak of a whole solve below four times the features."""
-    kept, at_begin = [], []
+    kept, at_begin, first_start = [], [], batch._start
 
     def watched_start(*arguments):
-        start = random_start(*arguments)
+        start = first_start(*arguments)
         kept.append(weakref.ref(start.features))
         return start
 
@@ -257,7 +257,7 @@ def test_the_host_gives_up_its_features_before_the_device_makes_its_own(monkeypa
         at_begin.append([reference() is not None for reference in kept])
         return begin(*arguments)
 
-    monkeypatch.setattr(solvers, "random_start", watched_start)
-    monkeypatch.setattr(run, "begin", watched_begin)
+    monkeypatch.setattr(batch, "_start", watched_start)
+    monkeypatch.setattr(batch, "begin", watched_begin)
     ufm.solve(PROBLEM, level="sample", max_steps=2)
     assert at_begin == [[False]]

@@ -7,8 +7,9 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 import ufm
-from ufm.model.objective import Objective, Variables, build_objective, scaling, to_point, to_variables
+from ufm.model.objective import Objective, Variables, to_point, to_variables
 from ufm.model.problem import bias_curvature, row_labels, row_multiplicities
+from ufm.model.stack import build_objective, scaling
 
 COUNTS = [5, 3, 2]
 LOSSES = [

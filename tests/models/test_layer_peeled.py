@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
+from scipy import optimize
 
 from ufm.inputs.checks import InputError
 from ufm.metrics import cosines
-from ufm.models.layer_peeled import LayerPeeled, collapse_ratio, solve_layer_peeled
-from ufm.models.root import Root
+from ufm.models.layer_peeled import BEST_ACCURACY, LayerPeeled, collapse_ratio, solve_layer_peeled
 from ufm.theory import twin_thresholds
 
 MINORITY = slice(5, 10)
@@ -30,9 +30,92 @@ def test_balanced_classes_form_a_simplex():
     assert solution.nuclear_weight == pytest.approx(1 / (np.exp(margin) + 9), rel=1e-4)
 
 
+def equations_of_collapse(majority, minority, feature_cap):
+    """``R_0`` with no solver: stationarity at the threshold, where the minority is one row, by symmetry.
+
+    With A majority and B minority classes the centred logits are ``a (I - 11'/A)`` within the majority plus a
+    matrix of rank one: ``(x, y)`` times ``(1/A, -1/B)``. Their nuclear norm is ``(A - 1) a + s q`` with ``s^2 = A
+    x^2 + B y^2`` and ``q^2 = 1/A + 1/B``. So the loss at the price ``l = n_B/N`` has three derivatives to vanish,
+    and its nuclear norm is what the caps allow.
+    """
+    A, B = majority, minority
+    q, rise, fall = (
+        np.sqrt(1 / A + 1 / B),
+        np.array([1 - 1 / A, -1 / A, 0.0]),
+        np.array([1 / A, 1 / A, -1 / B]),
+    )
+    sides = np.array([1 / A, -1 / B])
+
+    def equations(unknowns):
+        a, x, y, log_ratio = unknowns
+        ratio, s = np.exp(log_ratio), np.sqrt(A * x**2 + B * y**2)
+        large = np.array([1, A - 1, B]) * np.exp(a * rise + x * fall)  # own class, other majority, minority
+        small = np.array([A, B]) * np.exp(y * sides)
+        large, small = large / large.sum(), small / small.sum()
+        return [
+            A * ratio * (large @ rise - rise[0]) + A - 1,
+            A * ratio * (large @ fall - fall[0]) + q * A * x / s,
+            B * (small @ sides - sides[1]) + q * B * y / s,
+            ((A - 1) * a + s * q) / ((A + B) * np.sqrt(feature_cap)) - 1,
+        ]
+
+    return equations
+
+
+def reference_ratio(majority, minority, feature_cap):
+    equations = equations_of_collapse(majority, minority, feature_cap)
+    for size in (1.0, 2.0, 4.0, 8.0):
+        found = optimize.root(equations, [size, size, -size / 2, size / 2], options={"xtol": 1e-14})
+        if np.abs(found.fun).max() < 1e-11:
+            return float(np.exp(found.x[3]))
+    raise AssertionError(found)
+
+
 def test_minority_collapse_ratio_of_the_paper():
     """Five majority and five minority classes, E_W = 1, E_H = 5."""
-    assert collapse_ratio(5, 5) == pytest.approx(12.192, abs=1e-3)
+    assert collapse_ratio(5, 5) == pytest.approx(12.192447, abs=1e-5)
+    assert reference_ratio(5, 5, 5.0) == pytest.approx(12.19244708, abs=1e-8)
+
+
+@pytest.mark.parametrize("accuracy", [1e-4, 1e-6, 1e-8, BEST_ACCURACY])
+@pytest.mark.parametrize(
+    ("majority", "minority", "cap"), [(5, 5, 5.0), (3, 7, 10.0), (7, 3, 5.0), (1, 2, 1.0)]
+)
+def test_collapse_ratio_keeps_the_accuracy_it_states(majority, minority, cap, accuracy):
+    found = collapse_ratio(majority, minority, feature_cap=cap, accuracy=accuracy)
+    assert found == pytest.approx(reference_ratio(majority, minority, cap), rel=accuracy)
+
+
+@pytest.mark.parametrize("accuracy", [1e-4, 1e-6])
+def test_collapse_ratio_is_bracketed_by_the_criterion(accuracy):
+    """The price of the caps reaches ``n_B/N`` between ``R_0`` less and ``R_0`` plus its accuracy."""
+    ratio = collapse_ratio(5, 5, accuracy=accuracy)
+    for side in (-1, 1):
+        solution = solve_layer_peeled(step_model(ratio * (1 + side * accuracy)), tol=1e-13)
+        threshold = 1 / solution.model.counts.sum()
+        assert np.sign(solution.nuclear_weight - threshold) == side
+
+
+def test_an_accuracy_that_float64_cannot_keep_is_refused():
+    with pytest.raises(InputError, match="accuracy must be at least 1e-09, got 1e-12"):
+        collapse_ratio(5, 5, accuracy=1e-12)
+
+
+@pytest.mark.parametrize("ratio", [1.0, 11.9, 12.19, 12.1924, 12.19244, 12.193, 12.4, 100.0, 1e4])
+@pytest.mark.parametrize("tol", [1e-6, 1e-10, 1e-12])
+def test_the_gap_asked_for_is_reached_with_few_solves(ratio, tol):
+    """Also where classes are about to merge, and the norm of a penalised solution is least certain."""
+    solution = solve_layer_peeled(step_model(ratio), tol=tol)
+    assert solution.certified
+    assert solution.solves <= 25
+
+
+@pytest.mark.parametrize("cap", [1e-6, 1e-2, 1.0, 100.0, 1e4])
+def test_prices_far_from_the_first_guess_are_found(cap):
+    """Caps of eleven decades: the optimum barely off zero, and losses down to ``exp(-1000)``."""
+    solution = solve_layer_peeled(LayerPeeled(np.array([9.0, 3.0, 1.0]), 3, feature_cap=cap))
+    assert solution.certified
+    assert solution.solves <= 40
 
 
 @pytest.mark.parametrize(("ratio", "collapsed"), [(11.9, False), (12.5, True)])
@@ -137,25 +220,3 @@ def test_bad_models_are_named(options, message):
 def test_a_single_minority_class_has_no_twin():
     with pytest.raises(InputError, match="num_minority"):
         collapse_ratio(5, 1)
-
-
-# The scalar search
-
-
-@pytest.mark.parametrize(
-    ("function", "answer"),
-    [
-        (lambda x: x**3 - 2, 2 ** (1 / 3)),
-        (lambda x: np.expm1(5 * (x - 7)), 7.0),
-        (lambda x: x - 1e6, 1e6),
-        (lambda x: (1 if x > 0.3 else 1e-3) * (x - 0.3), 0.3),  # a kink, as where classes collapse
-        (lambda x: np.tanh(50 * (x + 4)), -4.0),
-        (lambda x: x - 0.5, 0.5),  # zero exactly, met on the way
-    ],
-)
-def test_root_is_found_with_few_evaluations(function, answer):
-    root = Root(first=1.0, step=0.5)
-    while root.evaluations < 60 and not abs(root.last) < 1e-13 and not root.finished:
-        root.tell(float(function(root.next)))
-    assert root.next == pytest.approx(answer, rel=1e-9)
-    assert root.evaluations <= 40

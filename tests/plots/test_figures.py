@@ -4,6 +4,7 @@ import types
 
 import numpy as np
 import pytest
+from helpers.figures import objections
 
 from ufm.duality.certificate import certify
 from ufm.inputs.checks import InputError
@@ -91,6 +92,7 @@ def test_sizes(counts):
     )
     labels = [tick.get_text() for tick in norms.get_xticklabels()]
     assert len(labels) == K if K <= figures.LABELLED_CLASSES else len(labels) < 10
+    assert objections(figure) == []
     shaded = [patch for patch in panels(figure)[6].patches if patch.get_facecolor()[:3] != (1, 1, 1)]
     assert len(shaded) == (1 if report.prediction.num_collapsed else 0)
 
@@ -103,12 +105,56 @@ def test_classes_are_sorted_by_count():
 
 
 def test_convergence_shows_what_was_recorded():
-    axes = panels(figures.report_figure(solution([30, 10], history=HISTORY)))[-1]
+    axes = panels(figures.report_figure(verify(solution([30, 10], history=HISTORY))))[-1]
     lines = {line.get_label(): line.get_xydata() for line in axes.lines}
     assert set(lines) == {"relative duality gap", "KKT residual", "NC2_H"}  # zeros have no logarithm
     np.testing.assert_allclose(lines["relative duality gap"][:, 1], [1, 0.1, 0.01, 0.001])
     assert len(lines["KKT residual"]) == 3
     assert axes.get_yscale() == "log"
+
+
+def test_a_bad_figure_is_objected_to():
+    with style.canvas(style.COLUMN, 1.0) as figure:
+        axes = figure.subplots()
+        axes.plot([0, 1], label="data")
+        axes.set_xticks(np.linspace(0, 1, 12), ["wide label"] * 12)
+        axes.text(0.5, 0.5, "small", fontsize=4)
+        axes.legend()
+    found = " ".join(objections(figure))
+    for words in (
+        "'wide label' lies on 'wide label'",
+        "'small' is of 4.0 points",
+        "a legend lies on a panel",
+    ):
+        assert words in found
+
+
+def test_escape_moves_are_marked():
+    moved = [
+        record | {"event": "escape: added 1 atom" if record["step"] == 20 else None} for record in HISTORY
+    ]
+    figure = figures.report_figure(verify(solution([30, 10], history=tuple(moved))))
+    (line,) = [line for line in panels(figure)[-1].lines if line.get_label() == "escape move"]
+    assert line.get_xdata()[0] == 20
+    assert objections(figure) == []
+
+
+@pytest.mark.parametrize("scale", [3e-9, 0.7, 1.0, 1e4])
+def test_ticks_of_colour_bars_are_round(scale):
+    image = np.array([[1.0, -0.4], [-0.4, 0.3]]) * scale
+    from ufm.plots.style import canvas
+
+    for matrix in (image, np.abs(image), np.kron(np.eye(9), image)):
+        with canvas(3.25, 1.5) as figure:
+            axes = figure.subplots()
+            order = np.arange(len(matrix))
+            shown = figures._image(axes, "", matrix, order, figures._colours([matrix]))
+            figures._colour_bar(figure, shown, [axes], len(order))
+        figure.draw_without_rendering()
+        ticks = figure.axes[1].get_yticks()
+        assert len(ticks) >= 3
+        for tick in ticks:
+            assert float(f"{tick:.1e}") == pytest.approx(tick, rel=1e-9, abs=0)
 
 
 def test_failures_are_crosses_without_history():
@@ -119,6 +165,10 @@ def test_failures_are_crosses_without_history():
     passing, failing = (len(points.get_offsets()) for points in axes.collections)
     assert failing == sum(row.verdict == "fail" and bool(row.tolerance) for row in report.rows) > 0
     assert passing > 0
+
+
+def test_no_text_lies_on_other_text_where_everything_is_judged():
+    assert objections(figures.report_figure(verify(solution([90, 60, 40, 20, 1, 1])))) == []
 
 
 def test_without_prediction_cosines_take_its_place(tmp_path):

@@ -1,9 +1,13 @@
+"""Figures of sweeps: what they show is what was solved, and every label can be read."""
+
 import itertools
 
 import numpy as np
 import pytest
+from helpers.figures import objections
 
 import ufm
+from ufm.inputs.checks import OutputError
 from ufm.plots.style import SUFFIXES
 from ufm.plots.sweep import _edges, drawn_axes, logarithmic, slices, sweep_figure
 from ufm.sweeps import draw_figures
@@ -109,7 +113,7 @@ def test_a_folder_that_cannot_be_written_to_is_an_input_error(tmp_path):
     out = tmp_path / "out"
     ufm.sweep(FIXED | {"counts.ratio": 4.0}, WEIGHTS, out=out, **BATCHES)
     (out / "sweep.png").mkdir()
-    with pytest.raises(ufm.InputError, match="choose another place"):
+    with pytest.raises(OutputError, match="choose another place"):
         draw_figures(out)
 
 
@@ -121,13 +125,26 @@ def test_scales_follow_the_values():
     np.testing.assert_allclose(_edges(np.array([0.0, 1.0])), [-0.5, 0.5, 1.5])
 
 
-def test_labels_of_a_map_do_not_overlap():
-    drawn = sweep_figure(
-        ufm.sweep(FIXED, RATIOS | {"nuclear_weight": list(np.geomspace(1e-3, 2e-2, 4))}, **BATCHES)
-    )
-    drawn.draw_without_rendering()
+@pytest.mark.parametrize("top", [2e-3, 2e-2, 10.0])
+def test_labels_of_a_map_do_not_overlap(top):
+    weights = {"nuclear_weight": list(np.geomspace(1e-3, top, 4))}
+    dataset = ufm.sweep(FIXED, RATIOS | weights, **BATCHES)
+    dataset.collapse_mismatches[0, 1] = 1
+    dataset.certified[2, 3] = False
+    drawn = sweep_figure(dataset.assign_attrs(title="loss = smoothing:0.1"))
+    assert objections(drawn) == []
     for axes in drawn.axes[:2]:
         texts = [*axes.get_xticklabels(), *axes.get_xticklabels(minor=True)]
         boxes = sorted((t.get_window_extent() for t in texts if t.get_text()), key=lambda box: box.x0)
-        assert len(boxes) >= 3
+        assert len(boxes) >= 3 or top == 2e-3
         assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
+
+
+@pytest.mark.parametrize(
+    "weights", [np.geomspace(1e-3, 1e-1, 5), np.geomspace(1e-3, 4e-3, 5), np.linspace(0.01, 0.03, 5)]
+)
+def test_labels_of_curves_do_not_overlap(weights):
+    drawn = sweep_figure(
+        ufm.sweep(FIXED | {"counts.ratio": 4.0}, {"nuclear_weight": weights.tolist()}, **BATCHES)
+    )
+    assert objections(drawn) == []

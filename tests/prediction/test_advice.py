@@ -13,7 +13,7 @@ from ufm.model.problem import Problem
 from ufm.prediction.advice import advise
 from ufm.theory import predict
 
-exact = settings(deadline=None, derandomize=True, max_examples=20)
+exact = settings(max_examples=20)
 
 
 def flat(advice):

@@ -7,12 +7,12 @@ import pytest
 
 import ufm
 from ufm.duality.certificate import objective_value
-from ufm.model.objective import Variables, scaling
+from ufm.model.objective import Variables
 from ufm.model.problem import row_labels
+from ufm.model.stack import random_start, scaling
 from ufm.solvers import escape as module
 from ufm.solvers.atoms import Atoms, strengths
 from ufm.solvers.escape import escape
-from ufm.solvers.start import random_start
 
 COUNTS = [50, 40, 30, 20, 6]
 BASE = ufm.Problem(COUNTS, 5, 1e-2, 1e-3)

@@ -4,12 +4,11 @@ A new loss needs no edit here: it is solved on every profile, and certified to a
 is convex. All problems have the same shape, so that every model is compiled once.
 """
 
-import dataclasses
 import itertools
 
 import numpy as np
 import pytest
-from test_losses import concrete_losses
+from helpers.losses import BIASES, CLASSES, EVERYDAY, MATRIX, SUBSET, made_for
 
 import ufm
 from ufm.model.problem import FEATURE_SETS
@@ -20,33 +19,13 @@ PROFILES = {
     "with collapsed classes": np.array([400, 300, 100, 60, 3, 2]),
 }
 K = 6
-BIASES = (None, 0.02, 0.0)
 SEEDS = range(10)
 TOL = 1e-8
-
-
-def made_for(cls, counts):
-    """An instance of a loss with per-class parameters that favour small classes, defaults elsewhere."""
-    favour = (counts.max() / counts) ** 0.2
-    given = {
-        field.name: np.log(counts / counts.sum()) if field.name == "adjustments" else favour
-        for field in dataclasses.fields(cls)
-        if "Float[" in str(field.type)
-    }
-    return cls(**given)
 
 
 def problem_of(cls, features, bias, profile="step", dim=K):
     counts = PROFILES[profile]
     return ufm.Problem(counts, dim, 5e-3, 2e-5, loss=made_for(cls, counts), features=features, bias=bias)
-
-
-LOSSES = concrete_losses()
-MATRIX = list(itertools.product(LOSSES, FEATURE_SETS, BIASES))
-#: Every loss with every feature set, the bias going round: what runs at both levels.
-SUBSET = [cell for number, cell in enumerate(MATRIX) if number % 3 == (number // 3) % 3]
-#: Every loss, feature sets and biases going round: what runs every day.
-EVERYDAY = [cell for number, cell in enumerate(SUBSET) if number % 2 == number // 2 % 2]
 
 
 def name(cell):
@@ -68,9 +47,9 @@ def check(problem, seed):
 
 
 def test_subsets_have_every_loss_feature_set_and_bias():
-    for axis, values in enumerate((LOSSES, FEATURE_SETS, BIASES)):
+    for axis, values in enumerate((CLASSES, FEATURE_SETS, BIASES)):
         assert {cell[axis] for cell in EVERYDAY} == set(values)
-    assert {cell[:2] for cell in SUBSET} == set(itertools.product(LOSSES, FEATURE_SETS))
+    assert {cell[:2] for cell in SUBSET} == set(itertools.product(CLASSES, FEATURE_SETS))
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import functools
 import subprocess
 import sys
 
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -43,6 +44,12 @@ DIFFERENT = [
     PROBLEM.replace(loss=LabelSmoothing(0.2)),
     np.arange(10_000.0),
     np.arange(10_000.0) + 1e-12 * (np.arange(10_000) == 5000),
+    np.arange(10_000.0).reshape(100, 100),
+    np.arange(10_000),
+    jnp.arange(10_000),  # of 32 bits
+    ["a", "b"],
+    ["a, b"],
+    ["a", ["b"]],
 ]
 
 

@@ -11,11 +11,11 @@ import optax
 import pytest
 
 import ufm
-from ufm.model.objective import build_objective, scaling, to_point
+from ufm.model.objective import to_point
+from ufm.model.stack import build_objective, random_start, scaling
 from ufm.profiles import parse_counts
 from ufm.solvers.accelerated import GROWTH
-from ufm.solvers.compiled import advance_rounds
-from ufm.solvers.start import random_start
+from ufm.solvers.compiled import chunk_of_one
 from ufm.theory import collapse_counts
 
 STEP = ufm.Problem([500] * 5 + [50] * 5, 16, 5e-3, 1e-6)
@@ -59,7 +59,8 @@ def test_published_settings_are_certified_and_every_verdict_passes(name):
         "step": (5e-3, 1e-6),
         "cifar100-lt-100": (5e-4, 1e-4),
     }[name]
-    solution = ufm.solve(ufm.Problem(counts, dim, *decays), level=level)
+    # the smallest margin of the longest tail is thousands of times as far off as the residual
+    solution = ufm.solve(ufm.Problem(counts, dim, *decays), level=level, residual_tol=1e-10)
     prediction = ufm.predict(solution.problem)
     assert solution.status is ufm.Status.CERTIFIED
     assert solution.certificate.relative_gap <= 1e-8
@@ -210,11 +211,11 @@ def test_the_callers_jax_settings_are_left_alone():
 
 def test_one_compilation_serves_every_problem_of_a_shape():
     ufm.solve(STEP.replace(dim=17))
-    compiled = advance_rounds._cache_size()
+    compiled = chunk_of_one._cache_size()
     for weight_decay in (1e-3, 1e-4):
         for seed in range(2):
             ufm.solve(STEP.replace(dim=17, weight_decay=weight_decay), seed=seed)
-    assert advance_rounds._cache_size() == compiled
+    assert chunk_of_one._cache_size() == compiled
 
 
 def test_looking_more_often_changes_nothing():

@@ -6,21 +6,28 @@ import numpy as np
 import pytest
 
 import ufm
+from ufm.duality.certificate import certificates
 from ufm.model.objective import Variables
 from ufm.model.problem import row_labels
-from ufm.solvers.start import random_start
-from ufm.sweeps.batch import _chunk, sizes
-from ufm.sweeps.certify_many import certify_many
-from ufm.sweeps.engine import solve_together
-from ufm.sweeps.escape_many import escape_many
+from ufm.model.stack import Stack, random_start
+from ufm.model.stack import member as points_at
+from ufm.solvers.batch import sizes
+from ufm.solvers.compiled import chunk_of_many
+from ufm.solvers.escape import escape_all
 from ufm.sweeps.grid import make_grid
 from ufm.sweeps.member import build_member
-from ufm.sweeps.run import plan
-from ufm.sweeps.stack import points_at, stackable
+from ufm.sweeps.run import plan, solve_together
 
 SMALL = {"counts": "40x2,10x2", "dim": 6}
 SGD = {"solver": "sgd", "learning_rate": 0.5, "max_steps": 400, "escapes": False}
 TIGHT = {"counts": "100x2,200x2,300x2,400x2,500x2", "dim": 10, "weight_decay": 1e-4, "feature_decay": 1e-5}
+
+
+def certify_many(members, points):
+    stack = Stack([member.problem for member in members], members[0].level)
+    limits = [member.limits for member in members]
+    tol, residual = (np.array([getattr(limit, name) for limit in limits]) for name in ("tol", "residual"))
+    return certificates(stack, points, tol, residual)
 
 
 def members_of(fixed, axes):
@@ -129,7 +136,8 @@ def test_one_escape_for_many_lowers_every_objective(without_escapes):
     points = Variables(
         *(np.stack([getattr(ends[i].variables, name) for i in stuck]) for name in ("weight", "features"))
     )
-    moves = escape_many(chosen, points)
+    found = escape_all(Stack([member.problem for member in chosen], "class"), points)
+    moves = [move.variables for move in found]
     before = certify_many(chosen, points)
     for member, move, old in zip(chosen, moves, before, strict=True):
         assert np.all(move.features >= 0)
@@ -141,7 +149,6 @@ def test_one_escape_for_many_lowers_every_objective(without_escapes):
 def test_stacked_certificates_are_those_of_one(loss):
     axes = {"nuclear_weight": np.geomspace(1e-3, 1e-1, 5), "counts.ratio": [1.0, 3.0, 9.0]}
     members = members_of({"counts": "step:K=4,n_max=90", "dim": 5, "loss": loss}, axes)
-    assert stackable(members[0])
     known = loss.split(":")[0] not in ("adjustment", "cdt")
     start = optimum if known else lambda problem: random_start(problem, "class", 0)
     planted = [start(member.problem) for member in members]
@@ -235,11 +242,11 @@ def test_compilations_are_bounded_by_the_sizes():
     members = members_of(
         {"counts": "30,7", "dim": 2}, {"nuclear_weight": np.geomspace(1e-3, 1e-1, 20), "seed": [0, 1]}
     )
-    before = _chunk._cache_size()
+    before = chunk_of_many._cache_size()
     solve_together(members, 32)
-    assert 1 <= _chunk._cache_size() - before <= len(sizes(16, 1))
+    assert 1 <= chunk_of_many._cache_size() - before <= len(sizes(16, 1))
     solve_together(members[::-1], 32)
-    assert _chunk._cache_size() - before <= len(sizes(16, 1))
+    assert chunk_of_many._cache_size() - before <= len(sizes(16, 1))
 
 
 def test_sizes_shrink_to_few_and_divide_among_devices():

@@ -1,4 +1,5 @@
 import numpy as np
+import optax
 import pytest
 
 import ufm
@@ -107,7 +108,12 @@ def test_keys_are_stable_and_say_all_that_matters():
         {"bias": 1.0},
         {"level": "sample"},
         {"solver": "sgd"},
-        {"learning_rate": 0.2},
+        {"solver": "sgd", "learning_rate": 0.2},
+        {"solver": ufm.Accelerated()},
+        {"solver": ufm.Accelerated(window=4)},
+        {"solver": ufm.ProjectedGradient(optax.sgd(0.1))},
+        {"solver": ufm.ProjectedGradient(optax.sgd(0.2))},
+        {"window": 4},
         {"seed": 1},
         {"tol": 1e-7},
         {"residual_tol": 1e-7},
@@ -161,7 +167,15 @@ BAD = [
     ({"loss": "smoothing:0.1", "loss.parameter": 0.2}, {}, "loss.parameter"),
     ({"solver": "newton"}, {}, "solver must be one of"),
     ({"learning_rate": -1}, {}, "learning_rate"),
+    ({"learning_rate": 0.1}, {}, "learning_rate is for sgd, momentum and adam; accelerated chooses its own"),
+    ({"solver": "adam"}, {"window": [4, 8]}, "window is for accelerated; adam has none"),
+    ({"solver": ufm.Accelerated(), "window": 4}, {}, "window is for step rules by name"),
+    ({"solver": 3}, {}, "solver must be one of"),
+    ({"loss": ufm.MSE(), "loss.parameter": 0.2}, {}, "loss.parameter needs loss by name"),
+    ({}, {"solver": [ufm.Accelerated(), ufm.Accelerated()]}, "axis solver must have different values"),
     ({"tol": 0}, {}, "tol must be"),
+    ({"tol": 1}, {}, "tol must be below 1"),
+    ({}, {"tol": [1e-3, 10.0]}, r"tol must be below 1.*at tol=10.0"),
     ({"seed": -1}, {}, "seed must be"),
     ({"max_steps": 1.5}, {}, "max_steps"),
     ({"escapes": 1}, {}, "escapes must be true or false"),

@@ -17,13 +17,13 @@ SHARDED = """
 import sys
 import jax
 import ufm
-from ufm.sweeps.batch import Batch
+from ufm.solvers.batch import Many
 spread = set()
-advance = Batch.advance
+advance = Many.advance
 def watched(self, steps):
     spread.add((len(self.points.weight.sharding.device_set), len(self.points.weight) % 4))
     advance(self, steps)
-Batch.advance = watched
+Many.advance = watched
 ufm.sweep({fixed!r}, {axes!r}, out=sys.argv[1])
 assert len(jax.devices()) == 4 and spread == {{(4, 0)}}, spread
 """

@@ -5,9 +5,9 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from helpers.oracle import assert_optimal, factors, make, objective, weighted
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_theory_oracle import assert_optimal, factors, make, objective, weighted
 
 from ufm.losses import (
     CrossEntropy,
@@ -19,7 +19,7 @@ from ufm.losses import (
 )
 from ufm.theory import ClosedFormError, predict
 
-exact = settings(deadline=None, derandomize=True, max_examples=60)
+exact = settings(max_examples=60)
 counts_lists = st.lists(st.integers(1, 1000), min_size=2, max_size=7)
 STEP = [500] * 5 + [50] * 5
 

@@ -2,15 +2,15 @@
 
 import numpy as np
 import pytest
+from helpers.oracle import assert_optimal, make, nuclear_gap, nuclear_solution, relative_gap, weighted
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from test_theory_oracle import assert_optimal, make, nuclear_gap, nuclear_solution, relative_gap, weighted
 
 from ufm.inputs.checks import InputError
 from ufm.losses import MSE, CrossEntropy, LabelSmoothing, WeightedCrossEntropy
 from ufm.theory import ClosedFormError, predict, seli
 
-exact = settings(deadline=None, derandomize=True, max_examples=30)
+exact = settings(max_examples=30)
 counts_lists = st.lists(st.integers(1, 1000), min_size=2, max_size=7)
 ratios = st.integers(-4, 4).map(lambda power: 10.0**power)
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from test_theory_oracle import make, nuclear_gap, nuclear_solution, weighted
+from helpers.oracle import make, nuclear_gap, nuclear_solution, weighted
 
 from ufm.losses import MSE, CrossEntropy, LabelSmoothing, LogitAdjustment, VectorScaling, WeightedCrossEntropy
 from ufm.theory import ClosedFormError, minority_collapse_weight, total_collapse_weight, twin_thresholds

@@ -1,15 +1,16 @@
 """What holds for every closed form: cost, imports, pickling, documented examples."""
 
 import pickle
+import pkgutil
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
-from test_theory_oracle import make
+from helpers.oracle import make
 
+from ufm import theory
 from ufm.inputs.checks import InputError
 from ufm.theory import predict
 
@@ -41,8 +42,8 @@ def test_predictions_can_be_pickled():
 
 
 def test_docstring_examples():
-    names = "advice theory " + " ".join(
-        f"theory.{path.stem}" for path in Path("ufm/theory").glob("[a-z]*.py")
+    names = "prediction.advice theory " + " ".join(
+        f"theory.{module.name}" for module in pkgutil.iter_modules(theory.__path__)
     )
     code = "import doctest, importlib, sys\nfor name in sys.argv[1].split():\n"
     code += "    assert not doctest.testmod(importlib.import_module(f'ufm.{name}')).failed"

@@ -4,9 +4,9 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from helpers.oracle import make, weighted
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from test_theory_oracle import make, weighted
 
 from ufm.inputs.checks import InputError
 from ufm.losses import (
@@ -29,7 +29,7 @@ from ufm.theory import (
     predict,
 )
 
-exact = settings(deadline=None, derandomize=True, max_examples=25)
+exact = settings(max_examples=25)
 counts_lists = st.lists(st.integers(1, 1000), min_size=2, max_size=7)
 STEP = [500] * 5 + [100] * 5
 CIFAR_LT = [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]

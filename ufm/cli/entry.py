@@ -8,7 +8,6 @@ import importlib.metadata
 import io
 import re
 import sys
-import textwrap
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -24,9 +23,8 @@ from ufm.cli.solve import solve_command
 from ufm.cli.sweep import sweep_command
 from ufm.cli.verify import verify_command
 from ufm.inputs.checks import InputError, OutputError
+from ufm.text import wrapped
 
-#: What to install where a package is missing: all that the command needs, not one at a time.
-_EXTRAS = {"xarray": "xarray zarr", "zarr": "xarray zarr"}
 _SMALLER = "try --level class, --precision float32, a smaller --dim, or more devices"
 #: The parser's words about types, and plain ones.
 _PLAINER = (
@@ -74,8 +72,7 @@ def run(argv: Sequence[str], program: bool = False) -> int:
     except OutputError as error:
         return _complain(1, str(error))
     except ModuleNotFoundError as missing:
-        needed = _EXTRAS.get(missing.name or "", missing.name)
-        return _complain(2, f"this needs {missing.name}: pip install {needed}")
+        return _complain(2, f"this needs {missing.name}: pip install {missing.name}")
     except BrokenPipeError:  # while the help was printed: the reader, `head` for instance, has seen enough
         forget_stdout()
         return 0
@@ -142,10 +139,7 @@ def _sentence(box: str, argv: Sequence[str]) -> str:
 
 def _complain(code: int, sentence: str) -> int:
     """Print why it did not work, and return the exit code. Paths and flags are not broken."""
-    lines = textwrap.wrap(
-        f"ufm: {sentence}", 80, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
-    )
     if sys.stderr is not None:
         with contextlib.suppress(OSError, ValueError):
-            print(*lines, sep="\n", file=sys.stderr, flush=True)
+            print(wrapped(f"ufm: {sentence}", break_long_words=False), file=sys.stderr, flush=True)
     return code

@@ -11,7 +11,7 @@ from tyro.conf import Positional, arg
 
 from ufm.cli.flags import Json
 from ufm.cli.output import emit
-from ufm.text import waiting
+from ufm.text import progress_bar
 
 
 def figures_command(
@@ -27,11 +27,13 @@ def figures_command(
 
     Example: ufm figures ratios, after ufm sweep ratios.toml --out ratios
     """
-    from ufm.sweeps import draw_figures, open_dataset
+    from ufm.plots.sweep import draw_figures
+    from ufm.sweeps import open_dataset
 
-    with waiting(f"drawing {directory}", not json and sys.stderr.isatty()):
-        status = open_dataset(directory).status.values
-        paths = [str(path) for path in draw_figures(directory, f".{format}")]
+    with progress_bar(not json and sys.stderr.isatty(), f"drawing {directory}"):
+        dataset = open_dataset(directory)
+        status = dataset.status.values
+        paths = [str(path) for path in draw_figures(dataset, directory, f".{format}")]
     computed = int(np.sum(status != "missing"))
     lines = [
         f"{computed} of {status.size} members computed",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import OmitArgPrefixes, arg
 
@@ -11,6 +11,8 @@ from ufm.inputs.checks import positive_float
 from ufm.losses.by_name import LOSS_FORMS, parse_loss
 from ufm.model.problem import Problem
 from ufm.profiles import parse_counts
+from ufm.solvers.rules import parameters_of, rule_names, rule_parameters, takers
+from ufm.solvers.settings import SETTINGS, Setting, check_settings
 
 LOSS_HELP = "a name, or name:number for e, g, t other than these: " + "; ".join(
     f"{name if default is None else f'{name}:{default:g}'} ({meaning})"
@@ -49,6 +51,34 @@ class ProblemFlags:
             self.features,
             self.bias,
         )
+
+
+def _setting_flag(name: str, setting: Setting) -> tuple[str, Any, Any]:
+    """Return name, annotated type and default of a setting's flag; parameters of step rules are None if not given."""
+    if not setting.of_rules:
+        meaning = rule_names() if name == "solver" else setting.meaning
+        return name, Annotated[setting.kind, arg(help=meaning)], setting.default
+    meaning = f"{setting.meaning}, of {takers(name)}; None: {setting.default}"
+    return name, Annotated[setting.kind | None, arg(help=meaning)], None
+
+
+if TYPE_CHECKING:
+    SolverFlags = Any
+else:
+    SolverFlags = dataclasses.make_dataclass(
+        "SolverFlags",
+        [_setting_flag(name, setting) for name, setting in SETTINGS.items()],
+        namespace={"__doc__": "How it is solved."},
+        frozen=True,
+    )
+
+
+def given_settings(flags: SolverFlags) -> dict[str, Any]:
+    """Return the settings as arguments of `ufm.solve`, checked before anything waits for JAX."""
+    chosen = dataclasses.asdict(flags)
+    check_settings(chosen)
+    parameters_of(chosen["solver"], rule_parameters(chosen))
+    return {name: value for name, value in chosen.items() if not (SETTINGS[name].of_rules and value is None)}
 
 
 Flags = OmitArgPrefixes[ProblemFlags]

@@ -15,7 +15,7 @@ from ufm.inputs.files import check_output, counts_of, read_layer
 from ufm.losses.by_name import parse_loss
 from ufm.model.problem import Problem
 from ufm.profiles import parse_counts
-from ufm.text import waiting
+from ufm.text import progress_bar
 
 
 def verify_command(
@@ -26,7 +26,7 @@ def verify_command(
     loss: Annotated[str, arg(help=LOSS_HELP)] = "ce",
     features: Annotated[str, arg(help="nonnegative (after a ReLU) or free")] = "nonnegative",
     bias: Annotated[float | None, arg(help="decay of the bias in the file; 0 = unregularised")] = None,
-    tol: Annotated[float | None, arg(help="relative duality gap that the point claims")] = None,
+    tol: Annotated[float | None, arg(help="relative duality gap that the point claims, below 1")] = None,
     tolerance: Annotated[
         float | None,
         arg(help="judge by this number; default: by the gap if that certifies an optimum, else 0.1"),
@@ -51,7 +51,7 @@ def verify_command(
             "counts need weight_decay and feature_decay; without these they are those of the labels"
         )
     show = not json and sys.stderr.isatty()
-    with waiting(f"reading {file}", show):
+    with progress_bar(show, f"reading {file}"):
         arrays = read_layer(file)
     if (weight_decay is None) != (feature_decay is None):
         raise InputError(
@@ -67,7 +67,7 @@ def verify_command(
         sizes = parse_counts(counts) if counts else counts_of(arrays["labels"], len(arrays["weight"]))
         dim = arrays["weight"].shape[1] if arrays["weight"].ndim == 2 else 1
         problem = Problem(sizes, dim, weight_decay, feature_decay, parse_loss(loss, sizes), features, bias)
-    with waiting(f"verifying {len(arrays['features']):,} rows", show):
+    with progress_bar(show, f"verifying {len(arrays['features']):,} rows"):
         report = verify(**arrays, problem=problem, tol=tol, tolerance=tolerance)
         lines, failure = written({"Figure": (figure, report.plot)})
     emit(report.to_dict(), json, "\n".join([report.table(), *lines]))

@@ -29,9 +29,14 @@ from jaxtyping import Float, Int
 
 from ufm.duality.lower_bound import best_lower_bound
 from ufm.duality.polar import ROUNDING
-from ufm.duality.row_sums import RowSums, add_by_class, add_up, blocks, logits_of
+from ufm.duality.row_sums import RowSums, add_up, blocks, by_row, logits_of, sum_by_class
 from ufm.inputs.arrays import point_of
+from ufm.model.objective import Variables
 from ufm.model.problem import Problem, bias_curvature
+from ufm.model.stack import Stack, member
+
+#: Numbers that the stacks judged together may have: few enough that their temporaries stay in cache.
+STACK_SIZE = 2**18
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +77,7 @@ class Certificate:
         False whenever anything is not finite, and for a gap more negative than rounding can explain, which would
         mean that the dual point was not feasible.
         """
-        return -ROUNDING * self.num_classes <= self.relative_gap <= tol
+        return bool(-ROUNDING * self.num_classes <= self.relative_gap <= tol)
 
 
 def certify(
@@ -113,17 +118,81 @@ def certify(
     rows_per_class = np.bincount(labels, minlength=problem.num_classes)
     with np.errstate(all="ignore"):
         multiplicities = (problem.counts / rows_per_class)[labels]
-        sums = add_up(problem, weight, features, labels, bias, multiplicities)
-        objective = sums.loss / problem.num_samples + _regulariser(problem, weight, sums.squares, bias)
-        lower_bound, polar = -math.inf, math.nan
-        complete = bool(np.all(rows_per_class > 0)) and bool(np.all(np.isfinite(sums.slopes)))
-        if problem.loss.convex and sums.feasible and complete:
-            slopes, means = (part / rows_per_class[:, None] for part in (sums.slopes, sums.features))
-            balanced = means * np.sqrt(problem.feature_decay * problem.counts)[:, None]
-            lower_bound, polar = best_lower_bound(problem, slopes, balanced @ balanced.T)
-        residual = _residual(problem, weight, bias, sums)
-        residual = residual / math.sqrt(2 * objective) if objective > 0 else math.inf
+        point = Variables(np.asarray(weight, np.float64), features, bias)
+        found = _judged(problem, point, labels, multiplicities, thorough=True)
+    objective, lower_bound, polar, residual = map(float, found)
     return Certificate(objective, lower_bound, polar, residual, problem.num_classes)
+
+
+def certificates(
+    stack: Stack,
+    points: Variables,
+    tol: Float[np.ndarray, " members"],
+    residual: Float[np.ndarray, " members"],
+    thorough: bool = False,
+) -> list[Certificate]:
+    """Certify one point of every member of a stack, with no more work than their limits ask for.
+
+    Args:
+        stack: the problems.
+        points: their points, stacked, rows as their level says.
+        tol: relative gap that is asked of each; where it is met the bound is not sharpened any further.
+        residual: where the residual is above this, the point cannot be optimal and the bound is not sharpened either.
+        thorough: sharpen every bound.
+
+    Returns:
+        One certificate per member, in order.
+    """
+    found: dict[int, Certificate] = {}
+    for group in _alike(stack, points.features[0].size + stack.num_classes**2):
+        found |= zip(group, _evaluated(stack, points, group, thorough), strict=True)
+        if thorough:
+            continue
+        left = [i for i in group if not found[i].certifies(tol[i]) and found[i].residual <= residual[i]]
+        if left:
+            found |= zip(left, _evaluated(stack, points, left, thorough=True), strict=True)
+    return [found[i] for i in range(len(stack))]
+
+
+def _evaluated(stack: Stack, points: Variables, members: list[int], thorough: bool) -> list[Certificate]:
+    """Return the certificates of members of equal loss and labels."""
+    mine = stack.take(members)
+    with np.errstate(all="ignore"):
+        parts = _judged(mine, member(points, members), mine.labels[0], mine.multiplicities, thorough)
+    columns = (part.tolist() for part in parts)
+    return [
+        Certificate(objective, lower_bound, polar, residual, stack.num_classes)
+        for objective, lower_bound, polar, residual in zip(*columns, strict=True)
+    ]
+
+
+def _alike(stack: Stack, size: int) -> list[list[int]]:
+    """Return the members in groups of equal loss, labels and kind of bias, of limited size together."""
+    kinds: dict[Any, list[int]] = {}
+    for i, problem in enumerate(stack.problems):
+        labels = stack.labels[i].tobytes() if stack.level == "sample" else b""
+        kinds.setdefault((problem.loss, problem.bias == 0, labels), []).append(i)
+    most = max(1, STACK_SIZE // size)
+    return [group[first : first + most] for group in kinds.values() for first in range(0, len(group), most)]
+
+
+def _judged(
+    problem: Any, point: Variables, labels: np.ndarray, multiplicities: np.ndarray, thorough: bool
+) -> tuple[Any, Any, Any, Any]:
+    """Return objective, lower bound, polar and relative residual of a point, or of a stack of points."""
+    rows_per_class = np.bincount(labels, minlength=problem.num_classes)
+    sums = add_up(problem, point.weight, point.features, labels, point.bias, multiplicities)
+    objective = sums.loss / problem.num_samples + _regulariser(problem, point, sums.charge)
+    usable = sums.feasible & np.all(np.isfinite(sums.slopes), axis=(-2, -1)) & np.all(rows_per_class > 0)
+    lower_bound, polar = np.full(usable.shape, -math.inf), np.full(usable.shape, math.nan)
+    if problem.loss.convex and np.any(usable):
+        slopes, means = (part / rows_per_class[:, None] for part in (sums.slopes, sums.features))
+        balanced = means * np.sqrt(problem.feature_decays * problem.counts)[..., None]
+        slopes = np.where(usable[..., None, None], slopes, math.nan)
+        lower_bound, polar = best_lower_bound(problem, slopes, balanced @ balanced.mT, thorough)
+    positive = objective > 0
+    residual = _residual(problem, point, sums) / np.sqrt(2 * np.where(positive, objective, 1.0))
+    return objective, lower_bound, polar, np.where(positive, residual, math.inf)
 
 
 def objective_value(
@@ -135,38 +204,44 @@ def objective_value(
 ) -> float:
     """Return ``P(W, H, b)`` in float64; rows stand for samples as in `certify`."""
     multiplicities = (problem.counts / np.bincount(labels, minlength=problem.num_classes))[labels]
-    loss = squares = 0.0
-    for part in blocks(len(features), weight.shape[1]):
-        rows, times = features[part], multiplicities[part]
-        loss += float(times @ problem.loss.value(logits_of(weight, rows, bias), labels[part]))
-        squares += float(times @ np.einsum("ij,ij->i", rows, rows))
-    return loss / problem.num_samples + _regulariser(problem, weight, squares, bias)
+    point = Variables(weight, features, bias)
+    return float(objective_values(problem, point, np.asarray(labels), multiplicities))
+
+
+def objective_values(problem: Any, point: Variables, labels: np.ndarray, multiplicities: np.ndarray) -> Any:
+    """Return ``P`` of a point, or of a stack of points, in float64."""
+    decays = np.take(problem.feature_decays, labels, axis=-1) * multiplicities
+    loss = charge = 0.0
+    for part in blocks(point.features.shape[-2], point.features.shape[-1]):
+        rows = point.features[..., part, :]
+        logits = logits_of(point.weight, rows, point.bias)
+        values = by_row(problem.loss.value, logits, labels[part])
+        loss = loss + np.sum(multiplicities[..., part] * values, axis=-1)
+        charge = charge + np.sum(decays[..., part] * np.einsum("...ij,...ij->...i", rows, rows), axis=-1)
+    return loss / problem.num_samples + _regulariser(problem, point, charge)
 
 
 def class_means(
-    rows: Float[np.ndarray, "rows any"], labels: Int[np.ndarray, " rows"], num_classes: int
-) -> Float[np.ndarray, "K any"]:
+    rows: Float[np.ndarray, "*members rows any"], labels: Int[np.ndarray, " rows"], num_classes: int
+) -> Float[np.ndarray, "*members K any"]:
     """Return the mean row of every class, in class order."""
     rows_per_class = np.bincount(labels, minlength=num_classes)
-    if len(rows) == num_classes and np.all(rows_per_class == 1):
-        return rows[np.argsort(labels)]
-    sums = np.zeros((num_classes, rows.shape[1]))
-    add_by_class(sums, rows, labels)
-    return sums / rows_per_class[:, None]
+    return sum_by_class(rows, labels, num_classes) / rows_per_class[:, None]
 
 
-def _regulariser(problem: Problem, weight: np.ndarray, squares: float, bias: np.ndarray | None) -> float:
-    value = problem.weight_decay / 2 * np.vdot(weight, weight) + problem.feature_decay / 2 * squares
-    if bias is not None:
-        value += (problem.bias or 0.0) / 2 * np.vdot(bias, bias)
-    return float(value)
+def _regulariser(problem: Any, point: Variables, charge: Any) -> Any:
+    value = np.asarray(problem.weight_decay) / 2 * np.sum(point.weight**2, axis=(-2, -1)) + charge / 2
+    if point.bias is not None:
+        value = value + np.asarray(problem.bias) / 2 * np.sum(point.bias**2, axis=-1)
+    return value
 
 
-def _residual(problem: Problem, weight: np.ndarray, bias: np.ndarray | None, sums: RowSums) -> float:
+def _residual(problem: Any, point: Variables, sums: RowSums) -> Any:
     """Return the norm of the projected gradient in balanced coordinates (the bias in its own)."""
-    in_weight = sums.weight_slope / problem.num_samples + problem.weight_decay * weight
-    square = np.vdot(in_weight, in_weight) / problem.weight_decay + sums.stationarity
-    if bias is not None:
-        in_bias = sums.bias_slope / problem.num_samples + (problem.bias or 0.0) * bias
-        square += np.vdot(in_bias, in_bias) / bias_curvature(problem)
-    return math.sqrt(square)
+    samples, decay = np.asarray(problem.num_samples), np.asarray(problem.weight_decay)
+    in_weight = sums.weight_slope / samples[..., None, None] + decay[..., None, None] * point.weight
+    square = np.sum(in_weight**2, axis=(-2, -1)) / decay + sums.stationarity
+    if point.bias is not None:
+        in_bias = sums.bias_slope / samples[..., None] + np.asarray(problem.bias)[..., None] * point.bias
+        square = square + np.sum(in_bias**2, axis=-1) / bias_curvature(problem)
+    return np.sqrt(square)

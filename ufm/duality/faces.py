@@ -15,11 +15,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
-
-from ufm.model.problem import Problem
 
 #: Newton steps onto a face, and conjugate gradient iterations for each.
 NEWTON_STEPS = 4
@@ -29,24 +28,24 @@ LINEAR_RANGE = 0.5
 
 
 def onto_spectral_face(
-    problem: Problem, dual: Float[np.ndarray, "K K"], gram: Float[np.ndarray, "K K"]
-) -> Float[np.ndarray, "K K"]:
+    problem: Any, dual: Float[np.ndarray, "*members K K"], gram: Float[np.ndarray, "*members K K"]
+) -> Float[np.ndarray, "*members K K"]:
     """Return A with the singular values of all active directions set to 1 (free features).
 
     Args:
-        problem: the problem.
+        problem: the problem, or a stack.
         dual: ``A``.
         gram: ``M``.
     """
     left, values, right = np.linalg.svd(_centred(problem, dual))
-    energies = np.einsum("ki,ki->i", left, _per_class(gram) @ left)
+    energies = np.einsum("...ki,...ki->...i", left, _per_class(gram) @ left)
     active = (energies + values**2 > 1) & (values > LINEAR_RANGE)  # the direction that is centred away has 0
-    return (left * np.where(active, 1.0, values)) @ right
+    return (left * np.where(active, 1.0, values)[..., None, :]) @ right
 
 
 def onto_cone_face(
-    problem: Problem, dual: Float[np.ndarray, "K K"], gram: Float[np.ndarray, "K K"]
-) -> Float[np.ndarray, "K K"]:
+    problem: Any, dual: Float[np.ndarray, "*members K K"], gram: Float[np.ndarray, "*members K K"]
+) -> Float[np.ndarray, "*members K K"]:
     """Return A with ``(A A')_kl = [k = l]`` for all active pairs, itself included (non-negative features).
 
     Newton's method with the smallest correction ``P X A``, X symmetric and zero off the active pairs, P the
@@ -54,57 +53,74 @@ def onto_cone_face(
     pairs is positive semidefinite, so conjugate gradients solve for X in products of K x K matrices.
 
     Args:
-        problem: the problem.
+        problem: the problem, or a stack.
         dual: ``A``.
         gram: ``M``.
     """
-    identity, energies = np.eye(len(dual)), _per_class(gram)
+    identity, energies = np.eye(dual.shape[-1]), _per_class(gram)
     dual = _centred(problem, dual)
     for _ in range(NEWTON_STEPS):
-        crossed = dual @ dual.T
+        crossed = dual @ dual.mT
         active = energies + crossed > identity
         excess = np.where(active, crossed - identity, 0.0)
-        if not np.finfo(np.float64).eps < np.max(np.abs(excess)) < LINEAR_RANGE:
+        size = np.max(np.abs(excess), axis=(-2, -1), keepdims=True)
+        near = (np.finfo(np.float64).eps < size) & (size < LINEAR_RANGE)
+        if not np.any(near):
             break
         change = functools.partial(_change, problem, crossed, active)
-        dual = dual - _centred(problem, _conjugate_gradients(change, excess)) @ dual
+        correction = _conjugate_gradients(change, np.where(near, excess, 0.0))
+        dual = dual - _centred(problem, correction) @ dual
     return dual
 
 
 def _change(
-    problem: Problem, crossed: Float[np.ndarray, "K K"], active: Bool[np.ndarray, "K K"], x: np.ndarray
+    problem: Any,
+    crossed: Float[np.ndarray, "*members K K"],
+    active: Bool[np.ndarray, "*members K K"],
+    x: np.ndarray,
 ) -> np.ndarray:
     """Return ``P X A A' + A A' X P`` on the active pairs."""
     half = _centred(problem, x) @ crossed
-    return np.where(active, half + half.T, 0.0)
+    return np.where(active, half + half.mT, 0.0)
 
 
-def _per_class(gram: Float[np.ndarray, "K K"]) -> Float[np.ndarray, "K K"]:
+def _per_class(gram: Float[np.ndarray, "*members K K"]) -> Float[np.ndarray, "*members K K"]:
     """``M`` in units of its mean diagonal, to be compared with slacks, which are at most one."""
-    trace = np.trace(gram)
-    return gram * (len(gram) / trace) if trace > 0 else gram
+    trace = np.trace(gram, axis1=-2, axis2=-1)[..., None, None]
+    return gram * np.where(trace > 0, gram.shape[-1] / np.where(trace > 0, trace, 1.0), 1.0)
 
 
-def _centred(problem: Problem, rows: Float[np.ndarray, "K any"]) -> Float[np.ndarray, "K any"]:
+def _centred(problem: Any, rows: Float[np.ndarray, "*members K any"]) -> Float[np.ndarray, "*members K any"]:
     """``rows`` projected so that ``sum_k sqrt(n_k) rows_k = 0``, if the problem's bias is unregularised."""
-    if problem.bias != 0:
+    if not has_free_bias(problem):
         return rows
-    direction = np.sqrt(problem.priors)
-    return rows - np.outer(direction, direction @ rows)
+    direction = np.sqrt(problem.priors)[..., None]
+    return rows - direction @ (direction.mT @ rows)
+
+
+def has_free_bias(problem: Any) -> bool:
+    """Return whether the bias is unregularised, of a problem or of every member of a stack."""
+    return problem.bias is not None and not np.any(problem.bias)
 
 
 def _conjugate_gradients(change: Callable[[np.ndarray], np.ndarray], target: np.ndarray) -> np.ndarray:
-    """Solve ``change(x) = target`` for a positive semidefinite linear map, from zero."""
-    x, residual = np.zeros_like(target), target
-    direction, square = residual, np.vdot(residual, residual)
+    """Solve ``change(x) = target`` for positive semidefinite linear maps, one per member, from zero."""
+    x, residual, direction = np.zeros_like(target), target, target
+    square = _inner(residual, residual)
     enough = 1e-20 * square
     for _ in range(INNER_STEPS):
         image = change(direction)
-        bend = np.vdot(direction, image)
-        if not bend > 0 or square <= enough:
+        bend = _inner(direction, image)
+        going = (bend > 0) & (square > enough)
+        if not np.any(going):
             break
-        x = x + (square / bend) * direction
-        residual = residual - (square / bend) * image
-        previous, square = square, np.vdot(residual, residual)
-        direction = residual + (square / previous) * direction
+        length = np.where(going, square / np.where(going, bend, 1.0), 0.0)
+        x, residual = x + length * direction, residual - length * image
+        following = _inner(residual, residual)
+        direction = residual + np.where(going, following / np.where(going, square, 1.0), 0.0) * direction
+        square = following
     return x
+
+
+def _inner(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.einsum("...ij,...ij->...", a, b)[..., None, None]

@@ -1,105 +1,126 @@
 """Lower bounds on the optimal value from the class-mean gradients of any point.
 
 A dual point has one row per class, ``Q_k`` in the domain of ``loss_k*``, with ``polar(A) <= 1`` for
-``A_k = sqrt(n_k)/(N sqrt(lambda_W lambda_H)) Q_k``. Every candidate below becomes feasible by a last common
-factor, so each gives a valid bound and the best one counts.
+``A_k = sqrt(n_k)/(N l_k) Q_k``. Every candidate below becomes feasible by a last common factor, so each gives a valid
+bound and the best one counts. Leading axes are members of a stack; without them everything is about one problem.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from ufm.duality.faces import onto_cone_face, onto_spectral_face
+from ufm.duality.faces import has_free_bias, onto_cone_face, onto_spectral_face
 from ufm.duality.polar import ROUNDING, polar_bound
-from ufm.model.problem import Problem
+from ufm.duality.row_sums import by_row
 
 
-def dual_scales(problem: Problem) -> Float[np.ndarray, " K"]:
-    """Return ``sqrt(n_k)/(N sqrt(lambda_W lambda_H))``, the factors that take Q to A."""
-    return np.sqrt(problem.counts) / (problem.num_samples * problem.nuclear_weight)
+def dual_scales(problem: Any) -> Float[np.ndarray, "*members K"]:
+    """Return ``sqrt(n_k)/(N l_k)``, the factors that take Q to A, of a problem or of a stack."""
+    return np.sqrt(problem.counts) / (np.asarray(problem.num_samples)[..., None] * problem.nuclear_weights)
 
 
-def dual_value(problem: Problem, dual: Float[np.ndarray, "K K"]) -> float:
+def dual_value(problem: Any, dual: Float[np.ndarray, "*members K K"]) -> Any:
     """Return ``D(Q) = -sum_k (n_k/N) loss_k*(Q_k)``, less the conjugate of a regularised bias.
 
     A lower bound on the optimal value if ``polar(A) <= 1`` and, for an unregularised bias, ``sum_k n_k Q_k``
     vanishes.
     """
-    conjugate = problem.loss.conjugate(dual, np.arange(problem.num_classes))
-    value = -float(problem.priors @ conjugate)
-    if problem.bias:
-        value -= float(np.sum((problem.priors @ dual) ** 2)) / (2 * problem.bias)
+    conjugate = by_row(problem.loss.conjugate, dual, np.arange(dual.shape[-1]))
+    value = -np.sum(problem.priors * conjugate, axis=-1)
+    if problem.bias is not None and not has_free_bias(problem):
+        value = value - np.sum(_mean(problem, dual) ** 2, axis=-1) / (2 * np.asarray(problem.bias))
     return value
 
 
 def best_lower_bound(
-    problem: Problem, raw: Float[np.ndarray, "K K"], gram: Float[np.ndarray, "K K"]
-) -> tuple[float, float]:
+    problem: Any,
+    raw: Float[np.ndarray, "*members K K"],
+    gram: Float[np.ndarray, "*members K K"],
+    thorough: bool = True,
+) -> tuple[Any, Any]:
     """Return the best lower bound on the optimal value found from ``raw``, and a bound on its polar.
 
     Args:
-        problem: a problem with a convex loss.
+        problem: a problem with a convex loss, or a stack.
         raw: class means of the gradient of the loss in the logits, at any point.
-        gram: ``lambda_H sqrt(n_k n_l) <h_k, h_l>`` of the class means of that point. It only suggests which
+        gram: ``<g_k, g_l>`` of the class means of that point in balanced coordinates. It only suggests which
             constraints are active; the bound is valid whatever it is.
+        thorough: try all candidates; else only the cheapest that may close the gap.
     """
     shared = gram if problem.loss.shares_directions or problem.bias is not None else None
-    polar = polar_bound(dual_scales(problem)[:, None] * raw, problem.features, shared)
-    if not math.isfinite(polar):
-        return -math.inf, math.nan
-    bounds = [feasible_value(problem, candidate, shared) for candidate in _candidates(problem, raw, gram)]
-    return max(bound for bound in (-math.inf, *bounds) if not math.isnan(bound)), polar
+    finite = np.all(np.isfinite(raw), axis=(-2, -1))
+    raw = np.where(finite[..., None, None], raw, 0.0)
+    polar = polar_bound(dual_scales(problem)[..., None] * raw, problem.features, shared)
+    best = np.full(np.shape(polar), -math.inf)
+    for candidate in _candidates(problem, raw, gram, thorough):
+        best = np.fmax(best, feasible_value(problem, candidate, shared))
+    return np.where(finite, best, -math.inf)[()], np.where(finite, polar, math.nan)[()]
 
 
 def feasible_value(
-    problem: Problem, dual: Float[np.ndarray, "K K"], gram: Float[np.ndarray, "K K"] | None = None
-) -> float:
+    problem: Any,
+    dual: Float[np.ndarray, "*members K K"],
+    gram: Float[np.ndarray, "*members K K"] | None = None,
+) -> Any:
     """Scale a candidate into the feasible set and return its value; minus infinity where that fails.
 
     Args:
-        problem: the problem.
+        problem: the problem, or a stack.
         dual: ``Q``.
         gram: of the class means, where it may sharpen the bound on the polar.
     """
     dual = _feasible_for_bias(problem, dual)
-    allowance = ROUNDING * problem.num_classes * (problem.priors @ np.abs(dual))
-    if problem.bias == 0 and not np.all(np.abs(problem.priors @ dual) <= allowance):
-        return -math.inf
-    polar = polar_bound(dual_scales(problem)[:, None] * dual, problem.features, gram)
-    return dual_value(problem, dual / max(1.0, polar))
+    polar = polar_bound(dual_scales(problem)[..., None] * dual, problem.features, gram)
+    value = dual_value(problem, dual / np.maximum(1.0, polar)[..., None, None])
+    if has_free_bias(problem):
+        allowance = ROUNDING * dual.shape[-1] * _mean(problem, np.abs(dual))
+        value = np.where(np.all(np.abs(_mean(problem, dual)) <= allowance, axis=-1), value, -math.inf)
+    return value
 
 
-def _feasible_for_bias(problem: Problem, dual: np.ndarray) -> np.ndarray:
+def _mean(problem: Any, dual: np.ndarray) -> np.ndarray:
+    """Return ``sum_k (n_k/N) Q_k``."""
+    return (problem.priors[..., None, :] @ dual)[..., 0, :]
+
+
+def _feasible_for_bias(problem: Any, dual: np.ndarray) -> np.ndarray:
     """Move into the domain of the conjugate and, for an unregularised bias, to ``sum_k n_k Q_k = 0``."""
-    labels = np.arange(problem.num_classes)
-    dual = problem.loss.into_domain(dual, labels)
-    return problem.loss.centre(dual, labels, problem.priors) if problem.bias == 0 else dual
+    labels = np.arange(dual.shape[-1])
+    dual = by_row(problem.loss.into_domain, dual, labels)
+    if not has_free_bias(problem):
+        return dual
+    flat, priors = dual.reshape(-1, *dual.shape[-2:]), np.broadcast_to(problem.priors, dual.shape[:-1])
+    pairs = zip(flat, priors.reshape(-1, len(labels)), strict=True)
+    return np.stack([problem.loss.centre(rows, labels, own) for rows, own in pairs]).reshape(dual.shape)
 
 
-def _candidates(problem: Problem, raw: np.ndarray, gram: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield dual points: the raw one, and others moved onto the boundary of the feasible set."""
-    yield raw
-    scales = dual_scales(problem)[:, None]
+def _candidates(problem: Any, raw: np.ndarray, gram: np.ndarray, thorough: bool) -> Iterator[np.ndarray]:
+    """Yield dual points, the cheapest first: rows moved onto the boundary, the face, the raw one."""
+    scales = dual_scales(problem)[..., None]
     dual = _feasible_for_bias(problem, raw)
-    if not np.all(np.isfinite(dual)):
-        return
+    usable = np.all(np.isfinite(dual), axis=(-2, -1), keepdims=True)
+    safe = np.where(usable, dual, 0.0)
     if problem.features == "free":
-        yield onto_spectral_face(problem, scales * dual, gram) / scales
-        return
-    yield _rows_onto_boundary(problem, dual)
-    yield onto_cone_face(problem, scales * dual, gram) / scales
+        yield np.where(usable, onto_spectral_face(problem, scales * safe, gram) / scales, math.nan)
+    else:
+        yield np.where(usable, _rows_onto_boundary(problem, safe), math.nan)
+        if thorough:
+            yield np.where(usable, onto_cone_face(problem, scales * safe, gram) / scales, math.nan)
+    if thorough:
+        yield raw
 
 
-def _rows_onto_boundary(problem: Problem, dual: np.ndarray) -> np.ndarray:
+def _rows_onto_boundary(problem: Any, dual: np.ndarray) -> np.ndarray:
     """Scale every class to ``|A_k| = 1`` where it is too long, or where stretching it raises the bound."""
-    labels = np.arange(problem.num_classes)
-    norms = np.linalg.norm(dual_scales(problem)[:, None] * dual, axis=1)
+    loss, labels = problem.loss, np.arange(dual.shape[-1])
+    norms = np.linalg.norm(dual_scales(problem)[..., None] * dual, axis=-1)
     factors = 1 / np.where(norms > 0, norms, 1.0)
-    shrunk = np.minimum(factors, 1.0)[:, None] * dual
-    stretched = problem.loss.into_domain(factors[:, None] * dual, labels)
-    gain = problem.loss.conjugate(shrunk, labels) - problem.loss.conjugate(stretched, labels)
-    return np.where((gain > 0)[:, None], stretched, shrunk)
+    shrunk = np.minimum(factors, 1.0)[..., None] * dual
+    stretched = by_row(loss.into_domain, factors[..., None] * dual, labels)
+    gain = by_row(loss.conjugate, shrunk, labels) - by_row(loss.conjugate, stretched, labels)
+    return np.where((gain > 0)[..., None], stretched, shrunk)

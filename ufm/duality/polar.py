@@ -11,6 +11,7 @@ features of the point say which negative entries to keep (`ufm.duality.copositiv
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -29,46 +30,74 @@ SHARPENED = 2.0
 
 
 def polar_bound(
-    dual: Float[np.ndarray, "K K"], features: FeatureSet, gram: Float[np.ndarray, "K K"] | None = None
-) -> float:
+    dual: Float[np.ndarray, "*members K K"],
+    features: FeatureSet,
+    gram: Float[np.ndarray, "*members K K"] | None = None,
+) -> Any:
     """Return an upper bound on ``polar(A)``, rounding allowed for; infinite if A is not finite.
 
     Args:
-        dual: the matrix ``A``, one row per class.
+        dual: the matrix ``A``, one row per class; leading axes are members.
         features: feature set, which decides the polar.
         gram: Gram matrix of the class means, for losses whose classes may share directions. It sharpens the bound;
             the bound is valid whatever it is.
     """
-    if not np.all(np.isfinite(dual)):
-        return math.inf
-    slack = 1 + ROUNDING * len(dual)
+    finite = np.all(np.isfinite(dual), axis=(-2, -1))
+    dual = np.where(finite[..., None, None], dual, 0.0)
+    slack = 1 + ROUNDING * dual.shape[-1]
     if features == "free":
-        return float(np.linalg.norm(dual, 2)) * slack
-    product = dual @ dual.T
-    bound = perron_bound(np.maximum(product, 0.0))
-    if gram is not None and 1 < bound < SHARPENED and len(dual) <= SHARING_LIMIT:
-        bound = min(bound, sharing_bound(product, gram))
-    return math.sqrt(bound) * slack
+        bound = np.linalg.norm(dual, 2, axis=(-2, -1))
+    else:
+        product = dual @ dual.mT
+        squares = perron_bound(np.maximum(product, 0.0))
+        if gram is not None and dual.shape[-1] <= SHARING_LIMIT:
+            squares = _sharpened(squares, product, gram)
+        bound = np.sqrt(squares)
+    return np.where(finite, bound * slack, math.inf)[()]
 
 
-def perron_bound(matrix: Float[np.ndarray, "K K"], iterations: int = 60) -> float:
-    """Return an upper bound on the largest eigenvalue of a symmetric matrix with non-negative entries.
+def _sharpened(bound: Any, product: np.ndarray, gram: np.ndarray) -> np.ndarray:
+    """Return the bounds, those within `SHARPENED` of feasible sharpened for classes that share directions."""
+    found = np.array(bound)
+    for where in np.argwhere((found > 1) & (found < SHARPENED)).tolist():
+        at = tuple(where)
+        found[at] = min(found[at], sharing_bound(product[at], gram[at]))
+    return found
+
+
+def perron_bound(matrix: Float[np.ndarray, "*members K K"], iterations: int = 60) -> Any:
+    """Return an upper bound on the largest eigenvalue of symmetric matrices with non-negative entries.
 
     Every positive vector x gives ``lambda_max <= max_i (M x)_i / x_i`` (Collatz-Wielandt); power iteration
     makes it sharp, and a diagonal matrix is exact at once.
     """
-    diagonal = np.diagonal(matrix)
-    if np.count_nonzero(matrix) == np.count_nonzero(diagonal):
-        return float(diagonal.max())
-    if len(matrix) <= DENSE_LIMIT:
-        return max(float(np.linalg.eigvalsh(matrix)[-1]), float(diagonal.max()))
-    best, x = math.inf, np.ones(len(matrix))
+    diagonal = np.diagonal(matrix, axis1=-2, axis2=-1)
+    largest = diagonal.max(axis=-1)
+    mixed = np.count_nonzero(matrix, axis=(-2, -1)) > np.count_nonzero(diagonal, axis=-1)
+    if not np.any(mixed):
+        return largest
+    open_ones = matrix if matrix.ndim == 2 else matrix[mixed]
+    if matrix.shape[-1] <= DENSE_LIMIT:
+        values = np.linalg.eigvalsh(open_ones)[..., -1]
+    else:
+        values = _collatz_wielandt(open_ones, iterations)
+    if matrix.ndim == 2:
+        return float(max(values, largest)) if len(matrix) <= DENSE_LIMIT else float(values)
+    found = largest.copy()
+    found[mixed] = np.maximum(values, largest[mixed])
+    return found
+
+
+def _collatz_wielandt(matrix: Float[np.ndarray, "*members K K"], iterations: int) -> np.ndarray:
+    """Return the smallest ``max_i (M x)_i / x_i`` along the power iteration."""
+    x = np.ones(matrix.shape[:-1])
+    best = np.full(matrix.shape[:-2], math.inf)
     for _ in range(iterations):
-        image = matrix @ x
-        bound = float(np.max(image / x))
-        if bound >= best:
+        image = (matrix @ x[..., None])[..., 0]
+        bound = np.max(image / x, axis=-1)
+        if not np.any(bound < best):
             break
-        best = bound
-        x = np.maximum(image, 1e-8 * image.max())
-        x /= x.max()
-    return best
+        best = np.minimum(best, bound)
+        x = np.maximum(image, 1e-8 * image.max(axis=-1, keepdims=True))
+        x /= x.max(axis=-1, keepdims=True)
+    return np.asarray(best)

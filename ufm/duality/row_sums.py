@@ -1,18 +1,17 @@
 """All that a certificate needs to know of the feature rows, added up in one pass over blocks of them.
 
 Sample-level problems have rows by the hundred thousand, and what is computed of each (logits, their gradients, the
-gradient in the features) would need several times the memory of the features if it were kept.
+gradient in the features) would need several times the memory of the features if it were kept. Leading axes are
+members of a stack; without them everything is about one problem.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
-
-from ufm.model.problem import Problem
+from jaxtyping import Bool, Float, Int
 
 #: Numbers in a block of features: few enough that its temporaries stay in cache.
 BLOCK_SIZE = 2**17
@@ -23,7 +22,7 @@ class RowSums(NamedTuple):
 
     Attributes:
         loss: ``sum_i m_i loss_i``.
-        squares: ``sum_i m_i |h_i|^2``.
+        charge: ``sum_i lambda_H,y m_i |h_i|^2``.
         slopes: sum of the loss gradients in the logits, for every class.
         features: sum of the features, for every class.
         weight_slope: ``sum_i m_i gradient_i h_i'``.
@@ -32,53 +31,100 @@ class RowSums(NamedTuple):
         feasible: whether all features have the signs that the problem asks for.
     """
 
-    loss: float
-    squares: float
-    slopes: Float[np.ndarray, "K K"]
-    features: Float[np.ndarray, "K d"]
-    weight_slope: Float[np.ndarray, "K d"]
-    bias_slope: Float[np.ndarray, " K"]
-    stationarity: float
-    feasible: bool
+    loss: Float[np.ndarray, "*members"]
+    charge: Float[np.ndarray, "*members"]
+    slopes: Float[np.ndarray, "*members K K"]
+    features: Float[np.ndarray, "*members K d"]
+    weight_slope: Float[np.ndarray, "*members K d"]
+    bias_slope: Float[np.ndarray, "*members K"]
+    stationarity: Float[np.ndarray, "*members"]
+    feasible: Bool[np.ndarray, "*members"]
 
 
 def add_up(
-    problem: Problem,
-    weight: Float[np.ndarray, "K d"],
-    features: Float[np.ndarray, "rows d"],
+    problem: Any,
+    weight: Float[np.ndarray, "*members K d"],
+    features: Float[np.ndarray, "*members rows d"],
     labels: Int[np.ndarray, " rows"],
-    bias: Float[np.ndarray, " K"] | None,
-    multiplicities: Float[np.ndarray, " rows"],
+    bias: Float[np.ndarray, "*members K"] | None,
+    multiplicities: Float[np.ndarray, "*members rows"],
 ) -> RowSums:
     """Return the sums over all rows.
 
     Args:
-        problem: the problem.
+        problem: a problem, or a stack of problems with the same loss.
         weight: ``W``.
         features: ``H``.
-        labels: class of every row.
+        labels: class of every row, the same for all members.
         bias: ``b``, for a problem that has one.
         multiplicities: ``m_i``.
     """
-    K, dim = weight.shape
-    slope_sums, feature_sums, weight_slope = np.zeros((K, K)), np.zeros((K, dim)), np.zeros((K, dim))
-    bias_slope = np.zeros(K)
-    loss = squares = stationarity = 0.0
-    feasible = True
-    for part in blocks(len(features), dim):
-        rows, classes, times = np.asarray(features[part], np.float64), labels[part], multiplicities[part]
-        logits = logits_of(weight, rows, bias)
-        slopes = problem.loss.gradient(logits, classes)
-        loss += float(times @ problem.loss.value(logits, classes))
-        squares += float(times @ np.einsum("ij,ij->i", rows, rows))
-        add_by_class(slope_sums, slopes, classes)
-        add_by_class(feature_sums, rows, classes)
-        slopes *= times[:, None]
-        weight_slope += slopes.T @ rows
-        bias_slope += slopes.sum(axis=0)
-        stationarity += _stationarity(problem, weight, rows, slopes, times)
-        feasible = feasible and (problem.features == "free" or bool(np.all(rows >= 0)))
-    return RowSums(loss, squares, slope_sums, feature_sums, weight_slope, bias_slope, stationarity, feasible)
+    decays = np.take(problem.feature_decays, labels, axis=-1) * multiplicities
+    samples = np.asarray(problem.num_samples)[..., None, None]
+    parts = [
+        _block(problem, weight, features[..., part, :], labels[part], bias, times, charges, samples)
+        for part, times, charges in (
+            (part, multiplicities[..., part], decays[..., part])
+            for part in blocks(features.shape[-2], features.shape[-1])
+        )
+    ]
+    return parts[0] if len(parts) == 1 else _joined(parts)
+
+
+def _block(
+    problem: Any,
+    weight: np.ndarray,
+    features: np.ndarray,
+    labels: np.ndarray,
+    bias: np.ndarray | None,
+    times: np.ndarray,
+    charges: np.ndarray,
+    samples: np.ndarray,
+) -> RowSums:
+    """Return the sums over a block of rows, the same rows of every member."""
+    rows, K = np.asarray(features, np.float64), weight.shape[-2]
+    logits = logits_of(weight, rows, bias)
+    slopes = by_row(problem.loss.gradient, logits, labels)
+    slope_sums, feature_sums = sum_by_class(slopes, labels, K), sum_by_class(rows, labels, K)
+    loss = np.sum(times * by_row(problem.loss.value, logits, labels), axis=-1)
+    squares = np.einsum("...ij,...ij->...i", rows, rows)
+    slopes = slopes * times[..., None]
+    gradient = slopes @ weight
+    gradient /= samples
+    gradient += charges[..., None] * rows
+    gradient /= np.sqrt(charges)[..., None]
+    feasible = np.ones(loss.shape, dtype=bool)
+    if problem.features == "nonnegative":
+        np.minimum(gradient, 0, out=gradient, where=~(rows > 0))
+        feasible = np.all(rows >= 0, axis=(-2, -1))
+    return RowSums(
+        loss,
+        np.sum(charges * squares, axis=-1),
+        slope_sums,
+        feature_sums,
+        slopes.mT @ rows,
+        slopes.sum(axis=-2),
+        np.einsum("...ij,...ij->...", gradient, gradient),
+        feasible,
+    )
+
+
+def _joined(parts: list[RowSums]) -> RowSums:
+    """Return the sums over all blocks."""
+    whole = parts[0]
+    for part in parts[1:]:
+        feasible = whole.feasible & part.feasible
+        whole = RowSums._make(a + b for a, b in zip(whole, part, strict=True))._replace(feasible=feasible)
+    return whole
+
+
+def by_row(method: Any, rows: Float[np.ndarray, "*members rows K"], labels: Int[np.ndarray, " rows"]) -> Any:
+    """Return what a method of a loss gives for all rows of all members."""
+    if rows.ndim == 2:
+        return method(rows, labels)
+    members = rows.shape[:-2]
+    found = method(rows.reshape(-1, rows.shape[-1]), np.tile(labels, int(np.prod(members))))
+    return found.reshape(*members, len(labels), *found.shape[1:])
 
 
 def blocks(rows: int, dim: int) -> Iterator[slice]:
@@ -88,31 +134,23 @@ def blocks(rows: int, dim: int) -> Iterator[slice]:
 
 
 def logits_of(
-    weight: Float[np.ndarray, "K d"],
-    features: Float[np.ndarray, "rows d"],
-    bias: Float[np.ndarray, " K"] | None,
-) -> Float[np.ndarray, "rows K"]:
+    weight: Float[np.ndarray, "*members K d"],
+    features: Float[np.ndarray, "*members rows d"],
+    bias: Float[np.ndarray, "*members K"] | None,
+) -> Float[np.ndarray, "*members rows K"]:
     """Return ``W h_i + b`` for every row."""
-    return features @ weight.T if bias is None else features @ weight.T + bias
+    return features @ weight.mT if bias is None else features @ weight.mT + bias[..., None, :]
 
 
-def add_by_class(
-    sums: Float[np.ndarray, "K any"], rows: Float[np.ndarray, "rows any"], labels: Int[np.ndarray, " rows"]
-) -> None:
-    """Add every row to the sum of its class, in place; fastest where rows of a class follow one another."""
+def sum_by_class(
+    rows: Float[np.ndarray, "*members rows any"], labels: Int[np.ndarray, " rows"], num_classes: int
+) -> Float[np.ndarray, "*members K any"]:
+    """Return the sum of the rows of every class; fastest where rows of a class follow one another."""
+    if len(labels) == num_classes and np.array_equal(labels, np.arange(num_classes)):
+        return rows
+    sums = np.zeros((*rows.shape[:-2], num_classes, rows.shape[-1]))
     starts = np.flatnonzero(np.diff(labels, prepend=-1))
-    np.add.at(sums, labels[starts], np.add.reduceat(rows, starts, axis=0))
-
-
-def _stationarity(
-    problem: Problem, weight: np.ndarray, rows: np.ndarray, slopes: np.ndarray, times: np.ndarray
-) -> float:
-    """Return the squared norm of these rows' projected gradient in balanced coordinates."""
-    decays = (problem.feature_decay * times)[:, None]
-    gradient = slopes @ weight
-    gradient /= problem.num_samples
-    gradient += decays * rows
-    gradient /= np.sqrt(decays)
-    if problem.features == "nonnegative":
-        np.minimum(gradient, 0, out=gradient, where=~(rows > 0))
-    return float(np.vdot(gradient, gradient))
+    np.add.at(
+        np.moveaxis(sums, -2, 0), labels[starts], np.moveaxis(np.add.reduceat(rows, starts, axis=-2), -2, 0)
+    )
+    return sums

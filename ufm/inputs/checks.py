@@ -7,7 +7,7 @@ import numbers
 import operator
 import os
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -92,6 +92,19 @@ def fits_memory(what: str, numbers: int, hint: str) -> None:
         )
 
 
+def gap_tolerance(name: str, value: Any) -> float:
+    """Return ``value`` as a relative gap between 0 and 1, or raise `InputError`.
+
+    No loss is negative, so that 0 bounds every objective from below: a gap of 1 or more proves nothing.
+    """
+    number = positive_float(name, value)
+    if number >= 1:
+        raise InputError(
+            f"{name} must be below 1 (the bound 0, which proves nothing, has gap 1), got {number}"
+        )
+    return number
+
+
 def fraction(name: str, value: Any) -> float:
     """Return ``value`` as a float of at least zero and below one, or raise `InputError`."""
     number = nonnegative_float(name, value)
@@ -111,8 +124,15 @@ def _as_float(name: str, value: Any, requirement: str) -> float:
         raise InputError(f"{name} must be {requirement}, got {reprlib.repr(value)}") from None
 
 
-def class_counts(counts: Any) -> Int[np.ndarray, " K"]:
-    """Return counts as a read-only int64 vector of at least two positive entries, or raise `InputError`."""
+def class_counts(counts: Any) -> Int[np.ndarray, " K"] | Float[np.ndarray, " K"]:
+    """Return counts as a read-only vector of at least two positive entries, or raise `InputError`.
+
+    Whole numbers become int64, others float64 (weights of a sampler). A mapping from labels to counts is taken by
+    sorted label, texts of integers as integers.
+    """
+    if isinstance(counts, Mapping) or hasattr(counts, "to_dict"):
+        table = dict(counts.items())
+        counts = [table[label] for label in sorted(table, key=_label_order)]
     if isinstance(counts, str | bytes) or not isinstance(counts, Iterable):
         raise InputError(f"counts must be a sequence of positive integers, got {counts!r}")
     entries: Any = counts if hasattr(counts, "__array__") else list(counts)
@@ -124,21 +144,28 @@ def class_counts(counts: Any) -> Int[np.ndarray, " K"]:
         raise InputError(f"counts must be a flat sequence of integers, got an array of shape {array.shape}")
     if array.size == 0:
         raise InputError("counts must name at least two classes, got an empty sequence")
-    if not _is_whole(array):
+    real = array.dtype.kind == "f" and bool(np.all(np.isfinite(array))) and bool(np.all(array > 0))
+    if not _is_whole(array) and not real:
         values = array.tolist() if entries is counts or array.dtype.kind == "f" else entries
         bad = [value for value in values if not _is_integer(value)] or [max(values, key=abs)]
         raise InputError(f"counts must be positive integers below 2^53, got {bad[0]!r}")
     smallest = int(np.argmin(array))
-    if array[smallest] < 1:
+    if array[smallest] < 1 and not real:
         raise InputError(f"counts must be positive integers, got counts[{smallest}] = {array[smallest]:g}")
     if array.size < 2:
         raise InputError(f"counts must name at least two classes, got one class of {array[0]:.15g} samples")
     total = float(array.sum(dtype=np.float64))
     if total >= MAX_SAMPLES:
         raise InputError(f"counts must add up to less than 2^53 = {MAX_SAMPLES}, got a total of {total:.6g}")
-    array = array.astype(np.int64)
+    array = array.astype(np.int64 if _is_whole(array) else np.float64)
     array.flags.writeable = False
     return array
+
+
+def _label_order(label: Any) -> tuple[int, Any]:
+    """Integers and their texts by value, before other texts."""
+    text = str(label)
+    return (0, int(text)) if text.lstrip("-").isdecimal() else (1, label)
 
 
 def _is_whole(array: np.ndarray) -> bool:
@@ -174,7 +201,8 @@ def to_numpy(name: str, value: Any) -> np.ndarray:
     except (
         Exception
     ):  # torch: sparse, without data, or lazily conjugated; lists of different lengths; anything
-        raise InputError(f"{name} must be a dense array of numbers, got {type(value).__name__}") from None
+        shown = reprlib.repr(value) if isinstance(value, list | tuple) else type(value).__name__
+        raise InputError(f"{name} must be a dense array of numbers, got {shown}") from None
     if array.ndim == 0 and array.dtype.kind == "O":
         raise InputError(f"{name} must be a dense array of numbers, got {type(value).__name__}")
     return array

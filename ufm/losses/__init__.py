@@ -6,8 +6,12 @@ subclass `Loss`: the solver, the certificate and the test matrix use nothing but
 """
 
 from ufm.losses.base import Loss as Loss
-from ufm.losses.focal import Focal as Focal
+from ufm.losses.bce import BinaryCrossEntropy as BinaryCrossEntropy
+from ufm.losses.curve import CurveLoss as CurveLoss
+from ufm.losses.curve import Focal as Focal
+from ufm.losses.curve import Poly1 as Poly1
 from ufm.losses.mse import MSE as MSE
+from ufm.losses.softmax_family import LDAM as LDAM
 from ufm.losses.softmax_family import CrossEntropy as CrossEntropy
 from ufm.losses.softmax_family import LabelSmoothing as LabelSmoothing
 from ufm.losses.softmax_family import LogitAdjustment as LogitAdjustment

@@ -28,17 +28,48 @@ def label_mask(labels: Int[Any, " rows"], num_classes: int) -> Bool[Any, "rows K
     return xp.arange(num_classes) == labels[:, None]
 
 
-def softmax(logits: Float[Any, "*rows K"]) -> Float[Any, "*rows K"]:
-    """Return ``p_k = exp(z_k) / sum_j exp(z_j)`` along the last axis.
+def like(values: Any, array: Any) -> Any:
+    """Return ``values`` in the namespace and the type of ``array``; None stays None."""
+    return None if values is None else array.__array_namespace__().asarray(values, dtype=array.dtype)
+
+
+def total(values: Any, times: Any = None, axis: int = -1, keepdims: bool = False) -> Any:
+    """Return the sum of entries of which each stands for ``times`` equal ones (None: for itself).
+
+    Example:
+        >>> float(total(np.array([1.0, 2.0]), np.array([1.0, 3.0])))
+        7.0
+    """
+    xp = values.__array_namespace__()
+    return xp.sum(values if times is None else like(times, values) * values, axis=axis, keepdims=keepdims)
+
+
+def number_of_logits(logits: Float[Any, "rows C"], times: Any = None) -> Any:
+    """Return ``K``, how many logits a row has: its columns, or the sum of ``times`` with shape (rows, 1)."""
+    if times is None:
+        return logits.shape[-1]
+    xp = logits.__array_namespace__()
+    return xp.sum(xp.broadcast_to(like(times, logits), logits.shape), axis=-1, keepdims=True)
+
+
+def _standing(logits: Any, times: Any) -> Any:
+    """The logits, minus infinity where they stand for none."""
+    xp = logits.__array_namespace__()
+    return logits if times is None else xp.where(like(times, logits) > 0, logits, -xp.inf)
+
+
+def softmax(logits: Float[Any, "*rows K"], times: Any = None) -> Float[Any, "*rows K"]:
+    """Return ``p_k = exp(z_k) / sum_j exp(z_j)`` along the last axis; 0 where a column stands for no logit.
 
     Example:
         >>> softmax(np.array([0.0, np.log(3.0)])).round(4).tolist()
         [0.25, 0.75]
     """
     xp = logits.__array_namespace__()
+    logits = _standing(logits, times)
     with np.errstate(over="ignore"):  # a distance that overflows is a probability of zero
         weights = xp.exp(logits - xp.max(logits, axis=-1, keepdims=True))
-    return weights / xp.sum(weights, axis=-1, keepdims=True)
+    return weights / total(weights, times, keepdims=True)
 
 
 def log_softmax(logits: Float[Any, "*rows K"]) -> Float[Any, "*rows K"]:
@@ -56,7 +87,7 @@ def log_softmax(logits: Float[Any, "*rows K"]) -> Float[Any, "*rows K"]:
     return shifted - xp.log1p(rest)
 
 
-def _times_log(p: Any, q: Any) -> Any:
+def times_log(p: Any, q: Any) -> Any:
     """``p log q`` with ``0 log 0 = 0`` and ``p log 0 = -inf`` for p > 0, without warnings."""
     xp = p.__array_namespace__()
     log_q = xp.where(q > 0, xp.log(xp.where(q > 0, q, 1.0)), -xp.inf)
@@ -71,10 +102,10 @@ def entropy(p: Float[Any, "*rows K"]) -> Float[Any, "*rows"]:
         [0.6931, 0.5623]
     """
     xp = p.__array_namespace__()
-    return -xp.sum(_times_log(p, p), axis=-1)
+    return -xp.sum(times_log(p, p), axis=-1)
 
 
-def entropy_of_rest(rest: Float[Any, "*rows K"], axis: int = -1) -> Float[Any, "*rows"]:
+def entropy_of_rest(rest: Float[Any, "*rows K"], axis: int = -1, times: Any = None) -> Float[Any, "*rows"]:
     """Return the entropy of the distribution whose one missing entry is ``1 - sum(rest)``.
 
     Exact to rounding *relative to the entropy* when ``rest`` is tiny, where forming ``1 - sum(rest)`` first
@@ -85,10 +116,10 @@ def entropy_of_rest(rest: Float[Any, "*rows K"], axis: int = -1) -> Float[Any, "
         '4.705e-19'
     """
     xp = rest.__array_namespace__()
-    mass = xp.sum(rest, axis=axis)
+    mass = total(rest, times, axis)
     inside = xp.where(mass < 1.0, mass, 0.0)
     target = xp.where(mass < 1.0, (1.0 - inside) * xp.log1p(-inside), 0.0)
-    return -xp.sum(_times_log(rest, rest), axis=axis) - target
+    return -total(times_log(rest, rest), times, axis) - target
 
 
 def kl_divergence(p: Float[Any, "*rows K"], q: Float[Any, "*rows K"]) -> Float[Any, "*rows"]:
@@ -104,7 +135,7 @@ def kl_divergence(p: Float[Any, "*rows K"], q: Float[Any, "*rows K"]) -> Float[A
     # both distributions sum to 1; p log(p/q) - p + q is negative for no class, and rounding must not make it so
     series = change**2 * (0.5 - change / 3 + change**2 / 4)
     close = p * xp.where(abs(change) < 1e-4, series, change - xp.log1p(change))
-    apart = _times_log(p, p) - _times_log(p, q) - p + q
+    apart = times_log(p, p) - times_log(p, q) - p + q
     return xp.sum(xp.maximum(xp.where(near, close, apart), 0.0), axis=-1)
 
 
@@ -117,10 +148,12 @@ def cross_entropy(p: Float[Any, "*rows K"], q: Float[Any, "*rows K"]) -> Float[A
         True
     """
     xp = p.__array_namespace__()
-    return -xp.sum(_times_log(p, q), axis=-1)
+    return -xp.sum(times_log(p, q), axis=-1)
 
 
-def cross_entropy_from_logits(logits: Float[Any, "rows K"], labels: Int[Any, " rows"]) -> Float[Any, " rows"]:
+def cross_entropy_from_logits(
+    logits: Float[Any, "rows K"], labels: Int[Any, " rows"], times: Any = None
+) -> Float[Any, " rows"]:
     """Return ``-log p_y = log1p(sum_{j != y} exp(z_j - z_y))``, accurate from 1e-300 to 1e4 and beyond.
 
     Example:
@@ -131,14 +164,16 @@ def cross_entropy_from_logits(logits: Float[Any, "rows K"], labels: Int[Any, " r
     mask = label_mask(labels, logits.shape[-1])
     target = xp.sum(xp.where(mask, logits, 0.0), axis=-1, keepdims=True)
     with np.errstate(all="ignore"):  # infinite odds, and none at all, are log-odds too
-        margins = xp.where(mask, -xp.inf, logits - target)
+        margins = xp.where(mask, -xp.inf, _standing(logits, times) - target)
         largest = xp.max(margins, axis=-1, keepdims=True)
         largest = xp.where(xp.isfinite(largest), largest, 0.0)
-        log_odds = largest[:, 0] + xp.log(xp.sum(xp.exp(margins - largest), axis=-1))
+        log_odds = largest[:, 0] + xp.log(total(xp.exp(margins - largest), times))
     return xp.logaddexp(xp.zeros_like(log_odds), log_odds)
 
 
-def softmax_residual(logits: Float[Any, "rows K"], labels: Int[Any, " rows"]) -> Float[Any, "rows K"]:
+def softmax_residual(
+    logits: Float[Any, "rows K"], labels: Int[Any, " rows"], times: Any = None
+) -> Float[Any, "rows K"]:
     """Return ``p - onehot(y)``, the gradient of cross-entropy in the logits.
 
     The entry of the label is minus the sum of the others, hence small and exact when the row is well fitted.
@@ -149,8 +184,8 @@ def softmax_residual(logits: Float[Any, "rows K"], labels: Int[Any, " rows"]) ->
     """
     xp = logits.__array_namespace__()
     mask = label_mask(labels, logits.shape[-1])
-    others = xp.where(mask, 0.0, softmax(logits))
-    return xp.where(mask, -xp.sum(others, axis=-1, keepdims=True), others)
+    others = xp.where(mask, 0.0, softmax(logits, times))
+    return xp.where(mask, -total(others, times, keepdims=True), others)
 
 
 def softmax_jacobian(p: Float[Any, "*rows K"]) -> Float[Any, "*rows K K"]:

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
+from fractions import Fraction
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from ufm.inputs.checks import InputError, finite_vector, nonnegative_float
+from ufm.inputs.checks import InputError, finite_vector, nonnegative_float, positive_float
 from ufm.losses import softmax as sm
-from ufm.losses.base import Loss
-from ufm.losses.tilt import tilted_residual
+from ufm.losses.base import Loss, SoftmaxParameters, Times, of_label
+from ufm.losses.divergence import binary_interval
+from ufm.losses.pinned import Pinned, pinned_by_kl
+from ufm.losses.scalar import ScalarForm
+from ufm.losses.tilt import Biases, tilted_residual
 
 
 class SoftmaxLoss(Loss):
-    """The softmax family: ``c_y [ -sum_k t_k log softmax(a z + o)_k ]``, target ``t = (1-e) onehot_y + e/K``.
+    """The softmax family: ``c_y [ -sum_k t_k log softmax(s)_k ]`` with ``s = a z + o - a_y m_y onehot_y``.
 
-    Subclasses set what they need of class weights ``c``, logit scales ``a``, logit offsets ``o`` and
-    smoothing ``e``; everything else (value, gradient, conjugate, bounds) is shared.
-    Conjugate: with ``R = Q / (c a)`` and ``r = R + t`` a distribution, ``loss*(Q) = -c H(r) - <Q, o/a>``.
+    The target is ``t = (1-e) onehot_y + e/K``. Subclasses set what they need of class weights ``c``, logit scales
+    ``a``, logit offsets ``o``, label margins ``m`` and smoothing ``e``; everything else is shared.
+    Conjugate: with ``R = Q / (c a)`` and ``r = R + t`` a distribution, ``loss*(Q) = -c H(r) - <Q, o/a> + Q_y m_y``.
     """
+
+    grouped: ClassVar[bool] = True
+    shift_invariant: ClassVar[bool] = True  # with scales in another direction, which nobody asks for
 
     @property
     def weights(self) -> Any:
@@ -38,65 +46,82 @@ class SoftmaxLoss(Loss):
         return 0.0
 
     @property
+    def label_margins(self) -> Any:
+        """What is subtracted from the label's logit, a scalar or one per class."""
+        return 0.0
+
+    @property
     def label_smoothing(self) -> Any:
         """Smoothing ``e`` in [0, 1)."""
         return 0.0
 
     def _row_weights(self, labels: Any, dtype: Any = None) -> Any:
         xp = labels.__array_namespace__()
-        weights = xp.asarray(self.weights, dtype=dtype)
-        return weights[labels] if weights.ndim else xp.broadcast_to(weights, labels.shape)
+        return of_label(xp.asarray(self.weights, dtype=dtype), labels)
 
-    def _scores(self, logits: Any) -> Any:
-        return _like(logits, self.scales) * logits + _like(logits, self.offsets)
+    def _label_shift(self, logits: Any, labels: Any) -> Any:
+        """``m_y`` in the column of the label, zero elsewhere."""
+        xp = logits.__array_namespace__()
+        shift = of_label(sm.like(self.label_margins, logits), labels)[:, None]
+        return xp.where(sm.label_mask(labels, logits.shape[-1]), shift, xp.zeros_like(shift))
 
-    def value(self, logits: Float[Any, "rows K"], labels: Int[Any, " rows"]) -> Float[Any, " rows"]:
+    def _scores(self, logits: Any, labels: Any) -> Any:
+        if np.ndim(self.label_margins):
+            logits = logits - self._label_shift(logits, labels)
+        return sm.like(self.scales, logits) * logits + sm.like(self.offsets, logits)
+
+    def value(
+        self, logits: Float[Any, "rows K"], labels: Int[Any, " rows"], times: Times = None
+    ) -> Float[Any, " rows"]:
         """Return the loss of every row, in nats."""
         xp = logits.__array_namespace__()
-        scores = self._scores(logits)
-        hard = sm.cross_entropy_from_logits(scores, labels)
+        scores = self._scores(logits, labels)
+        hard = sm.cross_entropy_from_logits(scores, labels, times)
         target = xp.sum(xp.where(sm.label_mask(labels, scores.shape[-1]), scores, 0.0), axis=-1)
-        smooth = self.label_smoothing * (target - xp.mean(scores, axis=-1))
-        return self._row_weights(labels, logits.dtype) * (hard + smooth)
+        mean = sm.total(scores / sm.number_of_logits(scores, times), times)
+        return self._row_weights(labels, logits.dtype) * (hard + self.label_smoothing * (target - mean))
 
-    def gradient(self, logits: Float[Any, "rows K"], labels: Int[Any, " rows"]) -> Float[Any, "rows K"]:
+    def gradient(
+        self, logits: Float[Any, "rows K"], labels: Int[Any, " rows"], times: Times = None
+    ) -> Float[Any, "rows K"]:
         """Return ``c_y a (p - t)`` for every row."""
         xp = logits.__array_namespace__()
-        num_classes = logits.shape[-1]
-        residual = sm.softmax_residual(self._scores(logits), labels)
-        uniform = xp.where(sm.label_mask(labels, num_classes), 1.0 - 1.0 / num_classes, -1.0 / num_classes)
-        residual = residual + _like(logits, self.label_smoothing * uniform)
-        return self._row_weights(labels, logits.dtype)[:, None] * _like(logits, self.scales) * residual
+        residual = sm.softmax_residual(self._scores(logits, labels), labels, times)
+        share = 1.0 / sm.number_of_logits(logits, times)
+        uniform = xp.where(sm.label_mask(labels, logits.shape[-1]), 1.0 - share, -share)
+        residual = residual + sm.like(self.label_smoothing * uniform, logits)
+        return self._row_weights(labels, logits.dtype)[:, None] * sm.like(self.scales, logits) * residual
 
-    def curvature(self, labels: Int[Any, " rows"], num_classes: int) -> Float[Any, " rows"]:
+    def curvature(self, labels: Int[Any, " rows"]) -> Float[Any, " rows"]:
         """Return ``c_y max_k a_k^2 / 2``."""
         xp = labels.__array_namespace__()
-        return self._row_weights(labels) * (xp.max(xp.asarray(self.scales)) ** 2 * sm.HESSIAN_BOUNDS[1])
+        scales = xp.asarray(self.scales)
+        largest = xp.max(scales, axis=-1) if scales.ndim else scales
+        return self._row_weights(labels) * (largest**2 * sm.HESSIAN_BOUNDS[1])
 
-    def _off_target(self, dual: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    def _off_target(self, dual: np.ndarray, labels: np.ndarray, times: Any = None) -> np.ndarray:
         """Entries of ``r = Q / (c a) + t`` off the target, zero on it: all that the conjugate depends on."""
-        num_classes = dual.shape[-1]
         residual = dual / (self._row_weights(labels)[:, None] * self.scales)
-        rest = residual + self.label_smoothing / num_classes
-        return np.where(sm.label_mask(labels, num_classes), 0.0, rest)
+        rest = residual + self.label_smoothing / sm.number_of_logits(dual, times)
+        return np.where(sm.label_mask(labels, dual.shape[-1]), 0.0, rest)
 
     def conjugate(
-        self, dual: Float[np.ndarray, "rows K"], labels: Int[np.ndarray, " rows"]
+        self, dual: Float[np.ndarray, "rows K"], labels: Int[np.ndarray, " rows"], times: Times = None
     ) -> Float[np.ndarray, " rows"]:
-        """Return ``-c H(r) - <Q, o / a>``, accurate relative to the entropy."""
-        negative_entropy = -sm.entropy_of_rest(self._off_target(dual, labels))
-        linear = np.sum(dual * np.broadcast_to(self.offsets / self.scales, dual.shape), axis=-1)
-        return self._row_weights(labels) * negative_entropy - linear
+        """Return ``-c H(r) - <Q, o / a> + Q_y m_y``, accurate relative to the entropy."""
+        negative_entropy = -sm.entropy_of_rest(self._off_target(dual, labels, times), times=times)
+        shift = np.broadcast_to(self.offsets / self.scales, dual.shape) - self._label_shift(dual, labels)
+        return self._row_weights(labels) * negative_entropy - sm.total(dual * shift, times)
 
     def into_domain(
-        self, dual: Float[np.ndarray, "rows K"], labels: Int[np.ndarray, " rows"]
+        self, dual: Float[np.ndarray, "rows K"], labels: Int[np.ndarray, " rows"], times: Times = None
     ) -> Float[np.ndarray, "rows K"]:
         """Return rows for which ``r`` is exactly a distribution: clipped at zero, mass at most one."""
         mask = sm.label_mask(labels, dual.shape[-1])
-        rest = np.clip(self._off_target(dual, labels), 0.0, None)
-        rest = rest / np.maximum(np.sum(rest, axis=-1, keepdims=True), 1.0)
-        others = np.where(mask, 0.0, rest - self.label_smoothing / dual.shape[-1])
-        residual = np.where(mask, -np.sum(others, axis=-1, keepdims=True), others)
+        rest = np.clip(self._off_target(dual, labels, times), 0.0, None)
+        rest = rest / np.maximum(sm.total(rest, times, keepdims=True), 1.0)
+        others = np.where(mask, 0.0, rest - self.label_smoothing / sm.number_of_logits(dual, times))
+        residual = np.where(mask, -sm.total(others, times, keepdims=True), others)
         return self._row_weights(labels)[:, None] * self.scales * residual
 
     def centre(
@@ -104,17 +129,77 @@ class SoftmaxLoss(Loss):
         dual: Float[np.ndarray, "rows K"],
         labels: Int[np.ndarray, " rows"],
         priors: Float[np.ndarray, " rows"],
+        times: Times = None,
+        columns: Int[np.ndarray, "rows K"] | None = None,
     ) -> Float[np.ndarray, "rows K"]:
         """Tilt the distributions ``r`` by one common bias until the mean is zero (see `ufm.losses.tilt`)."""
-        row_weights = self._row_weights(labels)
-        rest = self._off_target(self.into_domain(dual, labels), labels)
-        residual = tilted_residual(rest, labels, priors * row_weights, self.label_smoothing)
+        row_weights, biases = self._row_weights(labels), Biases.of_columns(times, columns)
+        rest = self._off_target(self.into_domain(dual, labels, times), labels, times)
+        target = self.label_smoothing / sm.number_of_logits(dual, times)
+        residual = tilted_residual(rest, labels, priors * row_weights, target, biases)
         return row_weights[:, None] * self.scales * residual
 
+    def targets(
+        self, labels: Int[np.ndarray, " rows"], num_classes: int
+    ) -> Float[np.ndarray, "rows K"] | None:
+        """Return ``(1-e) onehot_y + e/K``."""
+        onehot = sm.label_mask(labels, num_classes)
+        return (1 - self.label_smoothing) * onehot + self.label_smoothing / num_classes
 
-def _like(logits: Any, values: Any) -> Any:
-    """``values`` in the namespace and the floating-point type of ``logits``."""
-    return logits.__array_namespace__().asarray(values, dtype=logits.dtype)
+    def softmax_parameters(self, num_classes: int) -> SoftmaxParameters | None:
+        """Return ``c, a, o, e``, unless there are label margins."""
+        if np.any(self.label_margins):
+            return None
+        given = (np.asarray(x, np.float64) for x in (self.weights, self.scales, self.offsets))
+        weights, scales, offsets = (np.broadcast_to(x, (num_classes,)) for x in given)
+        return SoftmaxParameters(weights, scales, offsets, float(self.label_smoothing))
+
+    def scalar_form(self, num_classes: int) -> ScalarForm | None:
+        """Return ``phi_k``, unless logits are scaled or offset differently.
+
+        With relative slope x, scale a and ``E = exp(-a m)``: ``a M = log1p((1-e)(K-1+E)(1-x) / (E (e + (1-e) x)))``
+        where m or e is zero: no loss of this package has both.
+        """
+        if np.ptp(self.scales) > 0 or np.ptp(self.offsets) > 0:
+            return None
+        if self.label_smoothing and np.any(self.label_margins):
+            return None
+        K = num_classes
+        exact = None if np.any(self.label_margins) else partial(self._exact_pull, K)
+        return ScalarForm(self, K, partial(self._closed_margin, K), exact=exact)
+
+    def _closed_margin(self, num_classes: int, share: Any, room: Any) -> Any:
+        scale, e = float(np.ravel(self.scales)[0]), float(self.label_smoothing)
+        own = np.exp(-scale * np.asarray(self.label_margins))
+        return np.log1p((1 - e) * (num_classes - 1 + own) * room / (own * (e + (1 - e) * share))) / scale
+
+    def _exact_pull(self, num_classes: int, k: int) -> Fraction:
+        weight = Fraction(float(np.broadcast_to(self.weights, (num_classes,))[k]))
+        scale, e = Fraction(float(np.ravel(self.scales)[0])), Fraction(self.label_smoothing)
+        return weight * scale * (1 - e) * Fraction(num_classes - 1, num_classes)
+
+    def pinned(self, logits: Float[np.ndarray, "K K"], divergence: Float[np.ndarray, " K"]) -> Pinned | None:
+        """The divergence is ``c_k KL(p*_k || p_k)``; nothing is said where logits are scaled differently."""
+        if np.ptp(self.scales) > 0:
+            return None
+        classes = np.arange(len(logits))
+        weights, scale = self._row_weights(classes), np.ravel(self.scales)[0]
+        found = pinned_by_kl(sm.softmax(self._scores(logits, classes)), divergence / weights)
+        return Pinned(
+            radius=found.radius / scale,
+            spread=found.spread / scale,
+            variances=found.variances,
+            margin_fall=found.margin_fall / scale,
+            margin_rise=found.margin_rise / scale,
+            confusion=weights * found.confusion,
+        )
+
+    def zero_margins(self, divergence: Float[np.ndarray, " K"]) -> Float[np.ndarray, " K"] | None:
+        """How far the log-odds of the label may rise from what equal logits give."""
+        K, scale = len(divergence), float(np.min(self.scales))
+        own = np.broadcast_to(np.exp(-scale * np.asarray(self.label_margins)), (K,))
+        kappa = divergence / self._row_weights(np.arange(K))
+        return binary_interval((K - 1) / (K - 1 + own), kappa)[0] / scale
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -261,3 +346,48 @@ class VectorScaling(SoftmaxLoss):
     def offsets(self) -> Any:
         """Logit offsets ``o``."""
         return self.adjustments
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LDAM(SoftmaxLoss):
+    """Label-distribution-aware margins: cross-entropy of ``s z`` with ``s Delta_y`` taken from the label's logit.
+
+    Args:
+        margins: (K,), ``Delta_k`` in the unit of the logits.
+        scale: ``s > 0``, the factor of all logits, without unit.
+
+    Raises:
+        InputError: if a margin is not finite or the scale not positive.
+
+    Source: Cao et al., NeurIPS 2019 (arXiv:1906.07413).
+
+    Example:
+        >>> LDAM([0.5, 0.0]).value(np.zeros((1, 2)), np.array([0])).round(4).tolist()
+        [0.9741]
+        >>> LDAM.of_counts([16, 1]).margins.tolist()
+        [0.25, 0.5]
+    """
+
+    shares_directions: ClassVar[bool] = False
+    margins: Float[Any, " K"] | Any
+    scale: float | Any = 1.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "margins", finite_vector("margins", self.margins))
+        object.__setattr__(self, "scale", positive_float("scale", self.scale))
+
+    @classmethod
+    def of_counts(cls, counts: Any, largest: float | int = 0.5, scale: float | int = 1.0) -> LDAM:
+        """Return the loss with ``Delta_k = largest (n_min/n_k)^(1/4)``."""
+        n = finite_vector("counts", counts, positive=True)
+        return cls(nonnegative_float("largest", largest) * (n.min() / n) ** 0.25, scale)
+
+    @property
+    def scales(self) -> Any:
+        """Logit scale ``s``."""
+        return self.scale
+
+    @property
+    def label_margins(self) -> Any:
+        """Label margins ``Delta``."""
+        return self.margins

@@ -7,20 +7,60 @@ and weights ``v_k`` find ``b`` such that ``r_kj exp(b_j)``, renormalised, satisf
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import numpy as np
 from jaxtyping import Float, Int
 
-from ufm.losses.softmax import label_mask, softmax
+from ufm.losses.softmax import label_mask, softmax, total
 
-NEWTON_STEPS = 60
+NEWTON_STEPS = 200  # of at most 1 each: probabilities of 1e-46 need biases of 100
 RIDGE = 1e-13
+
+
+class Biases(NamedTuple):
+    """Which logits share a bias: column j of row i stands for ``times[i, j]`` logits of bias ``names[i, j]``.
+
+    With neither, column j has bias j.
+    """
+
+    times: Any = None
+    names: Int[np.ndarray, "rows C"] | None = None
+
+    @classmethod
+    def of_columns(cls, times: Any, columns: Int[np.ndarray, "rows C"] | None) -> Biases:
+        """Return the biases of columns named by any numbers, equal ones sharing a bias."""
+        if columns is None:
+            return cls(times)
+        return cls(times, np.unique(columns, return_inverse=True)[1].reshape(columns.shape))
+
+    def pooled(self, values: Float[np.ndarray, "rows C"]) -> Float[np.ndarray, "rows biases"]:
+        """Return, per row and bias, the sum of the values of all logits."""
+        values = values if self.times is None else values * self.times
+        if self.names is None:
+            return values
+        sums = np.zeros((len(values), self.names.max() + 1))
+        np.add.at(sums, (np.arange(len(values))[:, None], self.names), values)
+        return sums
+
+    def spread(self, biases: Float[np.ndarray, " biases"]) -> Float[np.ndarray, "*rows C"]:
+        """Return the bias of every column."""
+        return biases if self.names is None else biases[self.names]
+
+    def without_mean(
+        self, dual: Float[np.ndarray, "rows C"], weights: Float[np.ndarray, " rows"]
+    ) -> Float[np.ndarray, "rows C"]:
+        """Subtract the weighted mean of every bias."""
+        share = weights @ self.pooled(np.ones_like(dual))
+        return dual - self.spread((weights @ self.pooled(dual)) / np.where(share > 0, share, 1.0))
 
 
 def tilted_residual(
     rest: Float[np.ndarray, "rows K"],
     labels: Int[np.ndarray, " rows"],
     weights: Float[np.ndarray, " rows"],
-    smoothing: float,
+    target: Float[np.ndarray, "*rows 1"] | float,
+    biases: Biases | None = None,
 ) -> Float[np.ndarray, "rows K"]:
     """Return ``r - t`` of the tilted distributions, its weighted sum zero to rounding.
 
@@ -32,24 +72,26 @@ def tilted_residual(
         rest: probabilities off the label, zero on it.
         labels: class of every row.
         weights: ``v``.
-        smoothing: ``e`` of the target ``(1-e) onehot + e/K``.
+        target: ``e/K`` of the target ``(1-e) onehot + e/K``.
+        biases: which columns share a bias, and how many logits each stands for.
     """
-    num_classes = rest.shape[1]
-    mask = label_mask(labels, num_classes)
-    r = np.where(mask, np.maximum(1.0 - rest.sum(axis=1, keepdims=True), 0.0), rest)
+    biases = biases or Biases()
+    mask, times = label_mask(labels, rest.shape[1]), biases.times
+    own = np.maximum(1.0 - total(rest, times, keepdims=True), np.finfo(float).eps)  # what rounding may hide
+    r = np.where(mask, own, rest)
     log_r = np.where(r > 0, np.log(np.where(r > 0, r, 1.0)), -np.inf)
-    bias = np.zeros(num_classes)
+    bias = np.zeros(biases.pooled(rest).shape[1])
     for _ in range(NEWTON_STEPS):
-        tilted = softmax(log_r + bias)
-        others = np.where(mask, 0.0, tilted - smoothing / num_classes)
-        residual = np.where(mask, -others.sum(axis=1, keepdims=True), others)
-        slope = weights @ residual
-        scale = weights @ (np.abs(residual) + smoothing / num_classes)
+        tilted = softmax(log_r + biases.spread(bias), times)
+        others = np.where(mask, 0.0, tilted - target)
+        residual = np.where(mask, -total(others, times, keepdims=True), others)
+        slope = weights @ biases.pooled(residual)
+        scale = weights @ biases.pooled(np.abs(residual) + target)
         if np.all(np.abs(slope) <= 4 * np.finfo(float).eps * scale):
             break
-        step = _newton_step(tilted, weights, slope)
+        step = _newton_step(biases.pooled(tilted), weights, slope)
         bias = bias - step / max(1.0, float(np.abs(step).max()))
-    return residual - slope / weights.sum()
+    return biases.without_mean(residual, weights)
 
 
 def _newton_step(

@@ -1,4 +1,7 @@
-"""Metrics of neural collapse, their streaming statistics, and the separability of classes."""
+"""Metrics of neural collapse, their streaming statistics, and the separability of classes.
+
+All of it is NumPy on plain arrays: nothing here knows a model.
+"""
 
 from ufm.metrics.collapse import RANK_TOLERANCE as RANK_TOLERANCE
 from ufm.metrics.collapse import accuracy as accuracy

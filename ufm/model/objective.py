@@ -10,7 +10,6 @@ over 20,000. *Natural* coordinates are ``(W, H, b)`` themselves, where the field
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
@@ -23,7 +22,6 @@ from jaxtyping import Array, Float, Int
 from ufm.losses import Loss
 from ufm.losses.softmax import feature_gradient, weight_gradient
 from ufm.model.devices import Layout
-from ufm.model.problem import Level, Problem, bias_curvature, row_labels, row_multiplicities
 
 Coordinates = Literal["balanced", "natural"]
 
@@ -47,24 +45,9 @@ class Variables(NamedTuple):
 class Scaling(NamedTuple):
     """Factors that take ``(W, H, b)`` to the coordinates: ``V = weight W``, ``G_i = rows_i h_i``, ``B = bias b``."""
 
-    weight: float
-    rows: Float[np.ndarray, " rows"]
-    bias: float
-
-
-def scaling(problem: Problem, level: Level, coordinates: Coordinates) -> Scaling:
-    """Return the factors that take ``(W, H, b)`` to the given coordinates (design equation V, G above).
-
-    The bias has no partner to balance with; it is scaled to unit curvature (`bias_curvature`), if there is one.
-    """
-    rows = row_multiplicities(problem, level).astype(np.float64)
-    if coordinates == "natural":
-        return Scaling(1.0, np.ones_like(rows), 1.0)
-    return Scaling(
-        math.sqrt(problem.weight_decay),
-        np.sqrt(problem.feature_decay * rows),
-        1.0 if problem.bias is None else math.sqrt(bias_curvature(problem)),
-    )
+    weight: Any
+    rows: Float[np.ndarray, "*members rows"]
+    bias: Any
 
 
 @jax.tree_util.register_dataclass
@@ -85,14 +68,14 @@ class Objective:
         layout: how rows are spread over devices and blocks; None: all at once, on one device.
     """
 
-    labels: Int[Array, " rows"]
+    labels: Int[Any, " rows"]
     loss: Loss
-    loss_weights: Float[Array, " rows"]
-    logit_scales: Float[Array, " rows"]
-    weight_decay: Float[Array, ""]
-    row_decays: Float[Array, " rows"]
-    bias_scale: Float[Array, ""]
-    bias_decay: Float[Array, ""]
+    loss_weights: Float[Any, " rows"]
+    logit_scales: Float[Any, " rows"]
+    weight_decay: Float[Any, ""]
+    row_decays: Float[Any, " rows"]
+    bias_scale: Float[Any, ""]
+    bias_decay: Float[Any, ""]
     nonnegative: bool = dataclasses.field(metadata={"static": True})
     layout: Layout | None = dataclasses.field(default=None, metadata={"static": True})
 
@@ -117,6 +100,22 @@ class Objective:
     def residual(self, point: Point) -> Float[Array, "rows K"]:
         """Return ``a_i`` times the gradient of the loss in the logits: all that the gradients depend on."""
         return self.loss_weights[:, None] * self.loss.gradient(self.logits(point), self.labels)
+
+    def weight_slope(
+        self, scaled: Float[Array, "rows K"], features: Float[Array, "rows d"]
+    ) -> Float[Array, "K d"]:
+        """Return the gradient of the loss in the classifier from a residual times `logit_scales`."""
+        return scaled.T @ features
+
+    def feature_slope(
+        self, scaled: Float[Array, "rows K"], weight: Float[Array, "K d"]
+    ) -> Float[Array, "rows d"]:
+        """Return the gradient of the loss in the features from a residual times `logit_scales`."""
+        return scaled @ weight
+
+    def total(self, residual: Float[Array, "rows K"]) -> Float[Array, " K"]:
+        """Return the gradient of the loss in a bias added to the logits."""
+        return residual.sum(axis=0)
 
     def gradient(self, point: Point) -> Point:
         """Return the gradient of the objective, the regulariser included."""
@@ -143,47 +142,13 @@ class Objective:
         cross-entropy); the bilinear map ``(V, G) -> c_i V G_i`` has block norms ``|G|`` and ``|V|``; the cross
         term is at most the norm of the residual.
         """
-        curvature = self.loss.curvature(self.labels, len(point.weight)) * self.loss_weights
+        curvature = self.loss.curvature(self.labels) * self.loss_weights
         kappa = curvature * self.logit_scales**2
         bilinear = jnp.vdot(kappa, jnp.sum(point.features**2, axis=1))
         bilinear += jnp.max(kappa) * jnp.vdot(point.weight, point.weight)
         if point.bias is not None:
             bilinear += self.bias_scale**2 * jnp.sum(curvature)
         return 1 + bilinear + jnp.linalg.norm(self.residual(point) * self.logit_scales[:, None])
-
-
-def build_objective(
-    problem: Problem, level: Level, coordinates: Coordinates, dtype: str, layout: Layout | None = None
-) -> Objective:
-    """Return the objective of ``problem`` at ``level`` in ``coordinates``, its arrays in ``dtype``.
-
-    With a ``layout`` that has more rows than the problem, rows without weight fill it up; they stay zero.
-    """
-    arrays = objective_arrays(problem, level, scaling(problem, level, coordinates), dtype)
-    per_row = {name: arrays.pop(name) for name in ("labels", "loss_weights", "logit_scales", "row_decays")}
-    if layout is None:
-        placed = jax.device_put(per_row | arrays)
-    else:
-        fill = layout.rows - len(per_row["labels"])
-        ends = {"labels": 0, "loss_weights": 0, "logit_scales": 1, "row_decays": 1}
-        filled = {name: np.pad(part, (0, fill), constant_values=ends[name]) for name, part in per_row.items()}
-        placed = jax.device_put(filled, layout.by_row) | jax.device_put(arrays, layout.replicated)
-    return Objective(**placed, nonnegative=problem.features == "nonnegative", layout=layout)
-
-
-def objective_arrays(problem: Problem, level: Level, scales: Scaling, dtype: str) -> dict[str, Any]:
-    """Return the fields of the objective of ``problem`` in NumPy, ready to be stacked or moved to a device."""
-    multiplicities = row_multiplicities(problem, level).astype(np.float64)
-    return {
-        "labels": row_labels(problem, level).astype(np.int32),
-        "loss": loss_arrays(problem.loss, dtype),
-        "loss_weights": (multiplicities / problem.num_samples).astype(dtype),
-        "logit_scales": (1 / (scales.weight * scales.rows)).astype(dtype),
-        "weight_decay": np.asarray(problem.weight_decay / scales.weight**2, dtype),
-        "row_decays": (problem.feature_decay * multiplicities / scales.rows**2).astype(dtype),
-        "bias_scale": np.asarray(1 / scales.bias, dtype),
-        "bias_decay": np.asarray((problem.bias or 0.0) / scales.bias**2, dtype),
-    }
 
 
 def loss_arrays(loss: Loss, dtype: str) -> Loss:
@@ -216,32 +181,40 @@ def _register(loss: type[Loss]) -> None:
 
 
 def to_point(variables: Variables, scales: Scaling, dtype: str, layout: Layout | None = None) -> Point:
-    """Return ``(W, H, b)`` in the coordinates of ``scales``, on the default device or as ``layout`` says."""
-    features = (variables.features * scales.rows[:, None]).astype(dtype, copy=False)
-    if layout is not None and layout.rows > len(features):
+    """Return ``(W, H, b)``, of one problem or stacked, in the coordinates of ``scales``.
+
+    With a ``layout`` on its devices, filled up with rows of zeros; without one in NumPy.
+    """
+    features = (variables.features * scales.rows[..., None]).astype(dtype, copy=False)
+    weight = (variables.weight * np.asarray(scales.weight)[..., None, None]).astype(dtype)
+    bias = variables.bias
+    if bias is not None:
+        bias = (bias * np.asarray(scales.bias)[..., None]).astype(dtype)
+    if layout is None:
+        return Point(weight, features, bias)
+    if layout.rows > len(features):
         features = np.pad(features, ((0, layout.rows - len(features)), (0, 0)))
-    bias = None if variables.bias is None else (variables.bias * scales.bias).astype(dtype)
-    weight = (variables.weight * scales.weight).astype(dtype)
-    by_row, everywhere = (None, None) if layout is None else (layout.by_row, layout.replicated)
     return Point(
-        jax.device_put(weight, everywhere),
-        jax.device_put(features, by_row),
-        None if bias is None else jax.device_put(bias, everywhere),
+        jax.device_put(weight, layout.replicated),
+        jax.device_put(features, layout.by_row),
+        None if bias is None else jax.device_put(bias, layout.replicated),
     )
 
 
 def to_variables(point: Point, scales: Scaling) -> Variables:
-    """Return the point as ``(W, H, b)`` in float64 NumPy, without rows that only fill a layout.
+    """Return a point, or stacked points, as ``(W, H, b)`` in float64 NumPy, without rows that only fill a layout.
 
     Features that are spread over several processes are brought together on each of them.
     """
-    bias = None if point.bias is None else np.asarray(point.bias, np.float64) / scales.bias
     features = point.features
     if isinstance(features, jax.Array) and not features.is_fully_addressable:
         features = multihost_utils.process_allgather(features, tiled=True)
-    rows = np.asarray(features)[: len(scales.rows)]
+    rows = np.asarray(features)[..., : scales.rows.shape[-1], :]
+    bias = point.bias
+    if bias is not None:
+        bias = np.asarray(bias, np.float64) / np.asarray(scales.bias)[..., None]
     return Variables(
-        np.asarray(point.weight, np.float64) / scales.weight,
-        np.divide(rows, scales.rows[:, None], dtype=np.float64),
+        np.asarray(point.weight, np.float64) / np.asarray(scales.weight)[..., None, None],
+        np.divide(rows, scales.rows[..., None], dtype=np.float64),
         bias,
     )

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from ufm.inputs.checks import (
     InputError,
     class_counts,
+    finite_vector,
     nonnegative_float,
     one_of,
     positive_float,
@@ -38,10 +39,13 @@ class Problem:
     Both levels have the same optimal value (Jensen's inequality).
 
     Args:
-        counts: samples per class ``n_k``, at least two positive integers.
-        dim: feature dimension ``d``, at least 1.
-        weight_decay: ``lambda_W > 0``. See `ufm.conventions` for other people's definitions.
-        feature_decay: ``lambda_H > 0``, multiplying every *sample's* squared norm (no ``1/N`` in front).
+        counts: samples per class ``n_k`` of at least two classes: positive numbers, usually integers (a sampler that
+            draws class k with probability ``pi_k`` acts as counts proportional to ``pi_k``), or a mapping from labels
+            to them, taken by sorted label.
+        dim: feature dimension ``d``, at least 1. weight_decay: ``lambda_W > 0``. See `ufm.conventions` for other
+        people's definitions. feature_decay: ``lambda_H > 0``, multiplying every *sample's* squared norm (no ``1/N``
+        in front); one number, or
+            one for the samples of each class (`ufm.conventions.charged`).
         loss: one of `ufm.losses`; parameters given per class must match ``counts``.
         features: ``"nonnegative"`` (features after a ReLU, the main case) or ``"free"``.
         bias: ``None`` for no bias, ``0`` for an unregularised one, else its decay ``lambda_b > 0``.
@@ -58,7 +62,7 @@ class Problem:
     """
 
     # Anything may be passed; `__post_init__` checks it and stores the type on the left.
-    counts: Int[np.ndarray, " K"] | Any
+    counts: Int[np.ndarray, " K"] | Float[np.ndarray, " K"] | Any
     dim: int | Any
     weight_decay: float | Any
     feature_decay: float | Any
@@ -76,7 +80,7 @@ class Problem:
             "counts": counts,
             "dim": positive_integer("dim", self.dim, most=MAX_DIM),
             "weight_decay": positive_float("weight_decay", self.weight_decay),
-            "feature_decay": positive_float("feature_decay", self.feature_decay),
+            "feature_decay": _feature_decay(self.feature_decay, len(counts)),
             "features": one_of("features", self.features, FEATURE_SETS),
             "bias": None if self.bias is None else nonnegative_float("bias", self.bias),
         }
@@ -87,6 +91,10 @@ class Problem:
                 "weight_decay times feature_decay must be representable as a positive number; "
                 f"got {self.weight_decay} and {self.feature_decay}"
             )
+        if self.feature_decays.min() * self.weight_decay <= 0:
+            raise InputError(
+                "weight_decay times every feature_decay must be representable as a positive number"
+            )
 
     @property
     def num_classes(self) -> int:
@@ -94,9 +102,9 @@ class Problem:
         return len(self.counts)
 
     @property
-    def num_samples(self) -> int:
-        """Number of samples ``N = sum_k n_k``."""
-        return int(self.counts.sum())
+    def num_samples(self) -> Any:
+        """Number of samples ``N = sum_k n_k``, an int if all counts are whole."""
+        return self.counts.sum().item()
 
     @property
     def priors(self) -> Float[np.ndarray, " K"]:
@@ -106,7 +114,7 @@ class Problem:
     @property
     def feature_decays(self) -> Float[np.ndarray, " K"]:
         """``lambda_H,k``, what every sample of class k is charged."""
-        return np.broadcast_to(np.float64(self.feature_decay), self.counts.shape)
+        return np.broadcast_to(np.asarray(self.feature_decay, np.float64), self.counts.shape)
 
     @property
     def nuclear_weights(self) -> Float[np.ndarray, " K"]:
@@ -115,8 +123,13 @@ class Problem:
 
     @property
     def nuclear_weight(self) -> float:
-        """``sqrt(lambda_W lambda_H)``, the weight of the equivalent nuclear-norm problem."""
-        return math.sqrt(self.weight_decay) * math.sqrt(self.feature_decay)
+        """``l = sqrt(lambda_W lambda_H)``, the weight of the equivalent nuclear-norm problem.
+
+        Where classes have decays of their own ``lambda_H`` is their mean over samples, what an average sample is
+        charged: the unit in which thresholds are given.
+        """
+        mean = self.feature_decay if np.ndim(self.feature_decay) == 0 else self.priors @ self.feature_decay
+        return math.sqrt(self.weight_decay) * math.sqrt(mean)
 
     @property
     def strength(self) -> float:
@@ -135,8 +148,10 @@ class Problem:
             f"K = {self.num_classes} classes, N = {self.num_samples} samples "
             f"({count_range(self.counts)} per class), d = {self.dim}"
         )
+        low, high = self.feature_decays.min(), self.feature_decays.max()
+        decay = f"{low:g}" if low == high else f"{low:g} to {high:g} by class"
         terms = (
-            f"lambda_W = {self.weight_decay:g}, lambda_H = {self.feature_decay:g}, {type(self.loss).__name__}, "
+            f"lambda_W = {self.weight_decay:g}, lambda_H = {decay}, {type(self.loss).__name__}, "
             f"{self.features} features, {f'bias decay {self.bias:g}' if self.bias else bias}"
         )
         return f"{wrapped(sizes)}\n{wrapped(terms)}"
@@ -150,28 +165,47 @@ class Problem:
         return hash((self.counts.tobytes(), self._scalars()))
 
     def _scalars(self) -> tuple[Any, ...]:
-        return (self.dim, self.weight_decay, self.feature_decay, self.loss, self.features, self.bias)
+        decays = self.feature_decays.tobytes()
+        return (self.dim, self.weight_decay, decays, self.loss, self.features, self.bias)
+
+
+def _feature_decay(value: Any, num_classes: int) -> float | Float[np.ndarray, " K"]:
+    """Return one decay, or one per class if they differ."""
+    if np.ndim(value) == 0:
+        return positive_float("feature_decay", value)
+    decays = finite_vector("feature_decay", value, positive=True)
+    if len(decays) != num_classes:
+        raise InputError(
+            f"feature_decay must be one number or one per class ({num_classes}), got {len(decays)} numbers"
+        )
+    return decays if np.ptp(decays) > 0 else float(decays[0])
 
 
 def row_labels(problem: Problem, level: Level) -> Int[np.ndarray, " rows"]:
     """Return the class of every feature row: one row per class, or one per sample in class order."""
     one_of("level", level, LEVELS)
     classes = np.arange(problem.num_classes)
-    return classes if level == "class" else np.repeat(classes, problem.counts)
+    if level == "class":
+        return classes
+    if problem.counts.dtype.kind == "f":
+        raise InputError("level sample needs whole counts; fractions of samples have only a class level")
+    return np.repeat(classes, problem.counts)
 
 
-def row_multiplicities(problem: Problem, level: Level) -> Int[np.ndarray, " rows"]:
+def row_multiplicities(
+    problem: Problem, level: Level
+) -> Int[np.ndarray, " rows"] | Float[np.ndarray, " rows"]:
     """Return ``m_i``, the number of samples that every feature row stands for."""
     one_of("level", level, LEVELS)
-    return problem.counts if level == "class" else np.ones(problem.num_samples, dtype=np.int64)
+    return problem.counts if level == "class" else np.ones(len(row_labels(problem, level)), dtype=np.int64)
 
 
-def bias_curvature(problem: Problem) -> float:
-    """Return the typical curvature of the objective in the bias near the optimum.
+def bias_curvature(problem: Any) -> Any:
+    """Return the typical curvature of the objective in the bias near the optimum, of a problem or of a stack of them.
 
-    ``lambda_b + sqrt(lambda_W lambda_H) mean_k sqrt(n_k)``, at most 1: at the optimum of cross-entropy the
-    probabilities off the target are of order ``N sqrt(lambda_W lambda_H) / (K sqrt(n_k))``. It only sets the
+    ``lambda_b + mean_k l_k sqrt(n_k)`` with ``l_k = sqrt(lambda_W lambda_H,k)``, the second term at most 1: at the
+    optimum of cross-entropy the probabilities off the target are of order ``N l_k / (K sqrt(n_k))``. It only sets the
     units in which the solver moves the bias and in which the residual is measured.
     """
-    spread = problem.nuclear_weight * float(np.sqrt(problem.counts).mean())
-    return (problem.bias or 0.0) + min(spread, 1.0)
+    spread = np.mean(problem.nuclear_weights * np.sqrt(problem.counts), axis=-1)
+    return (0.0 if problem.bias is None else problem.bias) + np.minimum(spread, 1.0)

@@ -25,29 +25,40 @@ constant added to each row, and that costs norm of W); it is continuous and decr
 l, and unbounded for l -> 0, where L has no minimiser.
 
 So a scalar equation is left. For any l the optimum scaled to meet the caps is a feasible point and the bound
-above a certificate for it, off by the *square* of ``t - 1``; the search for l stops when this gap closes.
+above a certificate for it, off by the *square* of ``t - 1``; the search for l stops when this gap closes. What
+``t`` is off by is the *residual* of the penalised solution over a curvature that vanishes where classes merge,
+while its own gap is off by the square of that: so the residual, not the gap, is what must be small.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
+from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Float
+from scipy import optimize
 
 from ufm.duality.polar import ROUNDING
-from ufm.inputs.checks import InputError, finite_vector, positive_float, positive_integer
+from ufm.inputs.checks import InputError, finite_vector, gap_tolerance, positive_float, positive_integer
 from ufm.losses import WeightedCrossEntropy
 from ufm.model.problem import FeatureSet, Problem
-from ufm.models.root import Root
+from ufm.solvers.settings import RESIDUALS
 from ufm.solvers.solution import Solution
 from ufm.solvers.solve import solve
 
-#: Most solves spent on one scalar equation.
-MAX_SOLVES = 60
-#: The penalised problem is solved this much more exactly than the capped one.
-INNER = 0.1
+#: Most iterations of one scalar equation, once its root is bracketed.
+MAX_ITERATIONS = 60
+#: The penalised problem is solved to this multiple of the gap of the capped one,
+INNER_GAP = 0.1
+#: and to this multiple of its square root in the residual, which leaves ``t`` exact enough at curvatures of 1e-3.
+INNER_RESIDUAL = 1e-4
+#: Gap and residual of the solutions that decide about the ratio of collapse: what float64 can show.
+EXACT_GAP, EXACT_RESIDUAL = 1e-13, 1e-11
+#: Accuracy that the ratio of collapse keeps with them.
+BEST_ACCURACY = 1e-9
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -155,7 +166,7 @@ def solve_layer_peeled(
 
     Args:
         model: the model.
-        tol: relative gap to certify.
+        tol: relative gap to certify, below 1.
         seed: of the random start.
         start: the solution of a similar model, to start from.
         max_steps: step limit of every penalised problem.
@@ -168,26 +179,44 @@ def solve_layer_peeled(
         >>> solution.certified, round(float(np.mean(solution.weight**2)) * 8, 9)
         (True, 1.0)
     """
-    tol = positive_float("tol", tol)
-    first = _balanced_price(model) if start is None else start.nuclear_weight
-    search = Root(math.log(first), step=0.4 if start is None else 0.05)
-    warm = None if start is None else (start.weight, start.features)
-    best: LayerPeeledSolution | None = None
-    while best is None or not (best.certified or search.finished):
-        price = math.exp(search.next)
-        found = solve(model.penalised(price), seed=seed, tol=INNER * tol, max_steps=max_steps, start=warm)
-        excess = _norms_product(found) / model.reach - 1
-        search.tell(-excess)
-        if excess > -1:
-            candidate = _onto_caps(model, found, price, tol, search.evaluations)
-            warm = (candidate.weight, candidate.features)
-            if best is None or not candidate.relative_gap > best.relative_gap:
-                best = candidate
-        if search.evaluations >= MAX_SOLVES:
-            break
-    if best is None:
+    trials = _Trials(model, gap_tolerance("tol", tol), seed, max_steps, start)
+    first, step = (_balanced_price(model), 0.4) if start is None else (start.nuclear_weight, 0.05)
+    _crossing(trials.excess, math.log(first), step)
+    if trials.best is None:
         raise InputError(f"caps of product {model.reach:g} are too small for floating-point arithmetic")
-    return best
+    return dataclasses.replace(trials.best, solves=trials.solves)
+
+
+class _Trials:
+    """Penalised problems solved so far, each from the one before, and the best point within the caps."""
+
+    def __init__(
+        self, model: LayerPeeled, tol: float, seed: int, max_steps: int, start: LayerPeeledSolution | None
+    ) -> None:
+        self.model, self.tol, self.solves = model, tol, 0
+        self.best: LayerPeeledSolution | None = None
+        self.warm = None if start is None else (start.weight, start.features)
+        self.solve = functools.partial(
+            solve,
+            seed=seed,
+            tol=INNER_GAP * tol,
+            residual_tol=min(INNER_RESIDUAL * math.sqrt(tol), RESIDUALS["float64"][0]),
+            max_steps=max_steps,
+        )
+
+    def excess(self, log_price: float) -> float:
+        """Return ``t - 1`` at a price, or 0 to end the search when the gap within the caps is closed."""
+        price = math.exp(log_price)
+        found = self.solve(self.model.penalised(price), start=self.warm)
+        self.solves += 1
+        excess = _norms_product(found) / self.model.reach - 1
+        if not excess > -1:
+            return -1.0
+        candidate = _onto_caps(self.model, found, price, self.tol)
+        self.warm = (candidate.weight, candidate.features)
+        if self.best is None or not candidate.relative_gap > self.best.relative_gap:
+            self.best = candidate
+        return 0.0 if candidate.certified else excess
 
 
 def collapse_ratio(
@@ -210,7 +239,7 @@ def collapse_ratio(
         num_minority: number of minority classes, B >= 2.
         weight_cap: ``E_W``.
         feature_cap: ``E_H``.
-        accuracy: relative accuracy of ``R_0``.
+        accuracy: relative accuracy of ``R_0``, at least 1e-9.
 
     Raises:
         InputError: naming the argument, its value and the requirement.
@@ -218,24 +247,61 @@ def collapse_ratio(
     Source: minority collapse of Fang, He, Long, Su, PNAS 2021 (arXiv:2101.12699).
 
     Example:
-        >>> round(collapse_ratio(5, 5), 2)
-        12.19
+        >>> round(collapse_ratio(5, 5), 5)
+        12.19245
     """
     majority = positive_integer("num_majority", num_majority)
     minority = positive_integer("num_minority", num_minority)
     if minority < 2:
         raise InputError(f"num_minority must be at least 2 (one class has no twin), got {minority}")
     accuracy = positive_float("accuracy", accuracy)
-    search, warm = Root(math.log(4.0), step=1.0), None
-    while not (search.width <= accuracy or search.finished or search.evaluations >= MAX_SOLVES):
-        counts = np.repeat([math.exp(search.next), 1.0], [majority, minority])
+    if accuracy < BEST_ACCURACY:
+        raise InputError(f"accuracy must be at least {BEST_ACCURACY:g}, got {accuracy:g}")
+    merged: tuple[np.ndarray, np.ndarray] | None = None
+
+    def excess(log_ratio: float) -> float:
+        nonlocal merged
+        counts = np.repeat([math.exp(log_ratio), 1.0], [majority, minority])
         model = LayerPeeled(counts, majority + minority, weight_cap, feature_cap)
-        found = solve(model.penalised(1 / counts.sum()), start=warm)
-        warm = found
-        search.tell(_norms_product(found) / model.reach - 1)
-        if abs(search.last) <= accuracy / 10:
-            break
-    return math.exp(search.next)
+        problem = model.penalised(1 / counts.sum())
+        if merged is None:
+            merged = _merged(solve(problem), majority)
+        found = solve(problem, start=merged, tol=EXACT_GAP, residual_tol=EXACT_RESIDUAL)
+        merged = _merged(found, majority)
+        return _norms_product(found) / model.reach - 1
+
+    return math.exp(_crossing(excess, math.log(4.0), -1.0, accuracy / 2))
+
+
+def _merged(solution: Solution, majority: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return a solution with one minority row, which is what it has at its threshold.
+
+    There nothing pulls minority rows together to first or second order: from rows apart the solver creeps.
+    """
+    weight, features = solution.weight.copy(), solution.features.copy()
+    for rows in (weight, features):
+        rows[majority:] = rows[majority:].mean(axis=0)
+    return weight, features
+
+
+def _crossing(function: Callable[[float], float], first: float, step: float, width: float = 1e-15) -> float:
+    """Return where a function crosses zero: growing steps bracket it, Brent's method narrows it to ``width``.
+
+    Args:
+        function: expensive; decreasing for a positive ``step``, increasing for a negative one.
+        first: where to look first.
+        step: the first step, taken where the function is positive, and back where it is negative.
+        width: absolute accuracy.
+    """
+    value = functools.cache(function)
+    if value(first) == 0:
+        return first
+    sign = math.copysign(1.0, value(first))
+    near, far = first, first + sign * step
+    while sign * value(far) > 0:
+        step *= 3
+        near, far = far, far + sign * step
+    return optimize.brentq(value, near, far, xtol=width, maxiter=MAX_ITERATIONS, disp=False)
 
 
 def _balanced_price(model: LayerPeeled) -> float:
@@ -248,9 +314,7 @@ def _norms_product(solution: Solution) -> float:
     return float(np.linalg.norm(solution.weight) * np.linalg.norm(solution.features))
 
 
-def _onto_caps(
-    model: LayerPeeled, found: Solution, price: float, tol: float, solves: int
-) -> LayerPeeledSolution:
+def _onto_caps(model: LayerPeeled, found: Solution, price: float, tol: float) -> LayerPeeledSolution:
     """Scale a solution of the penalised problem to meet both caps, and bound the capped problem."""
     K = len(model.counts)
     weight = found.weight * (math.sqrt(K * model.weight_cap) / np.linalg.norm(found.weight))
@@ -263,5 +327,5 @@ def _onto_caps(
         objective=model.data_loss(weight, features),
         lower_bound=found.certificate.lower_bound - price * model.reach,
         tol=tol,
-        solves=solves,
+        solves=0,
     )

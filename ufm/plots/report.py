@@ -1,4 +1,7 @@
-"""The figure of a verification: learned beside predicted."""
+"""The figure of a verification: learned beside predicted, class by class.
+
+The last panel is how the solver got there, or, without a history, every error over its tolerance.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +16,17 @@ from ufm.plots.style import (
     BLUE,
     GREEN,
     ORANGE,
+    PAGE,
     PURPLE,
     SHADE,
     SKY,
-    STYLE,
     VERMILLION,
     YELLOW,
+    canvas,
+    round_below,
 )
 from ufm.theory.prediction import Prediction
-from ufm.verification.report import Report
+from ufm.verification.report import Report, Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,7 +35,9 @@ if TYPE_CHECKING:
 #: Gram matrices of more classes are shown in blocks, one pixel each.
 LARGEST_IMAGE = 100
 #: Up to this many classes every class has its tick label.
-LABELLED_CLASSES = 20
+LABELLED_CLASSES = 12
+#: Heights of the two rows of panels in inches, and of one row name in the panel of tolerances.
+ABOVE, BELOW, ROW = 1.9, 2.3, 0.115
 
 
 def report_figure(report: Report, prediction: Prediction | None = None) -> Figure:
@@ -48,23 +55,21 @@ def report_figure(report: Report, prediction: Prediction | None = None) -> Figur
         A matplotlib figure; write it with `ufm.plots.style.save_figure`.
     """
     prediction = report.prediction if prediction is None else prediction
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(10.5, 5.4), layout="constrained")
-        FigureCanvasAgg(figure)
-        halves: Any = figure.subfigures(2, 1, height_ratios=(1.05, 1.0), hspace=0.03)
-        above, below = halves
+    judged = [] if len(report.history) > 1 else _judged(report)
+    below = max(BELOW, 1.0 + ROW * len(judged))
+    with canvas(PAGE, ABOVE + below) as figure:
+        halves: Any = figure.subfigures(2, 1, height_ratios=(ABOVE, below))
         order = np.argsort(-report.measured.statistics.counts, kind="stable")
-        _gram_panels(above, report, prediction, order)
-        *panels, last = below.subplots(1, 4)
+        _gram_panels(halves[0], report, prediction, order)
+        *panels, last = halves[1].subplots(1, 4)
         _class_panels(panels, report, prediction, order)
+        halves[1].legend(*panels[0].get_legend_handles_labels(), loc="outside lower left")
         if len(report.history) > 1:
             _convergence_panel(last, report.history)
+            if last.get_legend_handles_labels()[0]:
+                halves[1].legend(*last.get_legend_handles_labels(), loc="outside lower right", ncols=4)
         else:
-            _tolerance_panel(last, report)
+            _tolerance_panel(last, judged)
         titled = [axes for axes in figure.axes if axes.get_title(loc="left")]
         for letter, axes in zip("abcdefgh", titled, strict=False):
             axes.set_title(f"({letter}) {axes.get_title(loc='left')}", loc="left")
@@ -82,22 +87,22 @@ def _gram_panels(
         product = rf"$\langle {letter}_k, {letter}_l\rangle$"
         seen = getattr(measured, f"gram_{name}")
         if prediction is None:
-            cosine = rf"$\cos({letter}_k, {letter}_l)$ measured"
-            contents.append((f"{product} measured", seen, cosine, cosines(rows)))
+            cosine = rf"$\cos({letter}_k, {letter}_l)$"
+            contents.append((product, seen, cosine, cosines(rows)))
         else:
             wanted = getattr(prediction, f"gram_{name}")
-            contents.append((f"{product} measured", seen, f"{product} predicted", wanted))
+            contents.append((f"{product} measured", seen, "predicted", wanted))
     for pair, (title, first, other_title, second) in zip((panels[:2], panels[2:]), contents, strict=True):
         blocks = [_blocks(matrix[np.ix_(order, order)]) for matrix in (first, second)]
         if prediction is not None:
             _image(pair[0], title, blocks[0], order, _colours(blocks))
             shown = _image(pair[1], other_title, blocks[1], order, _colours(blocks))
-            _colour_bar(figure, shown, list(pair), "inner product", len(order))
+            _colour_bar(figure, shown, list(pair), len(order))
             continue
         scales = (_colours(blocks[:1]), {"cmap": "PuOr", "vmin": -1.0, "vmax": 1.0})
         for axes, text, block, scale in zip(pair, (title, other_title), blocks, scales, strict=True):
-            _colour_bar(figure, _image(axes, text, block, order, scale), [axes], "", len(order))
-    panels[0].set_ylabel("class" if len(order) <= LABELLED_CLASSES else "rank of class by count")
+            _colour_bar(figure, _image(axes, text, block, order, scale), [axes], len(order))
+    panels[0].set_ylabel(_class_label(len(order)))
 
 
 def _image(
@@ -112,16 +117,22 @@ def _image(
     return shown
 
 
-def _colour_bar(figure: Any, shown: Any, axes: list[Axes], label: str, num_classes: int) -> None:
-    """A colour bar; on the asinh scale with ticks at the ends, a tenth of them, and zero."""
-    bar = figure.colorbar(shown, ax=axes, shrink=0.7, pad=0.03, aspect=22)
+def _colour_bar(figure: Any, shown: Any, axes: list[Axes], num_classes: int) -> None:
+    """A colour bar with round ticks; on the asinh scale near the ends, at a tenth of that, and zero."""
+    from matplotlib.ticker import MaxNLocator
+
+    bar = figure.colorbar(shown, ax=axes, shrink=0.8, pad=0.03, aspect=16)
     bar.outline.set_linewidth(0.4)
     if hasattr(shown.norm, "linear_width"):
-        ticks = shown.norm.vmax * np.array([-1.0, -0.1, 0.0, 0.1, 1.0])
-        bar.set_ticks(ticks, labels=[f"{tick:.3g}".replace("-", "\N{MINUS SIGN}") for tick in ticks])
+        top = round_below(shown.norm.vmax)
+        near_zero = shown.norm(top / 10) < 0.62  # the labels would overlap
+        ticks = top * (np.array([-1.0, 0.0, 1.0]) if near_zero else np.array([-1.0, -0.1, 0.0, 0.1, 1.0]))
+        bar.set_ticks(ticks, labels=[f"{tick:.12g}".replace("-", "\N{MINUS SIGN}") for tick in ticks])
         bar.minorticks_off()
-    blocked = "" if num_classes <= LARGEST_IMAGE else "largest in block"
-    bar.set_label(", ".join(part for part in (label, blocked) if part))
+    else:
+        bar.locator = MaxNLocator(4, steps=[1, 2, 5, 10])
+    if num_classes > LARGEST_IMAGE:
+        bar.set_label("largest in block")
 
 
 def _blocks(matrix: Float[np.ndarray, "K K"]) -> Float[np.ndarray, "m m"]:
@@ -156,14 +167,16 @@ def _class_axis(axes: Axes, order: Int[np.ndarray, " K"], which: str) -> None:
     K = len(order)
     if K <= LABELLED_CLASSES:
         axis.set_ticks(np.arange(1, K + 1), [str(k) for k in order])
-        label = "class, by decreasing count"
     else:
         from matplotlib.ticker import MaxNLocator
 
-        axis.set_major_locator(MaxNLocator(nbins=4, integer=True, steps=[1, 2, 5, 10]))
-        label = "rank of class by count"
+        axis.set_major_locator(MaxNLocator(nbins=3, integer=True, steps=[1, 2, 5, 10]))
     if which == "x":
-        axes.set_xlabel(label)
+        axes.set_xlabel(_class_label(K))
+
+
+def _class_label(K: int) -> str:
+    return "class, by count" if K <= LABELLED_CLASSES else "rank by count"
 
 
 def _class_panels(
@@ -171,9 +184,9 @@ def _class_panels(
 ) -> None:
     measured = report.measured
     contents = (
-        ("norms of class means", r"$|h_k|$", measured.norms, "norms", BLUE),
-        ("norms of classifier rows", r"$|w_k|$", measured.weight_norms, "weight_norms", GREEN),
-        ("margins", r"$M_k$ (nats)", measured.margins, "margins", VERMILLION),
+        ("class means", r"norm $|h_k|$", measured.norms, "norms", BLUE),
+        ("classifier rows", r"norm $|w_k|$", measured.weight_norms, "weight_norms", GREEN),
+        ("margins", r"margin $M_k$ (nats)", measured.margins, "margins", VERMILLION),
     )
     for axes, (title, label, values, name, colour) in zip(panels, contents, strict=True):
         wanted = None if prediction is None else getattr(prediction, name)[order]
@@ -182,7 +195,6 @@ def _class_panels(
         axes.set_title(title, loc="left")
         axes.set_ylabel(label)
         _class_axis(axes, order, "x")
-    panels[0].legend(loc="best")
 
 
 def _collapsed(report: Report, prediction: Prediction | None) -> Bool[np.ndarray, " K"]:
@@ -200,7 +212,7 @@ def _shade(axes: Axes, collapsed: Bool[np.ndarray, " K"]) -> None:
 def _dots_on_curve(axes: Axes, measured: np.ndarray, predicted: np.ndarray | None, colour: str) -> None:
     K = len(measured)
     rank = np.arange(1, K + 1)
-    size, width = (22.0, 1.2) if K <= LABELLED_CLASSES else (14.0, 0.8)
+    size, width = (14.0, 1.0) if K <= LABELLED_CLASSES else (8.0, 0.7)
     axes.scatter(
         rank, measured, s=size, color=colour, label="measured", zorder=2, linewidths=0, rasterized=K > 500
     )
@@ -215,7 +227,9 @@ def _dots_on_curve(axes: Axes, measured: np.ndarray, predicted: np.ndarray | Non
 
 
 def _convergence_panel(axes: Axes, history: tuple[dict[str, Any], ...]) -> None:
-    """Relative gap, residual and every recorded metric of neural collapse over the steps."""
+    """Relative gap, residual and every recorded metric of neural collapse over the steps; escape moves are lines."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+
     labels = {"relative_gap": "relative duality gap", "residual": "KKT residual"}
     names = [name for name in labels if name in history[0]]
     names += [name for name in history[0] if name.startswith("nc") and name not in names]
@@ -228,17 +242,27 @@ def _convergence_panel(axes: Axes, history: tuple[dict[str, Any], ...]) -> None:
         if np.any(good):
             label = labels.get(name, name.upper())
             axes.semilogy(steps[good], values[good], color=colours[number], ls=styles[number], label=label)
+    escapes = [record["step"] for record in history if "escape" in (record.get("event") or "")]
+    for number, step in enumerate(escapes):
+        axes.axvline(step, color=BLACK, lw=0.6, ls=(0, (1, 2)), label=None if number else "escape move")
+    axes.yaxis.set_major_locator(LogLocator(numticks=6))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
     axes.set_title("convergence", loc="left")
     axes.set_xlabel("step")
     axes.set_ylabel("relative size")
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(loc="best")
 
 
-def _tolerance_panel(axes: Axes, report: Report) -> None:
-    """Every judged row: its error over its tolerance; right of the line it fails."""
+def _judged(report: Report) -> list[tuple[Row, float]]:
+    """Every judged row that has a tolerance, and its error over it."""
     judged = [row for row in report.rows if row.verdict in ("pass", "fail")]
-    pairs = [(row, row.error / row.tolerance) for row in judged if row.tolerance and row.error is not None]
+    return [(row, row.error / row.tolerance) for row in judged if row.tolerance and row.error is not None]
+
+
+def _tolerance_panel(axes: Axes, pairs: list[tuple[Row, float]]) -> None:
+    """Every judged row: its error over its tolerance; right of the line it fails."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
     if not pairs:
         axes.axis("off")
         axes.set_title("nothing judged", loc="left")
@@ -247,10 +271,13 @@ def _tolerance_panel(axes: Axes, report: Report) -> None:
     ratios = np.array([max(ratio, 1e-6) for _, ratio in pairs])
     height = np.arange(len(rows))[::-1]
     failed = np.array([row.verdict == "fail" for row in rows])
-    axes.scatter(ratios[~failed], height[~failed], s=16, color=BLUE, linewidths=0)
-    axes.scatter(ratios[failed], height[failed], s=22, color=VERMILLION, marker="X", linewidths=0)
+    axes.scatter(ratios[~failed], height[~failed], s=10, color=BLUE, linewidths=0)
+    axes.scatter(ratios[failed], height[failed], s=16, color=VERMILLION, marker="X", linewidths=0)
     axes.axvline(1.0, color=BLACK, linewidth=0.8)
     axes.set_xscale("log")
-    axes.set_yticks(height, [row.name for row in rows], fontsize=6)
-    axes.set_xlabel("error / tolerance")
-    axes.set_title("dots pass, crosses fail", loc="left")
+    axes.xaxis.set_major_locator(LogLocator(numticks=3))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_ylim(-0.7, len(rows) - 0.3)
+    axes.set_yticks(height, [row.name for row in rows])
+    axes.set_xlabel("error / tolerance\n(dots pass, crosses fail)")
+    axes.set_title("verdicts", loc="left")

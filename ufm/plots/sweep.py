@@ -13,7 +13,7 @@ import xarray as xr
 
 from ufm.inputs.checks import InputError
 from ufm.inputs.files import write_output
-from ufm.plots.style import BLACK, BLUE, GREEN, ORANGE, STYLE, SUFFIXES, VERMILLION, save_figure
+from ufm.plots.style import BLACK, BLUE, GREEN, ORANGE, PAGE, SUFFIXES, VERMILLION, canvas, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -96,25 +96,18 @@ def slices(dataset: xr.Dataset, drawn: list[str]) -> Iterator[tuple[str, xr.Data
 
 def sweep_figure(dataset: xr.Dataset) -> Figure:
     """Return the figure of a data set with one or two axes: curves, or maps of the number of collapsed classes."""
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context(STYLE):
-        if dataset.status.ndim == 1:
-            figure = Figure(figsize=(9.6, 2.6), layout="constrained")
-            FigureCanvasAgg(figure)
-            _curves(list(figure.subplots(1, 4)), dataset)
+    curves = dataset.status.ndim == 1
+    with canvas(PAGE, 2.0 if curves else 2.3) as figure:
+        if curves:
+            _curves(figure, list(figure.subplots(1, 4)), dataset)
         else:
-            figure = Figure(figsize=(9.6, 3.0), layout="constrained")
-            FigureCanvasAgg(figure)
             draw_phases(figure, list(figure.subplots(1, 3)), dataset)
         if dataset.attrs.get("title"):
-            figure.suptitle(dataset.attrs["title"], fontsize=8.5)
+            figure.suptitle(dataset.attrs["title"])
     return figure
 
 
-def _curves(panels: list[Axes], dataset: xr.Dataset) -> None:
+def _curves(figure: Figure, panels: list[Axes], dataset: xr.Dataset) -> None:
     """Margins and norms of the largest and the smallest class, and how many classes collapse."""
     from matplotlib.ticker import MaxNLocator
 
@@ -131,20 +124,25 @@ def _curves(panels: list[Axes], dataset: xr.Dataset) -> None:
     for axes, (label, (name, predicted)) in zip(panels, quantities.items(), strict=False):
         for (who, where), colour, marker in zip(ends.items(), (BLUE, ORANGE), "os", strict=True):
             rows = np.arange(len(x))
-            axes.plot(x, dataset[predicted].values[rows, where], color=BLACK, linewidth=0.9, zorder=1)
+            wanted = dataset[predicted].values[rows, where]
+            label_once = "predicted" if who == "largest class" else None
+            axes.plot(x, wanted, color=BLACK, linewidth=0.9, zorder=1, label=label_once)
             axes.plot(x, dataset[name].values[rows, where], marker, color=colour, markersize=3, label=who)
         axes.set_ylabel(label)
-    panels[0].legend()
-    panels[3].plot(x, _known(dataset), color=BLACK, linewidth=0.9, drawstyle="steps-mid", label="predicted")
+    panels[3].plot(x, _known(dataset), color=BLACK, linewidth=0.9, drawstyle="steps-mid")
     solved = np.where(dataset.status == "missing", np.nan, dataset.num_collapsed)
-    panels[3].plot(x, solved, "o", color=GREEN, markersize=3, label="solved")
+    panels[3].plot(x, solved, "D", color=GREEN, markersize=3, label="all classes")
     panels[3].set_ylabel("collapsed classes")
     panels[3].yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    panels[3].legend()
+    handles = [handle for axes in (panels[0], panels[3]) for handle in axes.get_legend_handles_labels()[0]]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     for axes in panels:
         axes.set_xlabel(LABELS.get(dim, dim))
         if logarithmic(x):
             axes.set_xscale("log")
+            _label_sparsely(axes.xaxis, x)
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(4))
 
 
 def _last_smallest(counts: np.ndarray) -> np.ndarray:
@@ -180,9 +178,13 @@ def draw_phases(figure: Figure, panels: list[Axes], dataset: xr.Dataset) -> None
         gaps = np.log10(np.maximum(dataset.relative_gap.values, 1e-16))
         shown = panels[2].pcolormesh(x, y, gaps, cmap="magma", vmin=-16, vmax=-6, rasterized=True)
         panels[2].set_title("certificate", loc="left")
-        figure.colorbar(shown, ax=panels[2], label=r"$\log_{10}$ relative duality gap")
-    for axes in panels:
+        figure.colorbar(
+            shown, ax=panels[2], label=r"$\log_{10}$ relative gap", ticks=[-16, -14, -12, -10, -8, -6]
+        )
+    for number, axes in enumerate(panels):
         _map_axes(axes, dataset)
+        if number:
+            axes.set_ylabel("")
 
 
 def _mark_mismatches(axes: Axes, dataset: xr.Dataset) -> None:
@@ -206,7 +208,7 @@ def _mark_mismatches(axes: Axes, dataset: xr.Dataset) -> None:
                 label=label,
             )
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(loc="upper left", facecolor="white", frameon=True, framealpha=0.8)
+        axes.figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", ncols=2)
 
 
 def _map_axes(axes: Axes, dataset: xr.Dataset) -> None:
@@ -222,12 +224,16 @@ def _map_axes(axes: Axes, dataset: xr.Dataset) -> None:
 
 
 def _label_sparsely(axis: Axis, values: np.ndarray) -> None:
-    """Label powers of ten, over short ranges also twice and five times them; matplotlib would let labels overlap."""
-    from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullFormatter
+    """Label powers of ten, over short ranges also three or two and five times them: matplotlib's would overlap."""
+    from matplotlib.ticker import FuncFormatter, LogFormatterSciNotation, LogLocator, NullFormatter
 
-    short = np.max(values) < 100 * np.min(values)
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if short else (1,)))
-    axis.set_major_formatter(LogFormatterSciNotation(minor_thresholds=(np.inf, np.inf)))
+    low, high = np.min(values), np.max(values)
+    subs = (1, 2, 5) if high < 12 * low else (1, 3) if high < 100 * low else (1,)
+    axis.set_major_locator(LogLocator(subs=subs, numticks=5))
+    powers = LogFormatterSciNotation(minor_thresholds=(np.inf, np.inf))
+    powers.set_axis(axis)
+    plain = low > 1e-4 and high < 1e4 and high < 100 * low
+    axis.set_major_formatter(FuncFormatter(lambda value, place: f"{value:g}") if plain else powers)
     axis.set_minor_formatter(NullFormatter())
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import textwrap
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from jaxtyping import Float, Int
 from ufm.inputs.checks import class_counts
 from ufm.losses import WeightedCrossEntropy
 from ufm.model.problem import Problem
+from ufm.text import wrapped
 from ufm.theory import (
     Prediction,
     collapse_counts,
@@ -21,7 +21,6 @@ from ufm.theory import (
     predict,
 )
 
-_WIDTH = 80
 _LISTED = 8
 
 
@@ -79,7 +78,7 @@ class Advice:
     def lines(self) -> list[str]:
         """Return the advice as lines of at most 80 columns."""
         paragraphs = [self._collapse(), *self._danger(), self._decay(), self._weights(), *self._samples()]
-        return [line for text in paragraphs for line in textwrap.wrap(text, _WIDTH, subsequent_indent="  ")]
+        return [line for text in paragraphs for line in wrapped(text).splitlines()]
 
     def __str__(self) -> str:
         return "\n".join(self.lines())

@@ -22,6 +22,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ufm.model.objective import Coordinates, Objective, Point
 from ufm.solvers.row_pass import Classifier, Move, Moved, move_part, nothing_kept, pass_over_rows
+from ufm.solvers.settings import SETTINGS
 
 #: A step is taken back if it met this many times the curvature that it was made for.
 TOO_LONG = 20
@@ -83,7 +84,7 @@ class Accelerated:
         True
     """
 
-    window: int = 8
+    window: int = SETTINGS["window"].default
     coordinates: Coordinates = dataclasses.field(default="balanced", init=False)
     descends: bool = dataclasses.field(default=True, init=False)
 

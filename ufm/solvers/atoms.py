@@ -67,11 +67,11 @@ def strengths(
 ) -> Float[np.ndarray, " atoms"]:
     """Return near-optimal strengths: the slope of the objective in each, on class-mean logits, brought to zero.
 
-    The class-mean logits move by ``sum_a theta_a u_a w_a / (sqrt(n) sqrt(lambda_W lambda_H))``. More than
+    The class-mean logits move by ``sum_a theta_a u_a w_a / (sqrt(n) l_k)``. More than
     four digits would be wasted: the steps that follow find them faster.
     """
     classes = np.arange(problem.num_classes)
-    reach = 1 / (np.sqrt(problem.counts) * problem.nuclear_weight)
+    reach = 1 / (np.sqrt(problem.counts) * problem.nuclear_weights)
     weights = (problem.priors * reach)[:, None]
 
     def slope(theta: np.ndarray) -> np.ndarray:
@@ -81,7 +81,7 @@ def strengths(
 
     # Bracket, then regula falsi (Illinois) for all at once: exact when atoms touch disjoint classes, as most do.
     low = np.zeros(len(atoms.u))
-    high = np.full(len(atoms.u), problem.nuclear_weight * np.sqrt(problem.counts).min())
+    high = np.full(len(atoms.u), (problem.nuclear_weights * np.sqrt(problem.counts)).min())
     at_low, at_high = slope(low), slope(high)
     for _ in range(DOUBLINGS):
         short = at_high < 0

@@ -18,14 +18,12 @@ from jax.experimental import multihost_utils
 
 from ufm.inputs.checks import CheckpointError, InputError
 from ufm.inputs.files import open_archive, replacing
-from ufm.model.objective import to_variables
 from ufm.model.processes import agreed, is_first_process
-from ufm.solvers.judge import Judge
-from ufm.solvers.run import Run
+from ufm.solvers.batch import Alone
+from ufm.solvers.course import Course
 
 #: Changes when the contents of a checkpoint do.
-FORMAT = 2
-RUN_FIELDS = ("steps", "caution", "retreats", "calmed", "event", "history")
+FORMAT = 3
 
 
 @dataclasses.dataclass
@@ -55,23 +53,24 @@ class Checkpoints:
         if self.path.exists():
             raise InputError(f"checkpoint {self.path} exists; resume from it, give another file or delete it")
 
-    def keep(self, run: Run, judge: Judge, now: bool = False) -> None:
-        """Write a checkpoint if it is time to, or ``now``."""
+    def keep(self, device: Alone, course: Course, now: bool = False) -> None:
+        """Write a checkpoint if it is time to, or ``now``; not twice at one step."""
+        if self.last_step == course.steps:
+            return
         if agreed(now or time.monotonic() - self.written >= self.every):
-            self.write(run, judge)
-            self.written, self.last_step = time.monotonic(), run.steps
+            self.write(device, course)
+            self.written, self.last_step = time.monotonic(), course.steps
 
-    def write(self, run: Run, judge: Judge) -> None:
+    def write(self, device: Alone, course: Course) -> None:
         """Write a checkpoint; raise `CheckpointError` if that fails, in every process."""
-        leaves = [_on_host(leaf, run) for leaf in jax.tree.leaves(run.state)]
-        failure = self._replace(run, judge, leaves) if is_first_process() else None
+        leaves = [_on_host(leaf, device) for leaf in jax.tree.leaves(device.state)]
+        failure = self._replace(course, leaves) if is_first_process() else None
         if agreed(failure is not None):
             raise CheckpointError(failure or f"the first process cannot write checkpoint {self.path}")
 
-    def _replace(self, run: Run, judge: Judge, leaves: list[np.ndarray]) -> str | None:
+    def _replace(self, course: Course, leaves: list[np.ndarray]) -> str | None:
         """Put a new file in the place of the old one; return why that failed, if it did."""
-        about = {"format": FORMAT, "key": self.key, "judge": judge.memory}
-        about |= {name: getattr(run, name) for name in RUN_FIELDS}
+        about = {"format": FORMAT, "key": self.key, "course": course.before_look}
         arrays: dict[str, Any] = {"about": json.dumps(about)}
         arrays.update((f"leaf{i}", leaf) for i, leaf in enumerate(leaves))
         try:
@@ -84,32 +83,33 @@ class Checkpoints:
             return f"cannot write checkpoint {self.path}: {error.strerror or error}; {kept}"
         return None
 
-    def restore(self, run: Run, judge: Judge) -> None:
-        """Put ``run`` and ``judge`` where the checkpoint left them; raise `InputError` if it does not fit."""
+    def restore(self, device: Alone, course: Course) -> None:
+        """Put a run where the checkpoint left it, just before a look; raise `InputError` if it does not fit."""
         about, leaves = self._read()
         if about["key"] != self.key:
             raise InputError(
                 f"{self.path} belongs to another run: problem, level, solver, start and precision must be the same; "
                 "use another file"
             )
-        now, structure = jax.tree.flatten(run.state)
+        now, structure = jax.tree.flatten(device.state)
         fits = len(leaves) == len(now) and all(
             leaf.shape[1:] == old.shape[1:] and leaf.dtype == old.dtype
             for leaf, old in zip(leaves, now, strict=True)
         )
         if not fits:
             raise InputError(f"{self.path} was written by another version of the solver; use another file")
-        run.state = jax.tree.unflatten(structure, map(_on_device, leaves, now))
-        run.variables = to_variables(run.rule.point(run.state), run.scales)
-        for name in RUN_FIELDS:
-            setattr(run, name, about[name])
-        if not run.history:
-            raise InputError(f"{self.path} is not a whole checkpoint (no history); use another file")
-        last = run.history.pop()
-        run.event, run.started = last["event"], time.perf_counter() - last["seconds"]
-        run.look()
-        judge.memory = about["judge"]
-        self.last_step = run.steps
+        remembered = about["course"]
+        if (
+            not isinstance(remembered, dict)
+            or set(remembered) != set(course.memory)
+            or not remembered["history"]
+        ):
+            raise InputError(
+                f"{self.path} is not a whole checkpoint (the record of the run); use another file"
+            )
+        device.state = jax.tree.unflatten(structure, map(_on_device, leaves, now))
+        course.memory = remembered
+        self.last_step = course.steps
 
     def _read(self) -> tuple[dict[str, Any], list[np.ndarray]]:
         try:
@@ -117,7 +117,7 @@ class Checkpoints:
                 about = json.loads(str(file["about"]))
                 leaves = [file[f"leaf{i}"] for i in range(len(file.files) - 1)]
             if about["format"] == FORMAT:
-                about = {name: about[name] for name in ("format", "key", "judge", *RUN_FIELDS)}
+                about = {name: about[name] for name in ("format", "key", "course")}
         except FileNotFoundError:
             raise InputError(
                 f"there is no checkpoint {self.path} to resume from; leave out resume to begin"
@@ -137,13 +137,13 @@ class Checkpoints:
         return about, leaves
 
 
-def _on_host(leaf: jax.Array, run: Run) -> np.ndarray:
+def _on_host(leaf: jax.Array, device: Alone) -> np.ndarray:
     """Return a leaf of the state in NumPy, without the rows that only fill the layout."""
     if not leaf.is_fully_addressable:
         leaf = multihost_utils.process_allgather(leaf, tiled=True)
     whole = np.asarray(leaf)
-    if run.layout is not None and whole.ndim == 2 and len(whole) == run.layout.rows:
-        return whole[: len(run.labels)]
+    if device.layout is not None and whole.ndim == 2 and len(whole) == device.layout.rows:
+        return whole[: device.stack.labels.shape[1]]
     return whole
 
 

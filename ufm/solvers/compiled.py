@@ -1,14 +1,49 @@
-"""What runs on the device: starting a rule, chunks of its steps, and the objective, which shows an overflow."""
+"""What runs on the device: starting a rule, chunks of its steps, and a cheap check of where they lead."""
 
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
 
-from ufm.model.objective import Objective, Point
+from ufm.losses.softmax import label_mask
+from ufm.model.objective import Objective, Point, Scaling
+from ufm.model.stack import Stack
 from ufm.solvers.rule import StepRule
+
+#: Power iterations for the polar of free features.
+POWER_STEPS = 8
+
+
+class Units(NamedTuple):
+    """What turns an objective's own quantities into the certificate's: units of classes and of the bias."""
+
+    classes: Any
+    bias: Any
+
+
+class Check(NamedTuple):
+    """What the device says of a point after a chunk of steps.
+
+    Attributes:
+        objective: not finite where the point is not.
+        residual: relative norm of the projected gradient, as in the certificate; NaN where it is not computed.
+        polar: estimate of ``polar(A)`` at the raw class-mean gradients; above 1 an escape move may exist.
+    """
+
+    objective: Float[Any, "*members"]
+    residual: Float[Any, "*members"]
+    polar: Float[Any, "*members"]
+
+
+def units_of(stack: Stack, scales: Scaling, dtype: str) -> Units:
+    """Return the units of the members of a stack, whose rule works in the coordinates of ``scales``."""
+    classes = 1 / (np.sqrt(stack.counts) * stack.nuclear_weights)
+    return Units(classes.astype(dtype), np.asarray(stack.scaling("balanced").bias / scales.bias, dtype))
 
 
 def advance(rule: StepRule, objective: Objective, state: Any, steps: int) -> Any:
@@ -41,7 +76,97 @@ def begin(rule: StepRule, objective: Objective, point: Point, caution: jax.Array
     return rule.init(objective, point, caution)
 
 
+@functools.partial(jax.jit, static_argnames="rule")
+def place_and_begin(
+    rule: StepRule, objective: Objective, units: Units, point: Point, caution: Any
+) -> tuple[Objective, Units, Any]:
+    """Return objective and units on the device, and the state of ``rule`` at ``point``, all in one call; compiled."""
+    return objective, units, rule.init(objective, point, caution)
+
+
 @jax.jit
 def value(objective: Objective, point: Point) -> jax.Array:
     """Return the objective; compiled. It is not finite where the point is not."""
     return objective.value(point)
+
+
+@functools.partial(jax.jit, static_argnames="rule")
+def chunk_of_one(
+    rule: StepRule, objective: Objective, units: Units, state: Any, steps: Any
+) -> tuple[Any, Check]:
+    """Take ``steps`` steps of one task and check where they lead; compiled."""
+    return _chunk(rule, objective, units, state, steps)
+
+
+@functools.partial(jax.jit, static_argnames=("rule", "nonnegative"))
+def begin_many(rule: StepRule, nonnegative: bool, arrays: Any, points: Any, caution: Any) -> Any:
+    """Return the states of tasks that begin at ``points``; compiled."""
+
+    def one(arrays: Any, point: Any, caution: Any) -> Any:
+        return rule.init(Objective(**arrays, nonnegative=nonnegative), point, caution)
+
+    return jax.vmap(one)(arrays, points, caution)
+
+
+@functools.partial(jax.jit, static_argnames=("rule", "nonnegative"))
+def begin_some(
+    rule: StepRule, nonnegative: bool, arrays: Any, states: Any, points: Any, caution: Any, fresh: Any
+) -> Any:
+    """Return the states, those of ``fresh`` tasks begun at their points; compiled."""
+    begun = begin_many(rule, nonnegative, arrays, points, caution)
+    return jax.vmap(lambda new, old, own: jax.tree.map(functools.partial(jnp.where, own), new, old))(
+        begun, states, fresh
+    )
+
+
+@jax.jit
+def take(tree: Any, index: Any) -> Any:
+    """Return some members of stacked arrays; compiled."""
+    return jax.tree.map(lambda part: part[index], tree)
+
+
+@functools.partial(jax.jit, static_argnames=("rule", "nonnegative", "block"))
+def chunk_of_many(
+    rule: StepRule, nonnegative: bool, block: int, arrays: Any, units: Units, states: Any, steps: Any
+) -> tuple[Any, Check]:
+    """Take ``steps`` steps of all tasks, ``block`` of them at a time (0: all), and check; compiled."""
+
+    def one(task: Any) -> tuple[Any, Check]:
+        arrays, units, state = task
+        return _chunk(rule, Objective(**arrays, nonnegative=nonnegative), units, state, steps)
+
+    tasks = (arrays, units, states)
+    if block == 0:
+        return jax.vmap(one)(tasks)
+    return jax.lax.map(one, tasks, batch_size=None if block == 1 else block)
+
+
+def _chunk(rule: StepRule, objective: Objective, units: Units, state: Any, steps: Any) -> tuple[Any, Check]:
+    state = jax.lax.fori_loop(0, steps, lambda _, state: rule.step(objective, state), state)
+    return state, check(objective, rule.point(state), units)
+
+
+def check(objective: Objective, point: Point, units: Units) -> Check:
+    """Return objective, residual and polar at a point (see `ufm.duality.certificate` for the last two)."""
+    gradient, value = objective.gradient(point), objective.value(point)
+    in_features = gradient.features / jnp.sqrt(objective.row_decays)[:, None]
+    if objective.nonnegative:
+        in_features = jnp.where(point.features > 0, in_features, jnp.minimum(in_features, 0))
+    square = jnp.sum(gradient.weight**2) / objective.weight_decay + jnp.sum(in_features**2)
+    if gradient.bias is not None:
+        square += jnp.sum((gradient.bias / units.bias) ** 2)
+    mask = label_mask(objective.labels, len(point.weight)).astype(point.weight.dtype)
+    dual = (mask.T @ objective.residual(point)) * units.classes[:, None]
+    return Check(value, jnp.sqrt(square / (2 * value)), _polar(dual, objective.nonnegative))
+
+
+def _polar(dual: Float[Array, "K K"], nonnegative: bool) -> Float[Array, ""]:
+    """Return a bound on the polar of non-negative features, or an estimate of the largest singular value."""
+    if nonnegative:
+        return jnp.sqrt(jnp.max(jnp.sum(jnp.maximum(dual @ dual.T, 0), axis=1)))
+    longest = dual[jnp.argmax(jnp.sum(dual**2, axis=1))]
+    for _ in range(POWER_STEPS):
+        longest = (
+            dual @ (longest / jnp.maximum(jnp.linalg.norm(longest), jnp.finfo(dual.dtype).tiny))
+        ) @ dual
+    return jnp.sqrt(jnp.linalg.norm(longest))

@@ -28,14 +28,15 @@ from jaxtyping import Bool, Float, Int
 
 from ufm.duality.certificate import class_means, objective_value
 from ufm.duality.lower_bound import dual_scales
-from ufm.model.objective import Variables, scaling
+from ufm.losses import Loss
+from ufm.model.objective import Variables
 from ufm.model.problem import Level, Problem, row_labels, row_multiplicities
+from ufm.model.stack import Stack, member, scaling
 from ufm.solvers.atoms import PARALLEL, Atoms, strengths, violating_atoms
+from ufm.solvers.own_coordinates import NEGLIGIBLE, applicable, with_own_coordinates
 
 #: A coordinate is dead when it carries less than this share of the regulariser.
 DEAD = 1e-14
-#: Class means below this share of the largest singular value are zero.
-NEGLIGIBLE = 1e-8
 HALVINGS = 40
 #: A step from a rotated point, or a move of a loss that is not convex, counts if it lowers the objective by more
 #: than this share.
@@ -59,6 +60,30 @@ class Move:
     def sentence(self) -> str:
         """The move in words, for the history."""
         return f"{self.deed}, objective down {self.decrease:.2e}"
+
+
+def escape_all(stack: Stack, points: Variables) -> list[Move | None]:
+    """Return for every member of a stack a move that lowers its objective, or None if there is none to be found.
+
+    Args:
+        stack: the problems.
+        points: the points that they are stuck at, stacked.
+    """
+    found: dict[int, Move] = {}
+    kinds: dict[Loss, list[int]] = {}
+    for i, problem in enumerate(stack.problems):
+        kinds.setdefault(problem.loss, []).append(i)
+    for group in kinds.values():
+        mine = stack.take(group)
+        if applicable(mine):
+            moved, atoms, decrease = with_own_coordinates(mine, member(points, group))
+            for i in np.flatnonzero(decrease > 0).tolist():
+                deed = f"rotated classes towards axes of their own, added {int(atoms[i])} atoms"
+                found[group[i]] = Move(member(moved, i), deed, float(decrease[i]))
+    for i, problem in enumerate(stack.problems):
+        if i not in found and (move := escape(problem, stack.level, member(points, i))) is not None:
+            found[i] = move
+    return [found.get(i) for i in range(len(stack))]
 
 
 def escape(problem: Problem, level: Level, variables: Variables) -> Move | None:

@@ -11,7 +11,6 @@ import functools
 import hashlib
 import inspect
 import re
-import sys
 import types
 from collections.abc import Mapping
 from typing import Any
@@ -29,20 +28,33 @@ def run_key(*about: Any) -> str:
         >>> run_key(lambda step: 0.1) == run_key(lambda step: 0.5)
         False
     """
-    with np.printoptions(threshold=sys.maxsize, floatmode="unique"):
-        return hashlib.sha256(_told(about, ()).encode()).hexdigest()
+    hashed = hashlib.sha256()
+    _add(hashed, about, ())
+    return hashed.hexdigest()
 
 
-def _told(part: Any, around: tuple[int, ...]) -> str:
-    """Return all there is to say about a part; ``around`` are those it lies in, since some lie in themselves."""
+def _add(hashed: Any, part: Any, around: tuple[int, ...]) -> None:
+    """Hash a part with all that it is made of; ``around`` are the parts it lies in, since some lie in themselves."""
     if id(part) in around:
-        return "itself"
-    within = (*around, id(part))
+        return _add_bytes(hashed, b"itself", b"")
     inner = _inside(part)
-    if inner is None:
-        return re.sub(r" at 0x[0-9a-f]+", "", repr(part))  # where objects lie in memory
-    name = getattr(part, "__qualname__", type(part).__qualname__)
-    return f"{name}({', '.join(_told(each, within) for each in inner)})"
+    if inner is not None:
+        name = getattr(part, "__qualname__", type(part).__qualname__)
+        _add_bytes(hashed, f"{name} of {len(inner)}".encode(), b"")
+        for each in inner:
+            _add(hashed, each, (*around, id(part)))
+        return None
+    array = np.asarray(part) if hasattr(part, "__array__") else None
+    if array is not None and array.dtype != object:
+        return _add_bytes(hashed, f"{array.dtype.str} {array.shape}".encode(), array.tobytes())
+    text = re.sub(r" at 0x[0-9a-f]+", "", repr(part))  # where objects lie in memory
+    return _add_bytes(hashed, b"text", text.encode())
+
+
+def _add_bytes(hashed: Any, kind: bytes, content: bytes) -> None:
+    """Hash what something is and its bytes, with their numbers: no two sequences of parts make the same bytes."""
+    hashed.update(f"{len(kind)} {len(content)} ".encode() + kind)
+    hashed.update(content)
 
 
 def _inside(part: Any) -> list[Any] | None:

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float
 
-from ufm.losses.softmax import feature_gradient, weight_gradient
+from ufm.losses.softmax import feature_gradient
 from ufm.model.devices import SAMPLES, Layout
 from ufm.model.objective import Objective, Point
 
@@ -149,9 +149,9 @@ def _all_rows(
 ) -> Passed:
     moved = move_part(features, previous, slope, objective.row_decays[:, None], move, objective.nonnegative)
     residual, scaled, weight_slope = _evaluate(objective, moved.ahead, classifier)
-    next_slope = feature_gradient(scaled, classifier.weight, moved.ahead, jnp.zeros(()))
+    next_slope = objective.feature_slope(scaled, classifier.weight)
     bend = _inner(next_slope - slope, next_slope - slope)
-    sums = Sums(weight_slope, residual.sum(axis=0), moved.uphill, moved.jump, bend)
+    sums = Sums(weight_slope, objective.total(residual), moved.uphill, moved.jump, bend)
     return Passed(moved.point, next_slope, sums)
 
 
@@ -221,7 +221,7 @@ def _evaluate(objective: Objective, ahead: Any, classifier: Classifier) -> tuple
     """Return logit residuals, the same in the units of the coordinates, and the classifier's gradient."""
     residual = objective.residual(Point(classifier.weight, ahead, classifier.bias))
     scaled = residual * objective.logit_scales[:, None]
-    return residual, scaled, weight_gradient(scaled, ahead, classifier.weight, 0.0)
+    return residual, scaled, objective.weight_slope(scaled, ahead)
 
 
 def _bend(old: Any, new: Any, slope: Any, classifier: Classifier) -> Float[Array, ""]:

@@ -2,63 +2,51 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
 from ufm.inputs.arrays import real_array
-from ufm.inputs.checks import (
-    InputError,
-    fits_memory,
-    instance_of,
-    nonnegative_integer,
-    one_of,
-    positive_float,
-    positive_integer,
-)
+from ufm.inputs.checks import InputError, fits_memory, instance_of, positive_float, positive_integer
 from ufm.inputs.files import path_of
 from ufm.model.objective import Variables
-from ufm.model.problem import LEVELS, Level, Problem, row_labels
-from ufm.solvers.accelerated import Accelerated
+from ufm.model.problem import Level, Problem, row_labels
 from ufm.solvers.checkpoint import Checkpoints
+from ufm.solvers.engine import solve_one
 from ufm.solvers.fingerprint import run_key
-from ufm.solvers.judge import Limits
-from ufm.solvers.loop import drive
-from ufm.solvers.progress import progress_bar
+from ufm.solvers.limits import Precision
+from ufm.solvers.progress import gap_progress
 from ufm.solvers.rule import StepRule
-from ufm.solvers.run import Observer, Record, Run
+from ufm.solvers.rules import rule_parameters, step_rule
+from ufm.solvers.settings import SETTINGS, check_settings, limits
 from ufm.solvers.solution import Solution
-from ufm.solvers.start import random_start
-
-Precision = Literal["float64", "float32"]
-#: Default bound on the relative residual, and the residual that rounding leaves, for each precision.
-RESIDUALS: dict[str, tuple[float, float]] = {"float64": (1e-7, 1e-13), "float32": (1e-4, 1e-6)}
+from ufm.solvers.task import Observer, Record, Setup, Task
 
 
 def solve(
     problem: Problem | Any,
-    level: Level | Any = "class",
-    solver: StepRule | Any | None = None,
-    seed: int | Any = 0,
-    tol: float | Any = 1e-8,
-    max_steps: int | Any = 100_000,
+    level: Level | Any = SETTINGS["level"].default,
+    solver: str | StepRule | Any | None = None,
+    seed: int | Any = SETTINGS["seed"].default,
+    tol: float | Any = SETTINGS["tol"].default,
+    max_steps: int | Any = SETTINGS["max_steps"].default,
     progress: bool | Callable[[Record], None] | Any = False,
     *,
     start: Variables | Solution | tuple[Any, ...] | Any | None = None,
-    escapes: bool = True,
-    residual_tol: float | Any | None = None,
-    precision: Precision | Any = "float64",
+    escapes: bool | Any = SETTINGS["escapes"].default,
+    residual_tol: float | Any | None = SETTINGS["residual_tol"].default,
+    precision: Precision | Any = SETTINGS["precision"].default,
     record_every: int | Any | None = None,
     observe: Observer | Any | None = None,
     devices: Sequence[jax.Device] | Any | None = None,
     checkpoint: str | os.PathLike[str] | Any | None = None,
     checkpoint_every: float | Any = 60.0,
     resume: bool = False,
+    **parameters: Any,
 ) -> Solution:
     """Minimise the objective of ``problem`` and certify the answer.
 
@@ -69,9 +57,10 @@ def solve(
         problem: the problem.
         level: ``"class"``: one feature row per class; ``"sample"``: one per sample. Both have the same optimal
             value; only the second can show within-class variability.
-        solver: step rule; `Accelerated()` if omitted, or `ProjectedGradient(optax transformation)`.
+        solver: step rule: a name (``"accelerated"`` if omitted, ``"sgd"``, ``"momentum"``, ``"adam"``), or an object
+            such as `ProjectedGradient(optax transformation)`.
         seed: of the random start.
-        tol: relative duality gap ``(P - D)/P`` to certify.
+        tol: relative duality gap ``(P - D)/P`` to certify; below 1, as ``D = 0`` proves nothing.
         max_steps: limit on the number of steps.
         progress: True for a progress bar on stderr, or a function that is given every record of the history.
         start: a `Solution` or a tuple ``(weight, features)`` or ``(weight, features, bias)`` to start from.
@@ -86,6 +75,7 @@ def solve(
             not exist unless ``resume``.
         checkpoint_every: least number of seconds between two of them.
         resume: go on from ``checkpoint``; the answer is that of the undisturbed run.
+        parameters: of a step rule by name: ``learning_rate`` of sgd, momentum and adam, ``window`` of accelerated.
 
     Returns:
         A `Solution`; look at ``.status`` before anything else.
@@ -101,33 +91,39 @@ def solve(
         >>> str(solution.status), solution.certificate.relative_gap < 1e-8
         ('certified', True)
     """
+    unknown = [name for name in parameters if name not in rule_parameters(parameters)]
+    if unknown:
+        raise TypeError(f"solve() got an unexpected keyword argument {unknown[0]!r}")
     instance_of("problem", problem, Problem)
-    _check_parts(solver, progress, observe, devices)
-    one_of("level", level, LEVELS)
-    one_of("precision", precision, tuple(RESIDUALS))
-    residual, stationary = RESIDUALS[precision]
-    limits = Limits(
-        tol=positive_float("tol", tol),
-        residual=residual if residual_tol is None else positive_float("residual_tol", residual_tol),
-        stationary=stationary,
-        max_steps=positive_integer("max_steps", max_steps),
+    _check_parts(progress, observe, devices)
+    settings = check_settings(
+        {
+            "level": level,
+            "seed": seed,
+            "tol": tol,
+            "max_steps": max_steps,
+            "escapes": escapes,
+            "residual_tol": residual_tol,
+            "precision": precision,
+        }
     )
-    seed = nonnegative_integer("seed", seed)
-    rows = problem.num_classes if level == "class" else problem.num_samples
-    fits_memory(
-        f"{rows:,} rows of {problem.dim:,} features",
-        4 * (rows + problem.num_classes) * problem.dim // jax.process_count(),
-        "try --level class, a smaller dim, or more machines",
-    )
+    if isinstance(solver, type):
+        raise InputError(f"solver must be a step rule such as ufm.Accelerated(), got {solver!r}")
+    rule = step_rule(SETTINGS["solver"].default if solver is None else solver, parameters)
+    seed, bounds = settings["seed"], limits(settings)
+    if level in ("class", "sample"):  # a group takes as many numbers however many classes it has
+        rows = problem.num_classes if level == "class" else problem.num_samples
+        fits_memory(
+            f"{rows:,} rows of {problem.dim:,} features",
+            4 * (rows + problem.num_classes) * problem.dim // jax.process_count(),
+            "try --level class, a smaller dim, or more machines",
+        )
     if record_every is not None:
         record_every = positive_integer("record_every", record_every)
-    first = functools.partial(random_start, problem, level, seed)
-    if start is not None:
-        first = functools.partial(_checked_start, problem, level, start)
-    rule = Accelerated() if solver is None else solver
+    given = None if start is None else functools.partial(_checked_start, problem, level, start)
     checkpoints = None
     if checkpoint is not None:
-        key = run_key(problem, level, rule, precision, seed if start is None else first())
+        key = run_key(problem, level, rule, precision, seed if given is None else given())
         checkpoints = Checkpoints(
             path_of("checkpoint", checkpoint), positive_float("checkpoint_every", checkpoint_every), key
         )
@@ -135,9 +131,10 @@ def solve(
             checkpoints.begin_anew()
     elif resume:
         raise InputError("resume needs checkpoint, the file to go on from")
-    with _precision(precision), progress_bar(progress, limits.tol) as report:
-        run = Run(problem, level, rule, first, precision, observe, report, devices)
-        outcome = drive(run, limits, escapes, record_every, checkpoints, resume)
+    setup = Setup(level, rule, precision, devices)
+    with gap_progress(progress, bounds.tol) as report:
+        task = Task(problem, bounds, seed, given, settings["escapes"], report, record_every, observe)
+        outcome = solve_one(task, setup, checkpoints, resume)
     return Solution(
         problem,
         level,
@@ -147,25 +144,14 @@ def solve(
         outcome.variables.bias,
         outcome.status,
         outcome.certificate,
-        limits.tol,
+        bounds.tol,
         outcome.steps,
         outcome.history,
     )
 
 
-@contextlib.contextmanager
-def _precision(precision: Precision) -> Iterator[None]:
-    """Allow float64 for this solve only, and full-precision products where an accelerator would round to TF32."""
-    with jax.enable_x64(precision == "float64"), jax.default_matmul_precision("highest"):
-        yield
-
-
-def _check_parts(solver: Any, progress: Any, observe: Any, devices: Any) -> None:
+def _check_parts(progress: Any, observe: Any, devices: Any) -> None:
     """Raise `InputError` if one of what the loop calls or uses is not what it must be."""
-    if solver is not None and (
-        isinstance(solver, type) or not (hasattr(solver, "init") and hasattr(solver, "step"))
-    ):
-        raise InputError(f"solver must be a step rule such as ufm.Accelerated(), got {solver!r}")
     for name, value in (("progress", None if isinstance(progress, bool) else progress), ("observe", observe)):
         if value is not None and not callable(value):
             raise InputError(f"{name} must be a function, got {value!r}")

@@ -32,8 +32,8 @@ def sweep(
     Args:
         fixed: fields that all members share: those of `ufm.Problem` (``counts`` and ``loss`` also as text, as on the
             command line; ``nuclear_weight`` and ``decay_ratio`` in place of the decays), of `ufm.solve` (``level``,
-            ``seed``, ``tol``, ``max_steps``, ``residual_tol``, ``precision``, ``escapes``), ``solver`` (accelerated,
-            sgd, momentum, adam) and ``learning_rate``.
+            ``seed``, ``tol``, ``max_steps``, ``residual_tol``, ``precision``, ``escapes``, ``solver`` and what step
+            rules take). Losses and step rules are given by name or as objects.
         axes: field -> values, or -> ``{"start": 1, "stop": 100, "num": 64, "spacing": "log"}``. ``counts.ratio`` and
             the like are parameters of the profile that ``counts`` names, ``loss.parameter`` is that of the loss.
             Values that are tables set several fields together, ``label`` naming the position.
@@ -114,11 +114,11 @@ def open_dataset(folder: str | Path) -> xr.Dataset:
     """Return the data set of a stored sweep, complete or not.
 
     Raises:
-        InputError: if there is none in ``folder``.
+        InputError: if there is none in ``folder``, or it is damaged.
     """
-    from ufm.sweeps import dataset
+    from ufm.sweeps import store
 
-    return dataset.open_dataset(folder)
+    return store.open_dataset(folder)
 
 
 def draw_figures(folder: str | Path, suffix: str = ".png") -> list[Path]:
@@ -131,9 +131,11 @@ def draw_figures(folder: str | Path, suffix: str = ".png") -> list[Path]:
     Raises:
         InputError: if there is no sweep, nothing to draw along, or nothing computed yet.
     """
+    from ufm.inputs.checks import one_of
     from ufm.plots import sweep as plots
 
-    return plots.draw_figures(open_dataset(folder).load(), Path(folder), suffix)
+    one_of("suffix", suffix, plots.SUFFIXES)  # before anything is read
+    return plots.draw_figures(open_dataset(folder), Path(folder), suffix)
 
 
 def summary(dataset: xr.Dataset) -> str:

@@ -9,8 +9,9 @@ from typing import Any
 
 from ufm.inputs.checks import InputError, positive_integer
 from ufm.inputs.files import path_of
+from ufm.solvers.settings import SETTINGS as SOLVER_SETTINGS
 from ufm.sweeps.grid import RANGE_KEYS, Grid, make_grid
-from ufm.sweeps.member import PROBLEM_FIELDS, SOLVER_FIELDS
+from ufm.sweeps.member import PROBLEM_FIELDS
 
 SECTIONS = ("problem", "solver", "axes", "sweep")
 #: How the sweep is run and stored: the entries of ``[sweep]``.
@@ -65,7 +66,7 @@ def _parse(config: Mapping[str, Any]) -> tuple[Grid, dict[str, Any]]:
         if not isinstance(section, dict):
             raise InputError(f"{name} must be a section [{name}], got {section!r}")
     fixed: dict[str, Any] = {}
-    for section, fields in (("problem", PROBLEM_FIELDS), ("solver", SOLVER_FIELDS)):
+    for section, fields in (("problem", PROBLEM_FIELDS), ("solver", SOLVER_SETTINGS)):
         for name, value in config.get(section, {}).items():
             if name not in fields and not (section == "problem" and name == "loss.parameter"):
                 raise InputError(f"{section}.{name} is unknown; [{section}] takes {', '.join(fields)}")

@@ -2,95 +2,121 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from ufm.inputs.checks import InputError
 from ufm.sweeps.grid import Grid
-from ufm.sweeps.measure import STATUSES, variables
+from ufm.sweeps.measure import STATUSES, Variable, variables
 
 
-def empty_dataset(grid: Grid, num_classes: int, matrices: bool) -> xr.Dataset:
-    """Return the data set of a sweep of which nothing has been computed."""
-    dims = [axis.name for axis in grid.axes]
-    sizes = {"class": num_classes, "other_class": num_classes}
-    found: dict[str, Any] = {}
-    for name, variable in variables(matrices).items():
-        shape = (*grid.shape, *(sizes[dim] for dim in variable.dims))
-        attributes: dict[str, Any] = {"long_name": variable.meaning}
-        if name == "status":
-            attributes |= {"flag_values": list(range(len(STATUSES))), "flag_meanings": " ".join(STATUSES)}
-        values = np.full(shape, variable.fill, dtype=variable.dtype)
-        found[name] = ((*dims, *variable.dims), values, attributes)
-    coordinates: dict[str, Any] = {axis.name: axis.labels for axis in grid.axes}
-    coordinates |= {
-        dim: np.arange(num_classes) for dim in (("class", "other_class") if matrices else ("class",))
-    }
+@dataclasses.dataclass(frozen=True, eq=False)
+class Layout:
+    """What the data set of a sweep looks like, whether its values are in memory or in files.
+
+    Attributes:
+        axes: the coordinates by dimension.
+        num_classes: length of the class dimensions.
+        variables: the variables by name.
+        statuses: what the numbers of ``status`` mean; -1 stands for a member that has not been computed.
+        attributes: of the data set.
+    """
+
+    axes: Mapping[str, np.ndarray]
+    num_classes: int
+    variables: Mapping[str, Variable]
+    statuses: tuple[str, ...]
+    attributes: Mapping[str, str]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Lengths of the axes."""
+        return tuple(len(labels) for labels in self.axes.values())
+
+    @property
+    def size(self) -> int:
+        """Number of members."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    def inner_shape(self, variable: Variable) -> tuple[int, ...]:
+        """Return the lengths of a variable's dimensions after the axes."""
+        return (self.num_classes,) * len(variable.dims)
+
+    def dataset(self, values: Callable[[str], Any]) -> xr.Dataset:
+        """Return the data set with ``values`` of every variable by name, the status in words."""
+        found: dict[str, Any] = {}
+        for name, variable in self.variables.items():
+            data = values(name)
+            if name == "status":
+                data = np.array([*self.statuses, "missing"], dtype=object)[np.asarray(data).astype(int)]
+            found[name] = xr.Variable((*self.axes, *variable.dims), data, {"long_name": variable.meaning})
+        dims = sorted({dim for variable in self.variables.values() for dim in variable.dims})
+        coordinates = dict(self.axes) | {dim: np.arange(self.num_classes) for dim in dims}
+        return xr.Dataset(found, coordinates, dict(self.attributes))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the layout as JSON values."""
+        axes = [
+            {"name": name, "dtype": labels.dtype.name, "labels": labels.tolist()}
+            for name, labels in self.axes.items()
+        ]
+        described = {name: dataclasses.asdict(variable) for name, variable in self.variables.items()}
+        return {"axes": axes, "num_classes": self.num_classes, "variables": described} | {
+            "statuses": list(self.statuses),
+            "attributes": dict(self.attributes),
+        }
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Layout:
+        """Return the layout that `to_json` gave."""
+        axes = {axis["name"]: np.array(axis["labels"], dtype=axis["dtype"]) for axis in stored["axes"]}
+        described = {
+            name: Variable(variable["meaning"], tuple(variable["dims"]), variable["dtype"])
+            for name, variable in stored["variables"].items()
+        }
+        statuses = tuple(stored["statuses"])
+        return cls(axes, stored["num_classes"], described, statuses, stored["attributes"])
+
+
+def layout_of(grid: Grid, num_classes: int, matrices: bool) -> Layout:
+    """Return the layout of a grid's data set, for members of at most ``num_classes`` classes."""
+    axes = {axis.name: axis.labels for axis in grid.axes}
     attributes = {"sweep": json.dumps(grid.content()), "key": grid.key}
-    return xr.Dataset(found, coordinates, attributes)
+    return Layout(axes, num_classes, variables(matrices), tuple(map(str, STATUSES)), attributes)
 
 
-def fill(values: np.ndarray, grid: Grid, indices: Sequence[int], rows: np.ndarray, first: int = 0) -> None:
-    """Write rows of members into a variable (or the part of it that begins at ``first`` on the first axis)."""
-    where: list[Any] = list(np.unravel_index(np.asarray(indices), grid.shape or (1,)))
-    if grid.shape:
-        where[0] = where[0] - first
-    block = values if grid.shape else values[None]
-    block[(*where, *(slice(size) for size in rows.shape[1:]))] = rows
-
-
-def decoded(dataset: xr.Dataset) -> xr.Dataset:
-    """Return the data set with the status in words (``missing`` where nothing has been computed)."""
-    words = np.array([*map(str, STATUSES), "missing"], dtype=object)
-    status = dataset["status"]
-    attributes = {"long_name": status.attrs["long_name"]}
-    return dataset.assign(status=(status.dims, words[status.values.astype(int)], attributes))
+def place(values: np.ndarray, where: np.ndarray, rows: np.ndarray) -> None:
+    """Write rows of members at positions of ``values``, whose class dimensions may be longer."""
+    index: tuple[Any, ...] = (where, *(slice(size) for size in rows.shape[1:]))
+    values[index] = rows
 
 
 class Memory:
     """Keeps results in memory only, with the interface of a `Store`."""
 
-    def __init__(
-        self, grid: Grid, batches: Sequence[Sequence[int]], num_classes: int, matrices: bool
-    ) -> None:
-        self.grid, self.batches = grid, batches
-        self.found = empty_dataset(grid, num_classes, matrices)
+    def __init__(self, layout: Layout, batches: Sequence[Sequence[int]]) -> None:
+        self.layout, self.batches = layout, batches
+        self.found = {
+            name: np.full((layout.size, *layout.inner_shape(variable)), variable.fill, variable.dtype)
+            for name, variable in layout.variables.items()
+        }
 
-    def open(self, resume: bool) -> set[int]:
-        """Return the complete batches: none."""
-        return set()
+    @contextlib.contextmanager
+    def opened(self, resume: bool, share: tuple[int, int]) -> Iterator[set[int]]:
+        """Yield the complete batches: none."""
+        yield set()
 
     def write(self, batch: int, rows: Mapping[str, np.ndarray]) -> None:
         """Keep the members of a batch."""
         for name, values in rows.items():
-            fill(self.found[name].values, self.grid, self.batches[batch], values)
+            place(self.found[name], np.asarray(self.batches[batch]), values)
 
     def dataset(self) -> xr.Dataset:
-        """Return the data set, the status in words."""
-        return decoded(self.found)
-
-
-def open_dataset(folder: str | Path) -> xr.Dataset:
-    """Return the data set of a stored sweep, complete or not, the status in words.
-
-    Args:
-        folder: what `ufm.sweep` wrote to.
-
-    Raises:
-        InputError: if there is none.
-    """
-    data = Path(folder) / "data.zarr"
-    if not data.is_dir():
-        raise InputError(
-            f"{folder} holds no sweep (there is no data.zarr in it); name the folder that "
-            "`ufm sweep CONFIG.toml --out FOLDER` wrote"
-        )
-    try:
-        return decoded(xr.open_zarr(data, consolidated=False, chunks=None))
-    except (KeyError, OSError, RuntimeError, ValueError) as reason:
-        raise InputError(f"{data} cannot be read: {reason}") from None
+        """Return the data set."""
+        shape = self.layout.shape
+        return self.layout.dataset(lambda name: self.found[name].reshape(shape + self.found[name].shape[1:]))

@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 
 from ufm.inputs.checks import InputError, one_of, positive_float, positive_integer
-from ufm.sweeps.member import PROBLEM_FIELDS, SOLVER_FIELDS, Member, build_member
+from ufm.solvers.settings import SETTINGS
+from ufm.sweeps.content import described, label
+from ufm.sweeps.member import PROBLEM_FIELDS, Member, build_member
 
 #: Largest number of members of one sweep: a guard against typing errors.
 MAX_MEMBERS = 10_000_000
@@ -85,13 +87,13 @@ class Grid:
 
     def content(self) -> dict[str, Any]:
         """Return everything that defines the grid, as flat JSON values by name."""
-        described = {name: _jsonable(value) for name, value in sorted(self.fixed.items())}
+        content = {name: described(value) for name, value in sorted(self.fixed.items())}
         for axis in self.axes:
-            described[f"axes.{axis.name}"] = [
-                {name: _jsonable(value) for name, value in sorted(setting.items())}
+            content[f"axes.{axis.name}"] = [
+                {name: described(value) for name, value in sorted(setting.items())}
                 for setting in axis.settings
             ]
-        return described
+        return content
 
     @property
     def key(self) -> str:
@@ -104,8 +106,8 @@ def make_grid(fixed: Mapping[str, Any], axes: Mapping[str, Any]) -> Grid:
     """Return the grid over ``axes`` with all other fields ``fixed``.
 
     Args:
-        fixed: any of `PROBLEM_FIELDS` and `SOLVER_FIELDS`, ``counts.NAME`` for a profile's parameter, and
-            ``loss.parameter``.
+        fixed: any of `PROBLEM_FIELDS` and of `ufm.solvers.settings.SETTINGS`, ``counts.NAME`` for a profile's
+            parameter, and ``loss.parameter``. A loss or step rule is given by name or as an object.
         axes: field -> its values: a sequence, or a range ``{"start": 1, "stop": 100, "num": 64, "spacing":
             "log"}``. An axis whose values are tables sets several fields together and may have any name; an
             entry ``label`` names the position.
@@ -158,7 +160,7 @@ def _axis(name: str, values: Any) -> Axis:
 
 def _table_axis(name: str, tables: list[Mapping[str, Any]]) -> Axis:
     """An axis whose positions set several fields at once."""
-    if name in PROBLEM_FIELDS or name in SOLVER_FIELDS:
+    if name in PROBLEM_FIELDS or name in SETTINGS:
         raise InputError(f"axis {name} is a field and takes plain values, got tables")
     labels = _labels([table.get("label", i) for i, table in enumerate(tables)])
     settings = tuple(
@@ -225,7 +227,7 @@ def reserved_names() -> set[str]:
 
 
 def _check_field(name: str) -> None:
-    known = [*PROBLEM_FIELDS, *SOLVER_FIELDS, "loss.parameter"]
+    known = [*PROBLEM_FIELDS, *SETTINGS, "loss.parameter"]
     if name in known or (name.startswith("counts.") and name != "counts."):
         return
     close = difflib.get_close_matches(name, known, n=1)
@@ -247,8 +249,4 @@ def _labels(values: list[Any]) -> np.ndarray:
                 f"an axis must have numbers below 2^63, got {reprlib.repr(max(values, key=abs))}"
             )
         return labels
-    return np.array([str(value) for value in values], dtype=object)
-
-
-def _jsonable(value: Any) -> Any:
-    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+    return np.array([label(value) for value in values], dtype=object)

@@ -10,15 +10,14 @@ import numpy as np
 from jaxtyping import Float
 
 from ufm.duality.certificate import class_means
-from ufm.losses import SoftmaxLoss
 from ufm.metrics import measure, nc1
 from ufm.model.objective import Variables
 from ufm.model.problem import row_labels
 from ufm.solvers.status import Status
-from ufm.sweeps.engine import Solved
+from ufm.solvers.task import Outcome
 from ufm.sweeps.member import Member
 from ufm.theory import ClosedFormError, Prediction, predict
-from ufm.verification.divergence import binary_interval
+from ufm.verification.geometry import STILL
 
 #: Relative gaps below this are rounding: what is judged by the gap is judged by at least this one.
 SMALLEST_GAP = 1e-13
@@ -92,7 +91,7 @@ def variables(matrices: bool) -> dict[str, Variable]:
 
 
 def measure_members(
-    members: Sequence[Member], solved: Sequence[Solved], matrices: bool
+    members: Sequence[Member], solved: Sequence[Outcome], matrices: bool
 ) -> dict[str, np.ndarray]:
     """Return every variable, one row per member of equal `Member.shape`.
 
@@ -119,7 +118,7 @@ def measure_members(
     return {name: rows[name].astype(variable.dtype) for name, variable in variables(matrices).items()}
 
 
-def _certificates(members: Sequence[Member], solved: Sequence[Solved]) -> dict[str, np.ndarray]:
+def _certificates(members: Sequence[Member], solved: Sequence[Outcome]) -> dict[str, np.ndarray]:
     certificates = [end.certificate for end in solved]
     return {
         "status": np.array([STATUSES.index(end.status) for end in solved]),
@@ -174,20 +173,16 @@ def _collapse(members: Sequence[Member], rows: dict[str, np.ndarray]) -> dict[st
     The formula is that of `ufm.verification.resolution.zero_margin_bounds`, for all members at once.
     """
     counts = rows["class_counts"]
-    K = counts.shape[1]
     gaps = np.maximum(rows["relative_gap"], SMALLEST_GAP) * rows["objective"]
-    softmax = isinstance(members[0].problem.loss, SoftmaxLoss)
-    weights = np.stack(
-        [np.broadcast_to(getattr(member.problem.loss, "weights", 1.0), (K,)) for member in members]
-    )
     usable = np.isfinite(gaps)
-    kappa = np.where(usable, gaps, 1.0)[:, None] * counts.sum(axis=1, keepdims=True) / (counts * weights)
-    if softmax:
-        zero = binary_interval(np.full(kappa.size, (K - 1) / K), kappa.ravel())[0].reshape(kappa.shape)
-    else:
-        zero = 2 * np.sqrt(kappa)
+    kappa = np.where(usable, gaps, 1.0)[:, None] * counts.sum(axis=1, keepdims=True) / counts
+    losses = [member.problem.loss for member in members]
+    found = [loss.zero_margins(divergence) for loss, divergence in zip(losses, kappa, strict=True)]
+    zero = np.stack([np.full(counts.shape[1], np.nan) if bounds is None else bounds for bounds in found])
     zero = np.where(usable[:, None], zero, np.nan)
-    collapsed = rows["margins"] <= zero
+    undecided = np.array([bounds is None for bounds in found])[:, None]
+    still = rows["norms"] * rows["weight_norms"].max(axis=1, keepdims=True) <= STILL
+    collapsed = np.where(undecided, still, rows["margins"] <= zero)
     return {"zero_margins": zero, "collapsed": collapsed, "num_collapsed": collapsed.sum(axis=1)}
 
 

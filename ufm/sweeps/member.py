@@ -10,29 +10,21 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import optax
 
-from ufm.inputs.checks import (
-    InputError,
-    class_counts,
-    nonnegative_integer,
-    one_of,
-    positive_float,
-    positive_integer,
-)
+from ufm.inputs.checks import InputError, class_counts, positive_float
 from ufm.losses import Loss
-from ufm.losses.by_name import parse_loss
-from ufm.model.problem import LEVELS, Level, Problem, row_labels
+from ufm.losses.by_name import as_loss
+from ufm.model.problem import Level, Problem, row_labels
 from ufm.profiles import parse_counts
-from ufm.solvers.accelerated import Accelerated
-from ufm.solvers.judge import Limits
-from ufm.solvers.projected_gradient import ProjectedGradient
+from ufm.solvers.limits import Limits, Precision
 from ufm.solvers.rule import StepRule
-from ufm.solvers.solve import RESIDUALS, Precision
+from ufm.solvers.rules import parameters_of, rule_parameters, step_rule
+from ufm.solvers.settings import SETTINGS, check_settings, limits
+from ufm.sweeps.content import label, object_content, plain
 
 #: What a problem is made of. ``nuclear_weight`` (with ``decay_ratio`` = lambda_W / lambda_H, 1 if left out)
 #: stands for both decays. ``counts`` may be completed by ``counts.ratio`` and the like, ``loss`` by
-#: ``loss.parameter``.
+#: ``loss.parameter``. How it is solved is said by `ufm.solvers.settings.SETTINGS`.
 PROBLEM_FIELDS: dict[str, Any] = {
     "counts": None,
     "dim": None,
@@ -44,31 +36,6 @@ PROBLEM_FIELDS: dict[str, Any] = {
     "features": "nonnegative",
     "bias": None,
 }
-#: How it is solved, with the defaults of `ufm.solve`.
-SOLVER_FIELDS: dict[str, Any] = {
-    "level": "class",
-    "solver": "accelerated",
-    "learning_rate": 0.1,
-    "seed": 0,
-    "tol": 1e-8,
-    "residual_tol": None,
-    "max_steps": 100_000,
-    "precision": "float64",
-    "escapes": True,
-}
-#: Step rules by name, given a learning rate.
-SOLVERS: dict[str, Any] = {
-    "accelerated": lambda rate: Accelerated(),
-    "sgd": lambda rate: ProjectedGradient(optax.sgd(rate)),
-    "momentum": lambda rate: ProjectedGradient(optax.sgd(rate, momentum=0.9)),
-    "adam": lambda rate: ProjectedGradient(optax.adam(rate)),
-}
-
-
-@functools.cache
-def step_rule(name: str, learning_rate: float) -> StepRule:
-    """Return the step rule called ``name``, the same object every time so that it compiles once."""
-    return SOLVERS[one_of("solver", name, tuple(SOLVERS))](positive_float("learning_rate", learning_rate))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -77,7 +44,7 @@ class Member:
 
     Attributes:
         problem: the problem.
-        fields: all fields it was made from, solver fields included, in plain Python values.
+        fields: all fields it was made from, checked, those left out at their defaults.
         limits: when to stop.
     """
 
@@ -98,7 +65,8 @@ class Member:
     @property
     def rule(self) -> StepRule:
         """The step rule."""
-        return step_rule(self.fields["solver"], float(self.fields["learning_rate"]))
+        solver = self.fields["solver"]
+        return step_rule(solver, {name: self.fields[name] for name in parameters_of(solver, {}) or ()})
 
     @functools.cached_property
     def shape(self) -> tuple[Any, ...]:
@@ -107,48 +75,49 @@ class Member:
         rows = len(row_labels(problem, self.level))
         loss = tuple(np.shape(value) for value in vars(problem.loss).values())
         bias = problem.bias is not None
-        kind = (self.fields["solver"], float(self.fields["learning_rate"]), self.precision)
-        return (
-            problem.num_classes,
-            rows,
-            problem.dim,
-            problem.features,
-            bias,
-            type(problem.loss),
-            loss,
-            *kind,
-        )
+        compiled = (str(plain(self.fields[name])) for name, setting in SETTINGS.items() if setting.compiled)
+        kind = (problem.features, bias, type(problem.loss), loss)
+        return (problem.num_classes, rows, problem.dim, *kind, *compiled)
 
     @functools.cached_property
     def key(self) -> str:
         """Hash of the mathematical content: counts, decays, loss, ... and how it is solved; 16 hex digits."""
         problem = self.problem
-        content = {name: _plain(self.fields[name]) for name in SOLVER_FIELDS} | {
+        settings = {
+            name: plain(self.fields[name])
+            for name, setting in SETTINGS.items()
+            if setting.always_in_key or self._differs(name)
+        }
+        content = settings | {
             "counts": problem.counts.tolist(),
             "dim": problem.dim,
-            "weight_decay": problem.weight_decay.hex(),
-            "feature_decay": problem.feature_decay.hex(),
-            "loss": _loss_content(problem.loss),
+            "weight_decay": plain(problem.weight_decay),
+            "feature_decay": plain(problem.feature_decay),
+            "loss": object_content(problem.loss),
             "features": problem.features,
-            "bias": _plain(problem.bias),
+            "bias": plain(problem.bias),
         }
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def command(self) -> str:
-        """Return the command that solves this member alone."""
-        flags = {"counts": _counts_text(self.problem.counts), "dim": self.problem.dim}
-        flags |= {
-            name: getattr(self.problem, name)
-            for name in ("weight_decay", "feature_decay", "features", "bias")
-        }
-        flags |= {"loss": _loss_text(self.fields)}
-        defaults = PROBLEM_FIELDS | SOLVER_FIELDS
-        flags |= {
-            name: self.fields[name] for name in SOLVER_FIELDS if name not in ("residual_tol", "escapes")
-        }
-        given = {name: value for name, value in flags.items() if value != defaults[name]}
-        return "ufm solve " + " ".join(f"--{name.replace('_', '-')} {value}" for name, value in given.items())
+        """Return the command that solves this member alone, in Python where it is made of objects."""
+        problem = self.problem
+        names = ("counts", "dim", "weight_decay", "feature_decay", "features", "bias")
+        about = {name: getattr(problem, name) for name in names} | {"loss": self.fields["loss"]}
+        given = {name: value for name, value in about.items() if plain(value) != PROBLEM_FIELDS[name]}
+        settings = {name: self.fields[name] for name in SETTINGS if self._differs(name)}
+        if isinstance(about["loss"], str) and isinstance(self.fields["solver"], str):
+            return "ufm solve " + " ".join(_flag(name, value) for name, value in (given | settings).items())
+        given |= {"loss": problem.loss}
+        arguments = ", ".join(f"{name}={_python(value)}" for name, value in given.items())
+        chosen = "".join(f", {name}={_python(value)}" for name, value in settings.items())
+        return f"ufm.solve(ufm.Problem({arguments}){chosen})"
+
+    def _differs(self, setting: str) -> bool:
+        """Return whether a setting is not at its default."""
+        value = self.fields[setting]
+        return not isinstance(value, type(SETTINGS[setting].default)) or value != SETTINGS[setting].default
 
 
 def build_member(fields: Mapping[str, Any]) -> Member:
@@ -157,21 +126,17 @@ def build_member(fields: Mapping[str, Any]) -> Member:
     Raises:
         InputError: naming the field, its value and what is required.
     """
-    full = PROBLEM_FIELDS | SOLVER_FIELDS | dict(fields)
+    full = PROBLEM_FIELDS | dict(fields)
+    settings = check_settings(full)
+    parameters_of(settings["solver"], rule_parameters(full))
     counts = _counts(full)
     weight_decay, feature_decay = _decays(full)
     if full["dim"] is None:
         raise InputError("dim must be given")
-    problem = Problem(
-        counts,
-        full["dim"],
-        weight_decay,
-        feature_decay,
-        _same_object(parse_loss(_loss_text(full), counts)),
-        full["features"],
-        full["bias"],
-    )
-    return Member(problem, full, _limits(full))
+    full["loss"] = _loss(full)
+    loss = _same_object(as_loss(full["loss"], counts))
+    problem = Problem(counts, full["dim"], weight_decay, feature_decay, loss, full["features"], full["bias"])
+    return Member(problem, full | settings, limits(settings))
 
 
 def _counts(fields: Mapping[str, Any]) -> np.ndarray:
@@ -217,31 +182,14 @@ def _decays(fields: Mapping[str, Any]) -> tuple[Any, Any]:
     return mean * root, mean / root
 
 
-def _limits(fields: Mapping[str, Any]) -> Limits:
-    one_of("level", fields["level"], LEVELS)
-    one_of("precision", fields["precision"], tuple(RESIDUALS))
-    step_rule(fields["solver"], positive_float("learning_rate", fields["learning_rate"]))
-    if not isinstance(fields["escapes"], bool):
-        raise InputError(f"escapes must be true or false, got {fields['escapes']!r}")
-    nonnegative_integer("seed", fields["seed"])
-    residual, stationary = RESIDUALS[fields["precision"]]
-    asked = fields["residual_tol"]
-    return Limits(
-        tol=positive_float("tol", fields["tol"]),
-        residual=residual if asked is None else positive_float("residual_tol", asked),
-        stationary=stationary,
-        max_steps=positive_integer("max_steps", fields["max_steps"]),
-    )
-
-
-def _loss_text(fields: Mapping[str, Any]) -> str:
-    if not isinstance(fields["loss"], str):
-        raise InputError(f"loss must be text such as 'ce' or 'smoothing:0.1', got {fields['loss']!r}")
+def _loss(fields: Mapping[str, Any]) -> Any:
+    """Return the loss as text with its parameter, or as the object that it is."""
+    loss = fields["loss"]
     if "loss.parameter" not in fields:
-        return fields["loss"]
-    if ":" in fields["loss"]:
-        raise InputError(f"loss.parameter needs loss without a parameter of its own, got {fields['loss']!r}")
-    return f"{fields['loss']}:{_number_text(fields['loss.parameter'])}"
+        return loss
+    if not isinstance(loss, str) or ":" in loss:
+        raise InputError(f"loss.parameter needs loss by name, without a parameter of its own, got {loss!r}")
+    return f"{loss}:{_number_text(fields['loss.parameter'])}"
 
 
 @functools.lru_cache(maxsize=4096)
@@ -250,22 +198,25 @@ def _same_object(loss: Loss) -> Loss:
     return loss
 
 
-def _loss_content(loss: Loss) -> list[Any]:
-    return [type(loss).__name__, *([name, _plain(value)] for name, value in sorted(vars(loss).items()))]
-
-
-def _plain(value: Any) -> Any:
-    """``value`` as something that JSON writes in one way only."""
-    if isinstance(value, np.ndarray):
-        return [_plain(entry) for entry in value.tolist()]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return value.hex() if isinstance(value, float) else value
-
-
 def _number_text(value: Any) -> str:
     """Write a number so that it reads back exactly, whole ones without a decimal point."""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _flag(name: str, value: Any) -> str:
+    """Write a field as a flag of ``ufm solve``."""
+    flag = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{flag}" if value else f"--no-{flag}"
+    return f"--{flag} {_counts_text(value) if name == 'counts' else value}"
+
+
+def _python(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return repr(value.tolist())
+    if isinstance(value, str):
+        return repr(value)
+    return f"ufm.{label(value)}" if type(value).__module__.startswith("ufm.") else label(value)
 
 
 def _counts_text(counts: np.ndarray) -> str:

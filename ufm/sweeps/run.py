@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -12,19 +13,20 @@ import numpy as np
 import xarray as xr
 
 from ufm.inputs.checks import InputError, positive_integer
+from ufm.solvers.engine import solve_many
 from ufm.solvers.status import Status
-from ufm.sweeps.dataset import Memory
-from ufm.sweeps.engine import Solved, solve_together
+from ufm.solvers.task import Outcome, Setup, Task
+from ufm.sweeps.dataset import Memory, layout_of
 from ufm.sweeps.grid import Grid
 from ufm.sweeps.measure import measure_members
 from ufm.sweeps.member import Member
-from ufm.sweeps.progress import Progress, sweep_progress
 from ufm.sweeps.store import Store
+from ufm.text import Progress, progress_bar
 
 #: Members of a batch, and the memory their solver states may take, in bytes.
 BATCH_SIZE = 2048
 BATCH_BYTES = 1 << 29
-#: Members on the device at a time (see `solve_together`).
+#: Members on the device at a time (see `solve_many`).
 WIDTH = 512
 
 Report = Callable[[int], None]
@@ -49,22 +51,40 @@ def run_grid(
     num_classes = max(member.problem.num_classes for member in members)
     settings = {"matrices": matrices, "batch_size": batch_size}
     store: Memory | Store
-    if out is None:
-        store = Memory(grid, batches, num_classes, matrices)
-    else:
-        store = Store(Path(out), grid, batches, num_classes, settings)
-    done = store.open(resume or process_count > 1)
-    todo = [batch for batch in mine if batch not in done]
+    layout = layout_of(grid, num_classes, matrices)
+    store = (
+        Memory(layout, batches)
+        if out is None
+        else Store(Path(out), layout, batches, settings, grid.content())
+    )
     total = sum(len(batches[batch]) for batch in mine)
-    left = sum(len(batches[batch]) for batch in todo)
-    with sweep_progress(progress, total, total - left) as bar:
+    with contextlib.ExitStack() as stack:
+        done = stack.enter_context(store.opened(resume or process_count > 1, (process_index, process_count)))
+        todo = [batch for batch in mine if batch not in done]
+        left = sum(len(batches[batch]) for batch in todo)
+        bar = stack.enter_context(progress_bar(progress, "solving", total, total - left, stays=True))
         for batch in todo:
             chosen = [members[i] for i in batches[batch]]
             wide = width(chosen[0], min(batch_size, alike[chosen[0].shape]))
-            solved = solve_together(chosen, wide, _sharding(), bar.solved)
+            solved = solve_together(chosen, wide, _sharding(), bar.advance)
             store.write(batch, measure_members(chosen, solved, matrices))
             _report_failures(grid, batches[batch], chosen, solved, bar)
     return store.dataset()
+
+
+def solve_together(
+    members: Sequence[Member],
+    width: int,
+    sharding: jax.sharding.NamedSharding | None = None,
+    report: Report = lambda members: None,
+) -> list[Outcome]:
+    """Solve members of equal `Member.shape`, at most ``width`` at a time (`ufm.solvers.engine.solve_many`)."""
+    first = members[0]
+    tasks = [
+        Task(member.problem, member.limits, member.fields["seed"], escapes=member.fields["escapes"])
+        for member in members
+    ]
+    return solve_many(tasks, Setup(first.level, first.rule, first.precision), width, sharding, report)
 
 
 def plan(members: Sequence[Member], batch_size: int) -> list[list[int]]:
@@ -108,7 +128,7 @@ def _sharding() -> jax.sharding.NamedSharding | None:
 
 
 def _report_failures(
-    grid: Grid, indices: Sequence[int], members: Sequence[Member], solved: Sequence[Solved], bar: Progress
+    grid: Grid, indices: Sequence[int], members: Sequence[Member], solved: Sequence[Outcome], bar: Progress
 ) -> None:
     """Say which members are not certified though they could be, and how to run each of them alone."""
     for index, member, end in zip(indices, members, solved, strict=True):
@@ -117,4 +137,4 @@ def _report_failures(
             where = grid.describe(position) or "the only member"
             gap = end.certificate.relative_gap
             text = f"{gap:.1e}" if math.isfinite(gap) else "unknown"
-            bar.failed(f"{end.status} at {where}: relative gap {text}; alone: {member.command()}")
+            bar.line(f"{end.status} at {where}: relative gap {text}; alone: {member.command()}")

@@ -1,37 +1,42 @@
-"""The data set of a sweep on disk: labelled Zarr, written batch by batch, safe against a kill at any moment.
+"""The data set of a sweep on disk: one file per batch, safe against a kill, checked on every reading.
 
 A store is a folder::
 
-    sweep.json         what is computed and how it is cut into batches; written first, never changed
-    data.zarr/         the data set (`xarray.open_zarr`), complete in shape from the start, NaN where not computed
-    batches/00017.json written when batch 17 is complete: its members and the checksum of their values
+    sweep.json          what is computed, the axes with their labels, how it is cut into batches; never changed
+    claim.json          which processes are at work here
+    batches/00017.npz   the members of batch 17: their positions in the grid, and one array per variable
 
-Every file is written under another name and renamed, so it is there completely or not at all. A batch whose
-marker is missing is computed again and overwrites whatever an interrupted run left of it.
+Every file is written under another name and renamed, and holds a checksum of itself (`ufm.sweeps.sealed`). A batch
+names the sweep and its own number, so that no file is taken for another. A batch that is not there is computed
+again. `numpy.load` reads a batch; `open_dataset` joins all of them.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
-import zarr
 
-from ufm.inputs.checks import InputError
-from ufm.sweeps.dataset import empty_dataset, fill, open_dataset
-from ufm.sweeps.grid import Grid
-from ufm.sweeps.measure import variables
+from ufm.inputs.checks import CheckpointError, InputError
+from ufm.sweeps.claim import Share, claimed
+from ufm.sweeps.dataset import Layout
+from ufm.sweeps.joined import joined
+from ufm.sweeps.sealed import (
+    PARTIAL,
+    Archive,
+    DamageError,
+    checksum,
+    read_description,
+    write_archive,
+    write_description,
+)
 
-FORMAT = 1
-#: Largest size of one chunk of one variable, in bytes.
-CHUNK_BYTES = 4_000_000
+FORMAT = 2
 
 
 class Store:
@@ -39,191 +44,205 @@ class Store:
 
     Args:
         folder: the folder.
-        grid: what is computed.
+        layout: of the data set.
         batches: members of every batch, as indices into the grid in C order.
-        num_classes: largest number of classes of a member.
         settings: further JSON values on which the content depends.
+        content: what is computed, as JSON values by name.
     """
 
     def __init__(
         self,
         folder: Path,
-        grid: Grid,
+        layout: Layout,
         batches: Sequence[Sequence[int]],
-        num_classes: int,
         settings: Mapping[str, Any],
+        content: Mapping[str, Any],
     ) -> None:
-        self.folder, self.grid, self.batches = folder, grid, batches
-        self.num_classes, self.settings = num_classes, dict(settings)
-        self.data = folder / "data.zarr"
+        self.folder, self.layout, self.batches = folder, layout, batches
+        plan = checksum([list(map(int, batch)) for batch in batches])
+        described = {"format": FORMAT, "settings": dict(settings), "sweep": dict(content), "plan": plan}
+        described |= {"batches": len(batches), "layout": layout.to_json()}
+        self.description: dict[str, Any] = json.loads(json.dumps(described))
 
-    def open(self, resume: bool) -> set[int]:
-        """Create the store or, to resume, check that it is the same sweep and undamaged; return complete batches.
+    @contextlib.contextmanager
+    def opened(self, resume: bool, share: Share) -> Iterator[set[int]]:
+        """Claim the folder, check what is there or begin, and yield the complete batches.
+
+        Args:
+            resume: whether to go on with a sweep that is there already.
+            share: which of how many processes this is.
 
         Raises:
-            InputError: if there is a store already and ``resume`` is false, if it holds another sweep, or if it is
-                damaged.
+            InputError: if there is a sweep already and ``resume`` is false, if it is another one or damaged, or if
+                another process is at work there.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with self._lock():
-            description = self.folder / "sweep.json"
-            if description.exists():
-                self._require_same(_read_json(description))
-                if not resume:
-                    raise InputError(
-                        f"{self.folder} already holds this sweep; pass --resume to go on with it, "
-                        "or choose another folder"
-                    )
-            else:
-                if any(entry.name not in ("lock", "sweep.json.partial") for entry in self.folder.iterdir()):
-                    raise InputError(
-                        f"{self.folder} must be empty or hold a sweep, and it holds something else"
-                    )
-                _write_json(description, self._description())
-            if not self.data.exists():
-                self._create()
-            for left_over in self.data.rglob("*.partial"):
-                left_over.unlink()
-            done = self.done()
-            self.check(done)
-        return done
-
-    def done(self) -> set[int]:
-        """Return the batches whose marker says that they are complete."""
-        return {int(path.stem) for path in (self.folder / "batches").glob("*.json")}
+        self._require_mine(resume)
+        with claimed(self.folder / "claim.json", share) as alone:
+            if alone:
+                for left_over in self.folder.rglob(f".*{PARTIAL}"):
+                    left_over.unlink()
+            with self._writing():
+                if not (self.folder / "sweep.json").exists():
+                    write_description(self.folder / "sweep.json", self.description)
+                (self.folder / "batches").mkdir(exist_ok=True)
+            yield set(_archives(self.folder, self.description, self.batches))
 
     def write(self, batch: int, rows: Mapping[str, np.ndarray]) -> None:
-        """Write the members of a batch, then its marker."""
-        indices = self.batches[batch]
-        first, last = self._span(indices)
-        with self._lock():
-            group = zarr.open_group(self.data, mode="r+", use_consolidated=False)
-            digest = hashlib.sha256()
-            for name, values in rows.items():
-                array: Any = group[name]
-                where = slice(first, last + 1) if self.grid.shape else ...
-                block = np.array(array[where])
-                fill(block, self.grid, indices, values, first)
-                array[where] = block
-                digest.update(self._bytes(name, block, indices))
-            marker = {"batch": batch, "members": len(indices), "checksum": digest.hexdigest()}
-            (self.folder / "batches").mkdir(exist_ok=True)
-            _write_json(self.folder / "batches" / f"{batch:05d}.json", marker)
-
-    def check(self, batches: set[int]) -> None:
-        """Compare the values of complete batches with their checksums.
+        """Write the members of a batch.
 
         Raises:
-            InputError: naming the batch that does not match and how to compute it again.
+            CheckpointError: if that fails; the batches before are kept.
         """
-        for batch in sorted(batches):
-            marker = self.folder / "batches" / f"{batch:05d}.json"
-            try:
-                group = zarr.open_group(self.data, mode="r", use_consolidated=False)
-                sound = _read_json(marker)["checksum"] == self._checksum(group, self.batches[batch])
-            except (InputError, KeyError, IndexError, OSError, RuntimeError, TypeError, ValueError):
-                sound = False
-            if not sound:
-                raise InputError(
-                    f"{self.folder} is damaged: batch {batch} does not match its checksum; delete {marker} and "
-                    "resume to compute it again (or delete the folder if data.zarr cannot be read at all)"
-                )
+        with self._writing():
+            write_batch(self.folder, self.description, batch, self.batches[batch], rows)
 
     def dataset(self) -> xr.Dataset:
-        """Return the data set, its values read when needed, the status in words."""
+        """Return the data set, its values read when needed."""
         return open_dataset(self.folder)
 
-    def _description(self) -> dict[str, Any]:
-        plan = hashlib.sha256(
-            json.dumps([list(map(int, batch)) for batch in self.batches]).encode()
-        ).hexdigest()
-        content = {"format": FORMAT, "axes": [axis.name for axis in self.grid.axes], "key": self.grid.key}
-        return content | {"plan": plan[:16], "settings": self.settings, "sweep": self.grid.content()}
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as reason:
+            raise CheckpointError(
+                f"cannot write to {self.folder}: {reason.strerror or reason}; batches written before are kept, "
+                "go on with --resume"
+            ) from None
 
-    def _require_same(self, stored: Any) -> None:
-        mine = self._description()
-        if not isinstance(stored, dict) or stored.get("format") != FORMAT:
-            raise InputError(f"{self.folder} was written in another format; choose another folder")
-        theirs, ours = (_flat({"settings": d["settings"]} | {"": d["sweep"]}) for d in (stored, mine))
+    def _require_mine(self, resume: bool) -> None:
+        """Create the folder, or raise `InputError` unless it is empty or holds this sweep to go on with."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            entries = {entry.name for entry in self.folder.iterdir()}
+        except OSError as reason:
+            raise InputError(f"{self.folder} cannot be used: {reason.strerror or reason}") from None
+        if "sweep.json" not in entries:
+            if any(not (name == "claim.json" or name.endswith(PARTIAL)) for name in entries):
+                raise InputError(f"{self.folder} must be empty or hold a sweep, and it holds something else")
+            return
+        self._require_same(_described(self.folder))
+        if not resume:
+            raise InputError(
+                f"{self.folder} already holds this sweep; pass --resume to go on with it, or choose another folder"
+            )
+
+    def _require_same(self, stored: Mapping[str, Any]) -> None:
+        theirs, ours = (
+            _flat({"settings": d["settings"]} | {"": d["sweep"]}) for d in (stored, self.description)
+        )
         for name in sorted(theirs.keys() | ours.keys()):
             if theirs.get(name) != ours.get(name):
                 raise InputError(
                     f"{self.folder} holds another sweep: {name} is {_short(theirs.get(name))} there and "
                     f"{_short(ours.get(name))} here; choose another folder or restore the configuration"
                 )
-        if json.loads(json.dumps(mine)) != stored:
-            what = (
-                "axes are in another order"
-                if stored.get("axes") != mine["axes"]
-                else "batches are cut in another way"
-            )
+        if stored != self.description:
+            what = "it was written by another version of ufm"
+            if stored["layout"]["axes"] != self.description["layout"]["axes"]:
+                what = "axes are in another order"
+            elif stored["plan"] != self.description["plan"]:
+                what = "batches are cut in another way"
             raise InputError(f"{self.folder} holds another sweep: {what}; choose another folder")
 
-    def _create(self) -> None:
-        """Write the empty data set beside its final place and move it there."""
-        partial = self.folder / "data.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        dataset = empty_dataset(self.grid, self.num_classes, bool(self.settings.get("matrices")))
-        encoding = {}
-        for name, variable in dataset.data_vars.items():
-            row = variable.dtype.itemsize * int(np.prod(variable.shape[1:], dtype=np.int64))
-            length = max(1, min(variable.shape[0], CHUNK_BYTES // max(row, 1))) if variable.ndim else 1
-            encoding[name] = {"chunks": (length, *variable.shape[1:]) if variable.ndim else ()}
-        dataset.to_zarr(partial, mode="w", consolidated=False, zarr_format=3, encoding=encoding)
-        partial.replace(self.data)
 
-    def _span(self, indices: Sequence[int]) -> tuple[int, int]:
-        """Return the first and last position of members on the first axis."""
-        first = np.unravel_index(np.asarray(indices), self.grid.shape or (1,))[0]
-        return int(first.min()), int(first.max())
-
-    def _checksum(self, group: Any, indices: Sequence[int]) -> str:
-        """Hash the stored values of some members, variable by variable."""
-        first, last = self._span(indices)
-        digest = hashlib.sha256()
-        for name in variables(bool(self.settings.get("matrices"))):
-            block = np.asarray(group[name][slice(first, last + 1) if self.grid.shape else ...])
-            digest.update(self._bytes(name, block, indices))
-        return digest.hexdigest()
-
-    def _bytes(self, name: str, block: np.ndarray, indices: Sequence[int]) -> bytes:
-        """Return what is hashed of a variable, from the part of it that spans the members."""
-        where = np.unravel_index(np.asarray(indices), self.grid.shape or (1,))
-        block = block if self.grid.shape else block[None]
-        return (
-            name.encode()
-            + np.ascontiguousarray(block[(where[0] - self._span(indices)[0], *where[1:])]).tobytes()
-        )
-
-    @contextlib.contextmanager
-    def _lock(self) -> Iterator[None]:
-        """Keep other processes of the same sweep out; the lock dies with the process."""
-        with (self.folder / "lock").open("a") as stream:
-            try:
-                import fcntl
-            except ImportError:  # elsewhere only one process may write
-                yield
-                return
-            fcntl.flock(stream, fcntl.LOCK_EX)
-            yield
+def write_batch(
+    folder: Path,
+    description: Mapping[str, Any],
+    batch: int,
+    members: Sequence[int],
+    rows: Mapping[str, np.ndarray],
+) -> None:
+    """Write the file of a batch."""
+    about = {"format": FORMAT, "sweep": checksum(description), "batch": batch}
+    arrays = {"about": np.array(json.dumps(about)), "member": np.asarray(members, dtype=np.int64)}
+    write_archive(_path(folder, batch), arrays | dict(rows))
 
 
-def _write_json(path: Path, content: Any) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=1))
-    partial.replace(path)
+def open_dataset(folder: str | Path) -> xr.Dataset:
+    """Return the data set of a stored sweep, complete or not, the status in words.
+
+    Every file is checked; values are read when they are used, and checked again where a file has changed by then.
+
+    Args:
+        folder: what `ufm.sweep` wrote to.
+
+    Raises:
+        InputError: if there is none, it is damaged, or it was written in another format.
+    """
+    folder = Path(folder)
+    description = _described(folder)
+    layout = Layout.from_json(description["layout"])
+    return joined(layout, _archives(folder, description), lambda batch: _damaged(folder, batch))
 
 
-def _read_json(path: Path) -> Any:
+def _described(folder: Path) -> dict[str, Any]:
+    """Return the description of a store."""
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as reason:
-        raise InputError(f"{path} is damaged: {reason}") from None
+        content = read_description(folder / "sweep.json")
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(
+            f"{folder} holds no sweep (there is no sweep.json in it); name the folder that "
+            "`ufm sweep CONFIG.toml --out FOLDER` wrote"
+        ) from None
+    except DamageError as reason:
+        raise InputError(
+            f"{folder / 'sweep.json'} is damaged: {reason}; restore it, or compute the sweep again in another folder"
+        ) from None
+    if content["format"] != FORMAT:
+        raise InputError(
+            f"{folder} holds a sweep in format {content['format']}, this version of ufm reads format {FORMAT} only; "
+            "choose another folder and compute it again"
+        )
+    return content
+
+
+def _archives(
+    folder: Path, description: Mapping[str, Any], batches: Sequence[Sequence[int]] | None = None
+) -> dict[int, tuple[Archive, np.ndarray]]:
+    """Return the file of every batch that is there and its members, all checked.
+
+    Raises:
+        InputError: naming what is damaged and how to compute it again.
+    """
+    found: dict[int, tuple[Archive, np.ndarray]] = {}
+    sweep, size = checksum(description), Layout.from_json(description["layout"]).size
+    taken = np.zeros(size, dtype=bool)
+    for path in sorted((folder / "batches").glob("*")):
+        if path.name.startswith("."):  # being written, or a file system's own
+            continue
+        batch = int(path.stem) if path.stem.isdecimal() else -1
+        if not 0 <= batch < description["batches"] or path != _path(folder, batch):
+            raise InputError(f"{folder} is damaged: {path} is no batch of this sweep; remove it")
+        try:
+            archive = Archive(path)
+            told, members = archive.read(("about", "member"))
+        except DamageError:
+            raise _damaged(folder, batch) from None
+        about = json.loads(str(told))
+        if about != {"format": FORMAT, "sweep": sweep, "batch": batch}:
+            raise _damaged(folder, batch, "belongs to another batch or sweep")
+        if batches is not None and members.tolist() != list(batches[batch]):
+            raise _damaged(folder, batch, "holds other members")
+        if np.any(taken[members]):
+            raise _damaged(folder, batch, "holds members of another batch")
+        taken[members] = True
+        found[batch] = archive, members
+    return found
+
+
+def _path(folder: Path, batch: int) -> Path:
+    return folder / "batches" / f"{batch:05d}.npz"
+
+
+def _damaged(folder: Path, batch: int, what: str = "does not match its checksum") -> InputError:
+    return InputError(
+        f"{folder} is damaged: batch {batch} {what}; delete {_path(folder, batch)} and resume to compute it again"
+    )
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Flatten nested tables into dotted names, after a round trip through JSON."""
-    tree = json.loads(json.dumps(tree))
+    """Flatten nested tables into dotted names."""
     if not isinstance(tree, dict):
         return {prefix: tree}
     found: dict[str, Any] = {}

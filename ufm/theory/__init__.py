@@ -1,21 +1,19 @@
 """Closed forms of the global optimum, in pure NumPy: `predict` picks the theorem, one module per family."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from ufm.inputs.checks import instance_of
-from ufm.losses import MSE
 from ufm.model.problem import Problem
-from ufm.theory.cross_entropy import predict_nonnegative
+from ufm.theory import free_mse, simplex_etf, symmetric
 from ufm.theory.free_thresholds import (
     TwinThreshold,
     minority_collapse_weight,
     total_collapse_weight,
     twin_thresholds,
 )
-from ufm.theory.mse import predict_mse
 from ufm.theory.prediction import ClosedFormError, Prediction
-from ufm.theory.seli import SELI, seli
-from ufm.theory.simplex_etf import predict_free
+from ufm.theory.seli import SELI, WeakDecayLimit, seli, weak_decay_limit
 from ufm.theory.thresholds import (
     collapse_counts,
     collapse_nuclear_weights,
@@ -31,7 +29,9 @@ __all__ = [
     "SELI",
     "ClosedFormError",
     "Prediction",
+    "Theorem",
     "TwinThreshold",
+    "WeakDecayLimit",
     "collapse_counts",
     "collapse_nuclear_weights",
     "count_collapsed",
@@ -45,27 +45,46 @@ __all__ = [
     "seli",
     "total_collapse_weight",
     "twin_thresholds",
+    "weak_decay_limit",
 ]
+
+
+class Theorem(NamedTuple):
+    """A theorem: whether it is the one for a problem's loss, features and bias, and the prediction it makes."""
+
+    applies: Callable[[Problem], bool]
+    build: Callable[[Problem], Prediction]
+
+
+#: Tried in order: the first that applies makes the prediction, or says which of its assumptions fails.
+THEOREMS = (
+    Theorem(free_mse.covers, free_mse.predict_mse_with_bias),
+    Theorem(symmetric.covers, symmetric.predict_symmetric),
+    Theorem(lambda problem: problem.features == "free", simplex_etf.predict_simplex),
+)
 
 
 def predict(problem: Problem | Any) -> Prediction:
     r"""Return the geometry of the global optimum of ``problem`` in closed form, in O(K).
 
-    ======================================  ===========  ==========================================
-    loss                                    features     covered
-    ======================================  ===========  ==========================================
-    (weighted, smoothed) cross-entropy      nonnegative  any counts; a bias if it is provably zero
-    (weighted, smoothed) cross-entropy      free         equal counts and weights, with any bias;
-                                                         else only total collapse without bias
-    MSE                                     both         any counts, no bias
-    ======================================  ===========  ==========================================
+    ===================================================  ===========  ==========================================
+    loss                                                 features     covered
+    ===================================================  ===========  ==========================================
+    cross-entropy (weighted, smoothed, LDAM), Poly-1     nonnegative  any counts, decays by class; a bias if it is
+                                                                      provably zero
+    the same                                             free         equal counts, weights and decays, any bias;
+                                                                      else total collapse without bias
+    MSE                                                  both         any counts, no bias; with free features also
+                                                                      an unregularised one
+    binary cross-entropy, at most 4 classes              nonnegative  any counts, no bias
+    ===================================================  ===========  ==========================================
 
     Raises:
         InputError: if it is no problem.
         ClosedFormError: one sentence that says which assumption of the theorems fails; the certified solver's
             answer (`ufm.solve`) is then the prediction.
 
-    Source: see `predict_nonnegative`, `predict_free`, `predict_mse`.
+    Source: `ufm.theory.symmetric`, `ufm.theory.simplex_etf`, `ufm.theory.free_mse`.
 
     Example:
         >>> prediction = predict(Problem([500] * 5 + [50] * 5, 10, weight_decay=5e-3, feature_decay=1e-6))
@@ -73,8 +92,4 @@ def predict(problem: Problem | Any) -> Prediction:
         0.076129240854
     """
     instance_of("problem", problem, Problem)
-    if isinstance(problem.loss, MSE):
-        return predict_mse(problem)
-    if problem.features == "nonnegative":
-        return predict_nonnegative(problem)
-    return predict_free(problem)
+    return next(theorem.build(problem) for theorem in THEOREMS if theorem.applies(problem))

@@ -20,7 +20,6 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from ufm.losses import SoftmaxLoss
 from ufm.losses.softmax import softmax
 from ufm.model.problem import Problem
 from ufm.theory.prediction import not_covered
@@ -49,6 +48,7 @@ class _Kinds(NamedTuple):
     """Kinds of exchangeable classes by ascending count: parameters, sizes, and the classes in that order."""
 
     counts: np.ndarray
+    costs: np.ndarray  # l_k / l, where classes have decays of their own
     weights: np.ndarray
     scales: np.ndarray
     offsets: np.ndarray
@@ -56,25 +56,33 @@ class _Kinds(NamedTuple):
     order: np.ndarray
     smoothing: float
 
-    def contrasts(self, num_samples: int) -> np.ndarray:
+    def contrasts(self, num_samples: float) -> np.ndarray:
         """``(1-e) a c sqrt(n) / N``, the norm of the dual matrix on contrasts of twins."""
-        return (1 - self.smoothing) * self.scales * self.weights * np.sqrt(self.counts) / num_samples
+        return (
+            (1 - self.smoothing)
+            * self.scales
+            * self.weights
+            * np.sqrt(self.counts)
+            / num_samples
+            / self.costs
+        )
 
 
 def _kinds(problem: Problem) -> _Kinds:
-    loss = problem.loss
     if problem.features != "free":
         raise not_covered("these thresholds are for free features")
-    if not isinstance(loss, SoftmaxLoss):
-        raise not_covered(f"these thresholds need a softmax loss, and the loss is {type(loss).__name__}")
-    columns = [problem.counts, loss.weights, loss.scales, loss.offsets]
-    rows = np.stack([np.broadcast_to(np.asarray(c, dtype=float), (problem.num_classes,)) for c in columns])
+    loss = problem.loss.softmax_parameters(problem.num_classes)
+    if loss is None:
+        name = type(problem.loss).__name__
+        raise not_covered(f"these thresholds need a softmax loss, and the loss is {name}")
+    costs = problem.nuclear_weights / problem.nuclear_weight
+    rows = np.stack([problem.counts.astype(float), costs, loss.weights, loss.scales, loss.offsets])
     order = np.lexsort(rows[::-1])
     rows = rows[:, order]
     starts = np.flatnonzero(np.append(True, np.any(rows[:, 1:] != rows[:, :-1], axis=0)))
     sizes = np.diff(np.append(starts, problem.num_classes))
-    counts, weights, scales, offsets = rows[:, starts]
-    return _Kinds(counts, weights, scales, offsets, sizes, order, float(loss.label_smoothing))
+    counts, costs, weights, scales, offsets = rows[:, starts]
+    return _Kinds(counts, costs, weights, scales, offsets, sizes, order, loss.smoothing)
 
 
 def twin_thresholds(problem: Problem) -> tuple[TwinThreshold, ...]:
@@ -168,7 +176,7 @@ def total_collapse_weight(problem: Problem) -> float:
     p = _probabilities_of_bias(problem, kinds)
     block = np.outer(roots, roots * (p - kinds.smoothing / problem.num_classes))
     block -= (1 - kinds.smoothing) * np.eye(len(roots))
-    left = kinds.weights * np.sqrt(kinds.counts) / problem.num_samples
+    left = kinds.weights * np.sqrt(kinds.counts) / problem.num_samples / kinds.costs
     return max(largest, float(np.linalg.norm(left[:, None] * block * kinds.scales, 2)))
 
 

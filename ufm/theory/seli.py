@@ -1,4 +1,4 @@
-"""The limit of vanishing regularisation with free features: simplex-encoded-labels interpolation (SELI)."""
+"""Limits of vanishing regularisation: with free features simplex-encoded-labels interpolation, else a frame."""
 
 from __future__ import annotations
 
@@ -8,24 +8,33 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from ufm.inputs.checks import class_counts
+from ufm.inputs.checks import class_counts, nonnegative_float
 from ufm.theory.prediction import require_matrix_size
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class SELI:
+class WeakDecayLimit:
     """The directions that the optimum approaches; every matrix has Frobenius norm 1.
 
     Attributes:
         gram_features: ``<h_k, h_l>`` of class means, up to scale.
         gram_weights: ``<w_k, w_l>`` of classifier rows, up to scale.
         logits: ``W h_k`` in row k, up to scale.
-        singular_values: of the simplex-encoded label matrix, in descending order; the last one is 0.
     """
 
     gram_features: Float[np.ndarray, "K K"]
     gram_weights: Float[np.ndarray, "K K"]
     logits: Float[np.ndarray, "K K"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SELI(WeakDecayLimit):
+    """The limit with free features.
+
+    Attributes:
+        singular_values: of the simplex-encoded label matrix, in descending order; the last one is 0.
+    """
+
     singular_values: Float[np.ndarray, " K"]
 
 
@@ -60,6 +69,33 @@ def seli(counts: Any) -> SELI:
     left, values, right = np.linalg.svd(centring * roots)
     features = (right.T * values) @ right / np.outer(roots, roots)
     return SELI(_unit(features), _unit((left * values) @ left.T), _unit(centring), values)
+
+
+def weak_decay_limit(counts: Any, charge: float | int = 0) -> WeakDecayLimit:
+    r"""Return the geometry of symmetric shift-invariant losses with non-negative features as the decays go to zero.
+
+    Margins become equal, features stay orthogonal with ``|h_k|^2`` proportional to ``n_k^{-(1-g)/2}``, and the
+    classifier is the centred frame ``C diag(n^{(1-g)/2}) C`` with ``C = I - 11'/K``.
+
+    Args:
+        counts: samples per class.
+        charge: g, 0 if samples pay for their features, 1 if classes do (`ufm.conventions.charged`).
+
+    Raises:
+        InputError: if an argument is invalid, or there are too many classes for K x K matrices.
+
+    Source: `ufm.theory.symmetric`; equal margins by ``x_k -> 0``.
+
+    Example:
+        >>> limit = weak_decay_limit([16, 1])
+        >>> round(float(limit.gram_features[1, 1] / limit.gram_features[0, 0]), 12)
+        4.0
+    """
+    counts = class_counts(counts)
+    require_matrix_size("the geometry", len(counts))
+    scale = counts.astype(np.float64) ** (-(1 - nonnegative_float("charge", charge)) / 2)
+    centring = np.eye(len(counts)) - 1 / len(counts)
+    return WeakDecayLimit(_unit(np.diag(scale)), _unit((centring / scale) @ centring), _unit(centring))
 
 
 def _unit(matrix: Float[np.ndarray, "K K"]) -> Float[np.ndarray, "K K"]:

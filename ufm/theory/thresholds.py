@@ -1,13 +1,17 @@
 r"""Where the closed forms say that classes collapse: counts, decays, imbalance ratios, and class weights.
 
-Everything here follows from one inequality, ``n_k <= c a / (c_k^2 (1-e)^2)`` with ``c = N^2 lambda_W
-lambda_H`` (`ufm.theory.assumptions`), and honours class weights ``c_k`` and label smoothing ``e``. A class
-*at* its threshold is collapsed.
+Everything here follows from the slope of the scalar problems at zero margin (`ufm.theory.scalar`), ``n_k <= f_k N^2``
+with ``f_k = lambda_W lambda_H,k a^2 / phi_k'(0)^2``; for cross-entropy with class weights ``c_k`` and label smoothing
+``e``, ``a^2 / phi_k'(0)^2 = K/(K-1) / (c_k^2 (1-e)^2)``. A class *at* its threshold is collapsed.
+
+``charge`` is the exponent g of who pays for a feature, ``lambda_H,k = lambda_H (N/(K n_k))^g``: samples (0, the
+default) or classes (1), see `ufm.conventions.charged`. Where counts change, decays so charged change with them.
 """
 
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from typing import Any, Literal
 
 import numpy as np
@@ -17,25 +21,27 @@ from ufm.inputs.checks import (
     InputError,
     class_counts,
     finite_vector,
+    nonnegative_float,
     one_of,
     positive_float,
     positive_integer,
 )
-from ufm.losses import MSE, CrossEntropy, Loss
+from ufm.losses import CrossEntropy, Loss
 from ufm.model.problem import Problem
-from ufm.theory.assumptions import CollapseRule, collapse_rule, exchangeable
+from ufm.theory import simplex_etf, symmetric
 from ufm.theory.prediction import not_covered
+from ufm.theory.scalar import ScalarProblems
 
 Fixed = Literal["minority", "majority", "total"]
 
 
 def collapse_counts(problem: Problem) -> Float[np.ndarray, " K"]:
-    r"""Return ``c a / (c_k^2 (1-e)^2)``, the count at or below which class k collapses, given N.
+    r"""Return ``f_k N^2``, the count at or below which class k collapses, given N and its decay.
 
     Raises:
         ClosedFormError: if no theorem covers the loss, features and bias of ``problem``.
 
-    Source: Dang et al., ICML 2024 (arXiv:2401.02058); weights and smoothing as in `predict_nonnegative`.
+    Source: Dang et al., ICML 2024 (arXiv:2401.02058); extended as in `ufm.theory.symmetric`.
 
     Example:
         >>> problem = Problem([500, 100], 2, weight_decay=0.01, feature_decay=0.01)
@@ -43,11 +49,13 @@ def collapse_counts(problem: Problem) -> Float[np.ndarray, " K"]:
         [72.0, 72.0]
     """
     with np.errstate(over="ignore"):  # no count survives weights that small
-        return (problem.num_samples * problem.nuclear_weight * _rule(problem).root) ** 2
+        return (problem.num_samples * problem.nuclear_weights * _scalar(problem).root) ** 2
 
 
 def collapse_nuclear_weights(problem: Problem) -> Float[np.ndarray, " K"]:
-    r"""Return ``c_k (1-e) sqrt(n_k / a) / N``, the ``sqrt(lambda_W lambda_H)`` at which class k collapses.
+    r"""Return ``sqrt(n_k / f_k) l / N``, the ``l = sqrt(lambda_W lambda_H)`` at which class k collapses.
+
+    Where classes have decays of their own these keep their ratios, and ``lambda_H`` is their mean over samples.
 
     Raises:
         ClosedFormError: if no theorem covers the loss, features and bias of ``problem``.
@@ -59,7 +67,8 @@ def collapse_nuclear_weights(problem: Problem) -> Float[np.ndarray, " K"]:
         >>> collapse_nuclear_weights(problem).round(6).tolist()[4:6]
         [0.007071, 0.003162]
     """
-    return np.sqrt(problem.counts) / (problem.num_samples * _rule(problem).root)
+    costs = problem.nuclear_weights / problem.nuclear_weight
+    return np.sqrt(problem.counts) / (problem.num_samples * _scalar(problem).root * costs)
 
 
 def largest_nuclear_weight(problem: Problem) -> float:
@@ -94,16 +103,17 @@ def count_collapsed(problem: Problem, nuclear_weights: Any) -> Int[np.ndarray, "
     return np.searchsorted(np.sort(collapse_nuclear_weights(problem)), queries, side="right")
 
 
-def extra_samples_to_live(problem: Problem, index: int) -> int | None:
+def extra_samples_to_live(problem: Problem, index: int, charge: float | int = 0) -> int | None:
     r"""Return the fewest samples that class ``index`` alone must gain in order not to collapse.
 
-    The other classes stay as they are. Solves ``n + m > f (N + m)^2`` for the smallest integer m >= 0
-    exactly: the class must outgrow a threshold that grows with it. The solutions m are an interval,
-    possibly empty.
+    The other classes stay as they are. Solves ``n + m > f(m) (N + m)^2`` for the smallest integer m >= 0 exactly: the
+    class must outgrow a threshold that grows with it, ``f(m) = f (1 + m/N)^g (1 + m/n)^-g``. The solutions m are an
+    interval, possibly empty, that contains ``m = (1+g) N - (2+g) n`` if it is not.
 
     Args:
         problem: any problem with a collapse inequality.
         index: class index k.
+        charge: the exponent g with which the decays of the problem depend on the counts.
 
     Returns:
         The number m (0 for a living class), or None if no number of samples for this class alone helps.
@@ -121,23 +131,23 @@ def extra_samples_to_live(problem: Problem, index: int) -> int | None:
     """
     if not 0 <= index < problem.num_classes:
         raise InputError(f"index must be in 0..{problem.num_classes - 1}, got {index}")
-    if problem.bias is not None or (problem.features == "free" and not isinstance(problem.loss, MSE)):
+    if problem.bias is not None or not symmetric.covers(problem):
         raise not_covered(
             "with a bias or free features the theorem needs equal counts, and these become unequal"
         )
-    rule = _rule(problem)
-    count, total = int(problem.counts[index]), problem.num_samples
-    factor = rule.exact_factor(problem, float(rule.weights[index]))
+    g = nonnegative_float("charge", charge)
+    count, total = Fraction(float(problem.counts[index])), Fraction(float(problem.num_samples))
+    factor = _scalar(problem).factor(index)
 
     def lives(extra: int) -> bool:
-        return count + extra > factor * (total + extra) ** 2
+        f = factor if g == 0 else factor * Fraction(float((1 + extra / total) / (1 + extra / count)) ** g)
+        return count + extra > f * (total + extra) ** 2
 
     if lives(0):
         return 0
-    # the excess over the threshold is concave and peaks within one sample above this; if it is not positive
-    # here it is nowhere, because its curvature 2 f is at most 1/2 whenever its peak is positive
-    alive = math.floor(1 / (2 * factor)) - total
-    if alive <= 0 or not lives(alive):
+    best = math.floor((1 + Fraction(g)) * total - (2 + Fraction(g)) * count)
+    alive = next((extra for extra in (max(best, 0), max(best, 0) + 1) if lives(extra)), None)
+    if alive is None:
         return None
     dead = 0
     while alive - dead > 1:
@@ -146,34 +156,38 @@ def extra_samples_to_live(problem: Problem, index: int) -> int | None:
     return alive
 
 
-def _rule(problem: Problem) -> CollapseRule:
-    """The collapse rule, if it still holds when the decays are varied in the presence of a bias."""
-    rule = collapse_rule(problem)
-    if problem.bias is not None:
-        if isinstance(problem.loss, MSE):
-            raise not_covered("the MSE theorem needs a model without bias")
-        if not exchangeable(problem, rule.weights):
-            raise not_covered("with a bias the collapse thresholds need equal counts and equal class weights")
-    return rule
+def _scalar(problem: Problem) -> ScalarProblems:
+    """The scalar problems, if they still hold when the decays are varied in the presence of a bias."""
+    if not symmetric.covers(problem):
+        return simplex_etf.scalar_problems(problem)
+    found = symmetric.scalar_problems(problem)
+    if problem.bias is not None and not found.exchangeable:
+        raise not_covered("with a bias the collapse thresholds need equal counts and equal class weights")
+    return found
 
 
-def equalising_weights(counts: Any) -> Float[np.ndarray, " K"]:
-    r"""Return class weights proportional to ``n_k^{-1/2}``, which give every class the same margin.
+def equalising_weights(counts: Any, charge: float | int = 0) -> Float[np.ndarray, " K"]:
+    r"""Return class weights proportional to ``n_k^{-(1+g)/2}``, which give every class the same margin.
 
     Scaled so that the average weight of a sample is one: ``sum_k n_k c_k = N``. With them all classes live or
-    all collapse, and all live whenever all live without weights.
+    all collapse, and (for g = 0) all live whenever all live without weights.
+
+    Args:
+        counts: samples per class.
+        charge: g, 0 if samples pay for their features, 1 if classes do.
 
     Raises:
         InputError: if the counts are invalid.
 
-    Source: the collapse inequality with ``c_k^2 n_k`` constant.
+    Source: the collapse inequality with ``c_k^2 n_k / lambda_H,k`` constant.
 
     Example:
         >>> equalising_weights([400, 100]).round(4).tolist()
         [0.8333, 1.6667]
     """
-    roots = np.sqrt(class_counts(counts))
-    return np.sum(roots**2) / np.sum(roots) / roots
+    n = class_counts(counts).astype(np.float64)
+    weights = n ** (-(1 + nonnegative_float("charge", charge)) / 2)
+    return weights * (n.sum() / (n @ weights))
 
 
 def critical_imbalance_ratio(
@@ -185,17 +199,18 @@ def critical_imbalance_ratio(
     fixed: Fixed,
     size: float | int,
     loss: Loss | None = None,
+    charge: float | int = 0,
 ) -> float:
     r"""Return ``R_0``: the minority of a step profile is collapsed for every imbalance ratio ``R >= R_0``.
 
-    The profile has ``num_majority`` classes of ``R n`` samples, then ``num_minority`` classes of n. With A
-    and B the two numbers of classes, K = A + B, ``k = lambda_W lambda_H K / ((K-1) c_B^2 (1-e)^2)``:
+    The profile has ``num_majority`` classes of ``R n`` samples, then ``num_minority`` classes of n. With A and B the
+    two numbers of classes, K = A + B and ``k = lambda_W lambda_H a^2 / phi_B'(0)^2 / K^g`` the minority is collapsed
+    iff ``n^(1+g) <= k N^(2+g)``, where ``N = n (A R + B)``:
 
-    * ``fixed="minority"`` (size is n): ``R_0 = (1/sqrt(k n) - B) / A``.
-    * ``fixed="majority"`` (size is ``R n``): ``1/R_0`` is the smaller root t of ``k R n (A + B t)^2 = t``.
-      Here fewer minority samples also shrink N, so that a minority collapsed at R = 1 may live for some R <
-      R_0.
-    * ``fixed="total"`` (size is N): ``R_0 = (1/(k N) - B) / A``.
+    * ``fixed="minority"`` (size is n): for g = 0 ``R_0 = (1/sqrt(k n) - B) / A``.
+    * ``fixed="majority"`` (size is ``R n``): ``1/R_0`` is the smallest root t of ``t^(1+g) = k R n (A + B t)^(2+g)``.
+      Here fewer minority samples also shrink N, so that a minority collapsed at R = 1 may live for some R < R_0.
+    * ``fixed="total"`` (size is N): for g = 0 ``R_0 = (1/(k N) - B) / A``.
 
     Args:
         num_majority: number of majority classes, A >= 1.
@@ -204,7 +219,8 @@ def critical_imbalance_ratio(
         feature_decay: ``lambda_H``.
         fixed: which size stays the same when R changes.
         size: its value, in samples; a real number, because R is one.
-        loss: of the cross-entropy family; per-class parameters list the majority classes first.
+        loss: a symmetric loss; per-class parameters list the majority classes first.
+        charge: g, 0 if samples pay for their features, 1 if classes do.
 
     Returns:
         ``R_0 >= 1``; exactly 1 when the minority is collapsed at every ratio.
@@ -227,22 +243,30 @@ def critical_imbalance_ratio(
     size = positive_float("size", size)
     K = majority + minority
     problem = Problem(np.ones(K, dtype=int), K, weight_decay, feature_decay, loss=loss or CrossEntropy())
-    root = _rule(problem).root[majority:]
+    root, g = _scalar(problem).root[majority:], nonnegative_float("charge", charge)
     if np.ptp(root) > 0:
         raise not_covered("the critical ratio of a step profile needs minority classes of equal weight")
-    strength = (problem.nuclear_weight * float(root[0])) ** 2 * size
+    # with sizes in units of the fixed one: the minority collapses iff n^(1+g) <= strength N^(2+g)
+    strength = (problem.nuclear_weight * float(root[0])) ** 2 * size / K**g
     if fixed == "minority":
-        ratio = (1 / math.sqrt(strength) - minority) / majority
+        ratio = (strength ** (-1 / (2 + g)) - minority) / majority
     elif fixed == "total":
-        ratio = (1 / strength - minority) / majority
+        ratio = (strength ** (-1 / (1 + g)) - minority) / majority
     else:
-        ratio = _ratio_at_fixed_majority(majority, minority, strength)
+        ratio = _ratio_at_fixed_majority(majority, minority, strength, g)
     return max(1.0, ratio)
 
 
-def _ratio_at_fixed_majority(majority: int, minority: int, strength: float) -> float:
-    """Largest R with ``strength (majority + minority / R)^2 R = 1``, or 1 if there is none."""
-    discriminant = 1 - 4 * strength * majority * minority
-    if discriminant < 0:
+def _ratio_at_fixed_majority(majority: int, minority: int, strength: float, g: float) -> float:
+    """Largest R with ``R^-(1+g) = strength (majority + minority / R)^(2+g)``, or 1 if there is none above."""
+    from scipy.optimize import brentq  # only where a root is needed: `import ufm` stays fast
+
+    def excess(log_t: float) -> float:
+        inner = math.log(majority + minority * math.exp(log_t))
+        return (1 + g) * log_t - math.log(strength) - (2 + g) * inner
+
+    low = (math.log(strength) + (2 + g) * math.log(majority)) / (1 + g)  # ignoring the minority's part of N
+    high = min(0.0, math.log((1 + g) * majority / minority))  # where the excess is largest
+    if not (low < high and excess(high) >= 0):
         return 1.0
-    return (1 - 2 * strength * majority * minority + math.sqrt(discriminant)) / (2 * strength * majority**2)
+    return math.exp(-float(brentq(excess, low, high, xtol=1e-15, rtol=1e-15)))

@@ -16,6 +16,9 @@ from ufm.verification.propagation import FLOOR
 from ufm.verification.report import Row, Verdict
 from ufm.verification.tolerances import Tolerances, dual_directions
 
+#: A feature that moves no logit by more than this is as good as zero, where margins say nothing of collapse.
+STILL = 1e-3
+
 
 def collapse_row(prediction: Prediction, measured: Measured, tolerances: Tolerances) -> Row:
     """Compare which classes have a margin that cannot be told from zero."""
@@ -204,8 +207,13 @@ def open_rows(measured: Measured, zero_margins: Any) -> list[Row]:
 
 
 def _collapse_info(measured: Measured, present: Bool[np.ndarray, " K"], zero_margins: Any) -> Row:
-    seen = np.flatnonzero(metrics.collapsed(measured.margins, zero_margins) & present)
-    meaning = "number of classes whose margin cannot be told from zero"
+    if zero_margins is None:  # classes that share a direction may have no margin and live
+        logits = measured.norms * float(measured.weight_norms.max())
+        seen = np.flatnonzero((logits <= STILL) & present)
+        meaning = f"number of classes whose feature moves no logit by more than {STILL:g}"
+    else:
+        seen = np.flatnonzero(metrics.collapsed(measured.margins, zero_margins) & present)
+        meaning = "number of classes whose margin cannot be told from zero"
     return info_row("collapsed classes", meaning, len(seen), listed(seen) if len(seen) else "")
 
 

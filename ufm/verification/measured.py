@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ufm import metrics
-from ufm.losses import Loss, SoftmaxLoss
+from ufm.losses import Loss
 from ufm.metrics.statistics import FeatureStatistics
 
 
@@ -22,8 +22,8 @@ class Measured:
         statistics: statistics of the features, made with the classifier.
         weight: classifier ``W``.
         bias: ``b`` without its mean (a common shift of all logits means nothing to a softmax), or None.
-        margins: effective margins: `ufm.metrics.margins` for softmax losses, logit margins of class means
-            else.
+        margins: effective margins: `ufm.metrics.margins` for shift-invariant losses (log-odds), logit margins of
+            class means else.
     """
 
     statistics: FeatureStatistics
@@ -82,10 +82,9 @@ def measured_geometry(statistics: FeatureStatistics, loss: Loss) -> Measured:
     Raises:
         InputError: if the statistics were made without a classifier.
     """
-    softmax = isinstance(loss, SoftmaxLoss)
     logits = metrics.class_logits(statistics)
-    margins = metrics.margins(statistics) if softmax else metrics.logit_margins(logits)
+    margins = metrics.margins(statistics) if loss.shift_invariant else metrics.logit_margins(logits)
     weight, bias = statistics.classifier
-    if bias is not None and softmax:
+    if bias is not None and loss.shift_invariant:
         bias = bias - bias.mean()
     return Measured(statistics, weight, bias, np.where(statistics.present, margins, 0.0))

@@ -9,7 +9,6 @@ import numpy as np
 
 from ufm import metrics
 from ufm.inputs.checks import instance_of
-from ufm.losses import SoftmaxLoss
 from ufm.model.problem import Problem
 from ufm.verification.effective import predicted
 from ufm.verification.tolerances import dual_directions
@@ -55,7 +54,7 @@ def collapse_observer(problem: Problem | Any) -> Callable[[Any, np.ndarray], dic
             return values
         logits = statistics.means @ point.weight.T
         if point.bias is not None:
-            logits = logits + (point.bias - point.bias.mean() * isinstance(problem.loss, SoftmaxLoss))
+            logits = logits + (point.bias - point.bias.mean() * problem.loss.shift_invariant)
         wanted = metrics.classifier_from_means(statistics.means, counts, targets["directions"])
         residual = metrics.direction_residual
         return values | {

@@ -42,7 +42,8 @@ def optimality_rows(
     """
     if certificate is None:
         return []
-    rows = [_gap_row(certificate, tol, eps is not None or (subject.claims_optimum and problem.loss.convex))]
+    judge = eps is not None or (subject.claims_optimum and problem.loss.convex)
+    rows = [_gap_row(certificate, tol, judge, problem.loss.convex)]
     if prediction is not None:
         rows.append(_objective_row(certificate, prediction, eps))
     if subject.reported is not None:
@@ -54,10 +55,14 @@ def optimality_rows(
     return [*rows, scalar_row("KKT residual", meaning, 0.0, residual, math.sqrt(eps / certificate.objective))]
 
 
-def _gap_row(certificate: Certificate, tol: float, judge: bool) -> Row:
+def _gap_row(certificate: Certificate, tol: float, judge: bool, convex: bool) -> Row:
     meaning = "objective minus a lower bound that holds for every point, over the objective"
     gap = certificate.relative_gap if math.isfinite(certificate.lower_bound) else None
-    note = "no certificate: the loss is not convex, or the point not feasible" if gap is None else ""
+    note = ""
+    if gap is None:
+        note = (
+            "infinite: no lower bound follows from this point" if convex else "none: the loss is not convex"
+        )
     if not judge:
         return info_row("duality gap", meaning, gap, note)
     verdict: Verdict = "pass" if certificate.certifies(tol) else "fail"

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
 from ufm.model.problem import Problem
-from ufm.text import WIDTH, finite, wrapped
+from ufm.text import finite, plain_table, wrapped
 from ufm.theory.prediction import Prediction
 from ufm.verification.measured import Measured
 
@@ -160,21 +160,19 @@ def _row_sentences(row: Row) -> Iterable[str]:
 
 
 def _rows_as_text(rows: Iterable[Row]) -> str:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="", width=WIDTH - 1)
-    table.add_column("property", ratio=1)
-    for header in ("predicted", "measured", "error", "tolerance"):
-        table.add_column(header, justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
-    for row in rows:
-        numbers = (_number(row.predicted), _number(row.measured), _short(row.error), _short(row.tolerance))
-        table.add_row(row.name, *numbers, row.verdict)
-    console = Console(width=WIDTH, no_color=True, color_system=None, force_terminal=False, highlight=False)
-    with console.capture() as capture:
-        console.print(table)
-    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+    headers = ["property", "predicted", "measured", "error", "tolerance", "verdict"]
+    lines = [
+        [
+            row.name,
+            _number(row.predicted),
+            _number(row.measured),
+            _short(row.error),
+            _short(row.tolerance),
+            row.verdict,
+        ]
+        for row in rows
+    ]
+    return plain_table(headers, lines, words=("property", "verdict"))
 
 
 def _number(value: float | int | None) -> str:

@@ -35,11 +35,9 @@ import math
 import numpy as np
 from jaxtyping import Float
 
-from ufm.losses import SoftmaxLoss
-from ufm.losses.softmax import softmax
+from ufm.losses.pinned import Pinned
 from ufm.model.problem import Problem
 from ufm.theory.prediction import Prediction
-from ufm.verification.divergence import binary_interval, concordant_radius, curvature_loss
 from ufm.verification.propagation import (
     bound_of_cosine,
     bound_of_direction,
@@ -54,39 +52,37 @@ from ufm.verification.tolerances import Tolerances, dual_matrix
 ROUNDING = 1e-9
 
 
-def gap_tolerances(prediction: Prediction, gap: float) -> Tolerances:
+def gap_tolerances(prediction: Prediction, gap: float) -> Tolerances | None:
     """Return what every point with ``P - P* <= gap`` must satisfy; see the module docstring for the proof.
+
+    None if the loss does not say what a divergence pins down (`ufm.losses.Loss.pinned`).
 
     Args:
         prediction: the global optimum.
         gap: ``eps``, absolute.
     """
-    return _Resolution(prediction, gap).tolerances()
-
-
-def zero_margin_bounds(problem: Problem, gap: float) -> Float[np.ndarray, " K"]:
-    """Return the largest margin per class that a gap cannot tell from 0."""
-    K = problem.num_classes
+    problem = prediction.problem
     kappa = _divergences(problem, gap)
-    if isinstance(problem.loss, SoftmaxLoss):
-        return binary_interval(np.full(K, (K - 1) / K), kappa)[0]
-    return 2 * np.sqrt(kappa)
+    pinned, zero_margins = problem.loss.pinned(prediction.logits, kappa), problem.loss.zero_margins(kappa)
+    if pinned is None or zero_margins is None:
+        return None
+    return _Resolution(prediction, gap, pinned, zero_margins).tolerances()
+
+
+def zero_margin_bounds(problem: Problem, gap: float) -> Float[np.ndarray, " K"] | None:
+    """Return the largest margin per class that a gap cannot tell from 0; None if a zero margin says nothing."""
+    return problem.loss.zero_margins(_divergences(problem, gap))
 
 
 def _divergences(problem: Problem, gap: float) -> np.ndarray:
-    """``kappa_k``, the largest divergence from the optimum that class k can have."""
-    return gap * problem.num_samples / (problem.counts * _loss_weights(problem))
-
-
-def _loss_weights(problem: Problem) -> np.ndarray:
-    weights = problem.loss.weights if isinstance(problem.loss, SoftmaxLoss) else 1.0
-    return np.broadcast_to(np.asarray(weights, dtype=np.float64), (problem.num_classes,))
+    """The largest divergence from the optimum, in units of the loss, that class k can have."""
+    return gap * problem.num_samples / problem.counts
 
 
 class _Resolution:
     """The chain of bounds of the module docstring, in its notation; every attribute is an upper bound."""
 
-    def __init__(self, prediction: Prediction, gap: float) -> None:
+    def __init__(self, prediction: Prediction, gap: float, pinned: Pinned, zero_margins: np.ndarray) -> None:
         self.prediction, self.problem, self.eps = prediction, prediction.problem, gap
         self.root = math.sqrt(2 * gap)  # |V - A'G|
         self.K = self.problem.num_classes
@@ -94,40 +90,21 @@ class _Resolution:
         self.lengths = np.linalg.norm(self.A, axis=1)
         self.cross = self.A @ self.A.T
         self.norm_A = math.sqrt(largest_eigenvalue(self.cross))
-        self.units = self.problem.nuclear_weight * np.sqrt(self.problem.counts)  # X_k = units_k (z_k - b)
-        self.kappa = _divergences(self.problem, gap)
-        self.zero_margins = zero_margin_bounds(self.problem, gap)
-        if isinstance(self.problem.loss, SoftmaxLoss):
-            self._bound_softmax_logits()
-        else:
-            self._bound_mse_logits()
+        self.units = self.problem.nuclear_weights * np.sqrt(self.problem.counts)  # X_k = units_k (z_k - b)
+        self.pinned, self.radius, self.zero_margins = pinned, pinned.radius, zero_margins
+        self._bound_logits()
         self.bias = self._bound_bias()
         self._bound_features()
         self._bound_classifier()
 
-    def _probabilities(self) -> np.ndarray:
-        assert isinstance(self.problem.loss, SoftmaxLoss)
-        p = softmax(self.prediction.logits + self.problem.loss.offsets)
-        return np.maximum(p, np.finfo(np.float64).tiny)
-
-    def _bound_softmax_logits(self) -> None:
-        """``radius``: of centred logits; ``entries``: of each; ``along``: of ``A_k z_k``; and margins."""
-        p, K = self._probabilities(), self.K
-        self.radius = concordant_radius(p.min(axis=1), self.kappa)
-        spread = np.sqrt(self.kappa * curvature_loss(self.radius))
-        # sum_j a_j^2/p_j for the directions a = A_k and a = onehot_j - 1/K
-        self.along = spread * np.sqrt(np.sum(self.A**2 / p, axis=1))
-        self.entries = spread[:, None] * np.sqrt(
-            np.sum(1 / p, axis=1, keepdims=True) / K**2 + (1 - 2 / K) / p
-        )
-        off_target = np.sum(np.where(np.eye(K, dtype=bool), 0.0, p), axis=1)
-        self.margin_rise, self.margin_fall = binary_interval(off_target, self.kappa)
-
-    def _bound_mse_logits(self) -> None:
-        self.radius = np.sqrt(2 * self.kappa)
-        self.along = self.lengths * self.radius
-        self.entries = np.broadcast_to(self.radius[:, None], (self.K, self.K))
-        self.margin_fall = self.margin_rise = math.sqrt(2) * self.radius
+    def _bound_logits(self) -> None:
+        """``along``: of ``A_k z_k``; ``entries``: of each logit, centred if a common shift means nothing."""
+        spread, variances, K = self.pinned.spread, self.pinned.variances, self.K
+        self.along = spread * np.sqrt(np.sum(self.A**2 * variances, axis=1))
+        squares = variances
+        if self.problem.loss.shift_invariant:  # the direction onehot_j - 1/K
+            squares = np.sum(variances, axis=1, keepdims=True) / K**2 + (1 - 2 / K) * variances
+        self.entries = spread[:, None] * np.sqrt(squares)
 
     def _bound_bias(self) -> float:
         """Of the centred bias: a regularised one is pinned by its own term, any by logits of other classes.
@@ -138,8 +115,8 @@ class _Resolution:
         """
         if self.problem.bias is None:
             return 0.0
-        shifts = math.sqrt(self.problem.feature_decay) * self.prediction.norms * self.root
-        bounds = [4 * float(np.max(self.radius + shifts / self.problem.nuclear_weight))]
+        shifts = np.sqrt(self.problem.feature_decays) * self.prediction.norms * self.root
+        bounds = [4 * float(np.max(self.radius + shifts / self.problem.nuclear_weights))]
         if self.problem.bias > 0:
             bounds.append(self.root / math.sqrt(self.problem.bias))
         return min(bounds)
@@ -148,7 +125,7 @@ class _Resolution:
         """``squares``: of ``|g_k|^2`` and ``dots``: of ``<g_k, g_l>``, both in balanced coordinates."""
         problem, prediction = self.problem, self.prediction
         spectral = self.norm_A <= 1 + ROUNDING
-        predicted = problem.feature_decay * problem.counts * prediction.norms**2
+        predicted = problem.feature_decays * problem.counts * prediction.norms**2
         lead = np.ones(self.K) if spectral else self.lengths**2
         along = self.units * (self.along + self.lengths * self.bias)
         extra = 0.0 if spectral else self.eps
@@ -182,7 +159,7 @@ class _Resolution:
         # row l, column k: how far sum_m X_mk A_ml may move
         moved = np.sqrt((self.A**2).T @ (self.units[:, None] * self.entries) ** 2)
         moved = moved + (np.abs(self.A.T @ self.units) * self.bias)[:, None]
-        shift = 1 / math.sqrt(self.K) if isinstance(self.problem.loss, SoftmaxLoss) else 0.0
+        shift = self.problem.loss.shift_invariant / math.sqrt(self.K)
         slope = (1 + shift) * self.root
         high = largest_root(slope, squares + np.diagonal(moved))
         self.v_squares = np.hypot(np.diagonal(moved), slope * high)
@@ -197,9 +174,10 @@ class _Resolution:
 
     def _resolved(self) -> np.ndarray:
         """Living: margin intervals disjoint. Collapsed: the dual point cannot have moved to its boundary."""
-        factor = _loss_weights(self.problem) * (1.0 if isinstance(self.problem.loss, SoftmaxLoss) else 2.0)
-        move = np.sqrt(self.eps * factor / self.problem.num_samples) / self.problem.nuclear_weight
-        living = self.prediction.margins - self.margin_fall > self.zero_margins
+        # |Q - Q*|^2 <= 2 L FY for a loss of curvature L
+        factor = 2 * self.problem.loss.curvature(np.arange(self.K))
+        move = np.sqrt(self.eps * factor / self.problem.num_samples) / self.problem.nuclear_weights
+        living = self.prediction.margins - self.pinned.margin_fall > self.zero_margins
         return np.where(self.prediction.collapsed, self._bound_lengths() + move < 1, living)
 
     def _disagreement(self, resolved: np.ndarray) -> float:
@@ -208,35 +186,25 @@ class _Resolution:
         undecided = float(self.problem.priors[~clear].sum())
         if not np.any(clear):
             return undecided
-        needed = self.prediction.margins**2 / 4
-        if isinstance(self.problem.loss, SoftmaxLoss):
-            p = self._probabilities()
-            own = np.diagonal(p).copy()
-            np.fill_diagonal(p, 0.0)
-            pair = own + p.max(axis=1)
-            share = own / pair
-            # least divergence from p to a distribution that does not prefer the own class
-            needed = pair * (math.log(2) + share * np.log(share) + (1 - share) * np.log1p(-share))
-        return undecided + self.eps / float(np.min((_loss_weights(self.problem) * needed)[clear]))
+        return undecided + self.eps / float(np.min(self.pinned.confusion[clear]))
 
     def tolerances(self) -> Tolerances:
         """Translate the bounds into the units of the metrics."""
         problem, prediction = self.problem, self.prediction
         resolved = self._resolved()
-        h_units, w_units = problem.feature_decay * problem.counts, problem.weight_decay
+        h_units, w_units = problem.feature_decays * problem.counts, problem.weight_decay
         h_squares, w_squares = self.squares / h_units, self.v_squares / w_units
         h_dots = self.dots / np.sqrt(np.outer(h_units, h_units))
-        softmax_shift = isinstance(problem.loss, SoftmaxLoss)
         h_high = np.sqrt(prediction.norms**2 + h_squares)
         # mean logit of a class: row k of X 1 is g_k (V - A'G)' 1
-        shift = softmax_shift * h_high * self.root / math.sqrt(problem.weight_decay * self.K)
+        shift = problem.loss.shift_invariant * h_high * self.root / math.sqrt(problem.weight_decay * self.K)
         logit_error = math.hypot(float(self.radius.max()), float(np.linalg.norm(shift)) * math.sqrt(self.K))
         v_norm = math.sqrt(
             max(problem.weight_decay * np.sum(prediction.weight_norms**2) - self.v_squares.sum(), 0.0)
         )
         return Tolerances(
-            margins_low=prediction.margins - self.margin_fall,
-            margins_high=prediction.margins + self.margin_rise,
+            margins_low=prediction.margins - self.pinned.margin_fall,
+            margins_high=prediction.margins + self.pinned.margin_rise,
             zero_margins=self.zero_margins,
             resolved=resolved,
             norms=bound_of_root(prediction.norms, h_squares),
@@ -257,7 +225,7 @@ class _Resolution:
                 self.v_frobenius / w_units, float(np.linalg.norm(prediction.gram_weights))
             ),
             nc3_wh=bound_of_direction(logit_error, float(np.linalg.norm(prediction.logits))),
-            within=2 * self.eps / (problem.num_samples * problem.feature_decay),
+            within=2 * self.eps / (problem.num_samples * float(problem.feature_decays.min())),
             logits=2 * float(self.entries.max()),
             nc4=self._disagreement(resolved),
         )

@@ -41,7 +41,7 @@ def block_step_residual(
 
     Source: Nesterov, Introductory Lectures on Convex Optimization (2004), gradient mapping, Theorem 2.2.7.
     """
-    curvature = float(np.max(problem.loss.curvature(np.arange(problem.num_classes), problem.num_classes)))
+    curvature = float(np.max(problem.loss.curvature(np.arange(problem.num_classes))))
     weight_curvature = curvature * spectral_square(weight)
     in_weight, in_bias = problem.weight_decay * weight, np.zeros(len(weight))
     square, energy = 0.0, 0.0
@@ -54,7 +54,7 @@ def block_step_residual(
         in_weight = in_weight + slopes.T @ h
         in_bias = in_bias + slopes.sum(axis=0)
         energy += float(m @ np.einsum("ij,ij->i", h, h))
-        decays = problem.num_samples * problem.feature_decay * m
+        decays = problem.num_samples * problem.feature_decays[labels[part]] * m
         square += _feature_step(problem, h, slopes @ weight, decays, decays + weight_curvature * m)
     square = max(square, float(np.vdot(in_weight, in_weight)) / (problem.weight_decay + curvature * energy))
     if bias is not None:

@@ -74,7 +74,9 @@ def flat_tolerances(prediction: Prediction, tolerance: float) -> Tolerances:
     K = problem.num_classes
     margin = np.full(K, tolerance * (prediction.margins.max() or 1.0))
     natural = math.sqrt(2 * prediction.objective)
-    feature_scale = prediction.norms.max() or natural / math.sqrt(problem.num_samples * problem.feature_decay)
+    feature_scale = prediction.norms.max() or natural / math.sqrt(
+        float(problem.counts @ problem.feature_decays)
+    )
     weight_scale = prediction.weight_norms.max() or natural / math.sqrt(problem.weight_decay)
     lengths = np.linalg.norm(dual_matrix(prediction), axis=1)
     living = ~prediction.collapsed

@@ -8,7 +8,8 @@ class is collapsed is resolved only if that interval does not meet the one aroun
 Gram matrices follow from the same inequality and the terms left out above (`ufm.verification.resolution` has
 the proof). ``eps`` is the gap of the point, at most the gap that was asked for, at least 1e-13 of the
 objective: what rounding leaves of a gap. So a point that meets its gap fails only if the theory or the code
-is wrong, and a wrong point fails where it is wrong.
+is wrong, and a wrong point fails where it is wrong. A claim that has no lower bound at all (its gap is infinite)
+is a claim that misses its gap by far: the gap fails, and the rest is held to the gap that was claimed.
 
 For a trained network there is no such claim: everything is held against one stated ``tolerance``.
 """
@@ -23,7 +24,7 @@ import numpy as np
 
 from ufm import metrics
 from ufm.duality.certificate import Certificate
-from ufm.inputs.checks import InputError, fraction, instance_of, positive_float
+from ufm.inputs.checks import InputError, fraction, gap_tolerance, instance_of
 from ufm.losses import CrossEntropy
 from ufm.metrics.nearest_mean import NearestMeanAgreement
 from ufm.metrics.statistics import FeatureStatistics
@@ -80,8 +81,9 @@ def verify(
         problem: counts, decays and loss. If omitted for arrays, counts come from the labels, cross-entropy
             without bias is assumed, and the decays are estimated (`ufm.verification.effective`): only the
             scale-free part is a test.
-        tol: relative duality gap that the point claims, default ``solution.tol``. With arrays: hold them to this
-            gap like a solution. Without it they are if they happen to be certified to 1e-8.
+        tol: relative duality gap that the point claims, default ``solution.tol``; below 1, as larger ones prove
+            nothing. With arrays: hold them to this gap like a solution. Without it they are if they happen to be
+            certified to 1e-8.
         tolerance: judge everything by this one number instead of by the gap, as for a trained network. This
             is the default (0.1) for arrays that claim nothing and are not certified to 1e-8. Below 1, where
             nothing could fail.
@@ -109,7 +111,7 @@ def verify(
         >>> twice.passed, twice["feature norms"].verdict
         (False, 'fail')
     """
-    tol = None if tol is None else positive_float("tol", tol)
+    tol = None if tol is None else gap_tolerance("tol", tol)
     tolerance = None if tolerance is None else fraction("tolerance", tolerance)
     for name, value, kind in (
         ("problem", problem, Problem),
@@ -128,7 +130,8 @@ def verify(
         if problem is not None or bias is not None:
             raise InputError("problem and bias must be omitted with a solution, which has its own")
         subject = subject_of_solution(solution)
-        return _verify_point(subject, solution.problem, tol or float(solution.tol), tolerance)
+        claimed = gap_tolerance("solution.tol", solution.tol) if tol is None else tol
+        return _verify_point(subject, solution.problem, claimed, tolerance)
     if statistics is not None:
         if bias is not None:
             raise InputError("bias must be omitted with statistics, which were made with their own")
@@ -144,13 +147,13 @@ def verify(
 def _verify_point(subject: Subject, problem: Problem, tol: float, tolerance: float | None) -> Report:
     """Verify against a known problem."""
     certificate = certificate_of(subject, problem)
-    eps = _judging_gap(subject, certificate, tol) if tolerance is None else None
+    eps = _judging_gap(subject, certificate, tol, problem.loss.convex) if tolerance is None else None
     if eps is None and tolerance is None and problem.loss.convex:
         tolerance = NETWORK_TOLERANCE
     measured = measured_geometry(subject.statistics, problem.loss)
     prediction, notes = predicted(problem)
     rows = optimality_rows(subject, problem, certificate, prediction, tol, eps)
-    tolerances = None
+    tolerances: Tolerances | None = None
     if prediction is not None and eps is not None:
         tolerances = gap_tolerances(prediction, eps)
     elif prediction is not None and tolerance is not None:
@@ -163,12 +166,12 @@ def _verify_point(subject: Subject, problem: Problem, tol: float, tolerance: flo
     return _report(subject, rows, basis, notes, measured, prediction, tolerances, problem=problem)
 
 
-def _judging_gap(subject: Subject, certificate: Certificate | None, tol: float) -> float | None:
+def _judging_gap(subject: Subject, certificate: Certificate | None, tol: float, convex: bool) -> float | None:
     """Return the absolute gap that tolerances are derived from, or None if the point is no certified optimum.
 
-    A point that claims to be optimal is held to the gap that it claims even if its own is larger.
+    A point that claims to be optimal is held to the gap that it claims even if its own is larger, or infinite.
     """
-    if certificate is None or not math.isfinite(certificate.lower_bound):
+    if certificate is None or not convex or not math.isfinite(certificate.objective):
         return None
     if not (subject.claims_optimum or certificate.certifies(tol)):
         return None
@@ -179,7 +182,10 @@ def _judging_gap(subject: Subject, certificate: Certificate | None, tol: float) 
 def _basis(certificate: Certificate | None, eps: float | None, tol: float, tolerance: float | None) -> str:
     if eps is not None and certificate is not None:
         used = eps / certificate.objective
-        return f"Tolerances: the largest deviation that a relative gap of {used:.1e} allows (asked: {tol:g})."
+        text = f"Tolerances: the largest deviation that a relative gap of {used:.1e} allows (asked: {tol:g})."
+        if math.isfinite(certificate.lower_bound):
+            return text
+        return f"{text} The point has no lower bound, so its own gap is infinite: it is held to the gap it claims."
     if tolerance is None:
         return "The loss is not convex: no gap certifies anything, so nothing is judged."
     gap = "" if certificate is None else f" The relative duality gap is {certificate.relative_gap:.1e}."
@@ -219,9 +225,10 @@ def _open_rows(
     fraction = NETWORK_TOLERANCE if tolerance is None else tolerance
     zero_margins: Any = max(fraction * float(measured.margins.max()), FLOOR)
     within = None
+    if problem is not None and (eps is not None or zero_margin_bounds(problem, 0.0) is None):
+        zero_margins = zero_margin_bounds(problem, eps or 0.0)
     if eps is not None and problem is not None:
-        within = 2 * eps / (problem.num_samples * problem.feature_decay)
-        zero_margins = zero_margin_bounds(problem, eps)
+        within = 2 * eps / (problem.num_samples * float(problem.feature_decays.min()))
     return [
         *variability_rows(subject.statistics, within, tolerance),
         *agreement_rows(subject, None, 0.0),

@@ -1,0 +1,34 @@
+"""Where experiments write: folders of their own, and never over the committed pictures unless told."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from experiments.common import Outputs
+from ufm.plots.style import ON_SCREEN, PAGE, canvas
+
+
+def test_results_and_pictures_go_to_a_folder_of_the_experiment(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for quick, folder in ((False, "results/name"), (True, "results/name-quick")):
+        results = Outputs().of("name", quick)
+        results.save({"a": 1})
+        with canvas(PAGE, 1.0) as figure:
+            figure.subplots()
+        assert results.draw(figure) == Path(folder) / "name.png"
+        assert json.loads((Path(folder) / "name.json").read_text()) == {"a": 1}
+    told = Outputs(figures=tmp_path / "pictures", suffix="pdf").of("name")
+    assert told.draw(figure) == tmp_path / "pictures" / "name.pdf"
+    assert not (tmp_path / "experiments").exists()
+
+
+@pytest.mark.parametrize(("style", "scale"), [("paper", 1.0), ("screen", ON_SCREEN)])
+def test_a_picture_for_a_screen_is_larger(tmp_path, style, scale):
+    from matplotlib.image import imread
+
+    with canvas(PAGE, 1.0) as figure:
+        figure.subplots()
+    path = Outputs(tmp_path, style=style).of("name").draw(figure)
+    assert imread(path).shape[1] == pytest.approx(200 * PAGE * scale, abs=1)
+    assert figure.get_size_inches().tolist() == [PAGE, 1.0]

@@ -1,0 +1,54 @@
+"""What a reader of a figure would object to: text on text, a legend on data, type that is too small."""
+
+import itertools
+
+
+def texts(figure):
+    """All texts that are drawn, of ticks only those in view, with their boxes in pixels."""
+    figure.draw_without_rendering()
+    found = []
+    for axes in figure.axes:
+        if axes.axison:
+            found += [axes.xaxis.label, axes.yaxis.label]
+            for axis, limits in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
+                low, high = sorted(limits)
+                room = 0.0 if axis.get_scale() == "log" else 1e-9 * (high - low)
+                for ticks, places in (
+                    (axis.get_major_ticks(), axis.get_majorticklocs()),
+                    (axis.get_minor_ticks(), axis.get_minorticklocs()),
+                ):
+                    for tick, place in zip(ticks, places, strict=True):
+                        if low - room <= place <= high + room:
+                            found += [tick.label1, tick.label2]
+        found += [axes.title, axes._left_title, axes._right_title, *axes.texts]
+    found += [text for legend in legends(figure) for text in legend.get_texts()]
+    found += figure.texts
+    return [(text, text.get_window_extent()) for text in found if text.get_visible() and text.get_text()]
+
+
+def legends(figure):
+    subfigures = [figure, *figure.subfigs]
+    inside = [axes.get_legend() for axes in figure.axes if axes.get_legend() is not None]
+    return inside + [legend for each in subfigures for legend in each.legends]
+
+
+def objections(figure, smallest=6.9):
+    """Sentences, none for a good figure."""
+    found, (width, height) = [], figure.get_size_inches() * figure.dpi
+    drawn = texts(figure)
+    for (one, a), (other, b) in itertools.combinations(drawn, 2):
+        if min(a.x1, b.x1) - max(a.x0, b.x0) > 0.5 and min(a.y1, b.y1) - max(a.y0, b.y0) > 0.5:
+            found.append(f"{one.get_text()!r} lies on {other.get_text()!r}")
+    for text, box in drawn:
+        if text.get_fontsize() < smallest:
+            found.append(f"{text.get_text()!r} is of {text.get_fontsize()} points")
+        if box.x0 < -1 or box.y0 < -1 or box.x1 > width + 1 or box.y1 > height + 1:
+            found.append(f"{text.get_text()!r} is cut off")
+    for legend in legends(figure):
+        box = legend.get_window_extent()
+        for axes in figure.axes:
+            place = axes.get_window_extent()
+            across = min(box.x1, place.x1) - max(box.x0, place.x0)
+            if min(across, min(box.y1, place.y1) - max(box.y0, place.y0)) > 1:
+                found.append(f"a legend lies on {axes.get_title(loc='left') or 'a panel'}")
+    return found

@@ -1,0 +1,92 @@
+"""The numerically sensitive tests on other processors: narrower vectors, other BLAS kernels, other examples.
+
+By hand, on all of the sensitive files and for every setting, with the interpreter at hand:
+
+    python tests/test_processors.py [SETTING ...]
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parent
+#: Files whose outcome hangs on rounding.
+SENSITIVE = [
+    "certificate",
+    "copositive",
+    "dual",
+    "escape",
+    "family",
+    "layer_peeled",
+    "losses",
+    "metrics",
+    "separability",
+    "softmax",
+    "solvers",
+    "stress",
+    "theory_cross_entropy",
+    "theory_frames",
+    "theory_free_thresholds",
+    "theory_oracle",
+    "theory_thresholds",
+    "verify",
+]
+#: The quick ones among them, for every day that the slow tests run.
+QUICK = ["copositive", "layer_peeled", "softmax", "theory_frames", "verify"]
+ONE_THREAD = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
+}
+SETTINGS = {
+    "as it is": {},
+    "AVX2": {"XLA_FLAGS": "--xla_cpu_max_isa=AVX2"},
+    "SSE4_2": {"XLA_FLAGS": "--xla_cpu_max_isa=SSE4_2"},
+    "Haswell": {"OPENBLAS_CORETYPE": "Haswell"},
+    "SkylakeX": {"OPENBLAS_CORETYPE": "SkylakeX"},
+    "one thread": ONE_THREAD,
+    "oldest": {
+        "XLA_FLAGS": "--xla_cpu_max_isa=SSE4_2",
+        "OPENBLAS_CORETYPE": "Nehalem",
+        "OPENBLAS_NUM_THREADS": "1",
+    },
+} | {f"seed {seed}": {} for seed in range(10)}
+
+
+def command(name, files):
+    seed = [f"--hypothesis-seed={name.removeprefix('seed ')}"] if name.startswith("seed ") else []
+    paths = [str(FOLDER / f"test_{file}.py") for file in files]
+    return [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", *seed, *paths]
+
+
+def environment(name, cache):
+    """Programs compiled for one processor are kept apart from those of another."""
+    apart = SETTINGS[name].get("XLA_FLAGS", "").rpartition("=")[2]
+    return os.environ | SETTINGS[name] | {"JAX_COMPILATION_CACHE_DIR": f"{cache}{apart}"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in SETTINGS if name not in ("as it is", "seed 0")])
+def test_quick_ones_pass_on(name, tmp_path):
+    done = subprocess.run(
+        command(name, QUICK),
+        env=environment(name, tmp_path),
+        cwd=FOLDER.parent,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+
+
+if __name__ == "__main__":
+    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", "/tmp/ufm-compiled-")
+    codes = {}
+    for name in sys.argv[1:] or SETTINGS:
+        print(f"== {name}", flush=True)
+        codes[name] = subprocess.run(
+            command(name, SENSITIVE), env=environment(name, cache), cwd=FOLDER.parent
+        ).returncode
+    raise SystemExit(max(codes.values()))

@@ -1,0 +1,51 @@
+"""What a divergence from the optimum pins down of the logits: intervals for margins and for single logits."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Float
+
+from ufm.losses.divergence import binary_interval, concordant_radius, curvature_loss
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pinned:
+    """Bounds on ``u = z - z*`` for all z within a divergence of ``z*``, row k having label k.
+
+    Attributes:
+        radius: ``|u_k|``, for shift-invariant losses of the centred u.
+        spread: with ``variances``: ``(a'u_k)^2 <= spread_k^2 sum_j a_j^2 variances_kj`` for every direction a (for
+            shift-invariant losses every centred one).
+        variances: see ``spread``.
+        margin_fall: how far the margin may fall.
+        margin_rise: how far it may rise.
+        confusion: least divergence at which some other class is as likely as the own one.
+    """
+
+    radius: Float[np.ndarray, " K"]
+    spread: Float[np.ndarray, " K"]
+    variances: Float[np.ndarray, "K K"]
+    margin_fall: Float[np.ndarray, " K"]
+    margin_rise: Float[np.ndarray, " K"]
+    confusion: Float[np.ndarray, " K"]
+
+
+def pinned_by_kl(p: Float[np.ndarray, "K K"], divergence: Float[np.ndarray, " K"]) -> Pinned:
+    """Return what ``KL(p_k || softmax(z)) <= divergence_k`` pins down of z, where class k has margin of log-odds.
+
+    Two-point distributions (off target, on target) give the margin; generalised self-concordance of log-sum-exp gives
+    ``KL >= (u'Hu) psi(t)/t^2`` with ``t = sqrt(2)|u|`` and ``u'Hu >= min_j p_j |u|^2`` for centred u (Bach 2010,
+    Proposition 1); along a centred direction ``(a'u)^2 <= (u'Hu) sum_j a_j^2/p_j``.
+    """
+    p = np.maximum(p, np.finfo(np.float64).tiny)
+    own = np.diagonal(p).copy()
+    others = np.where(np.eye(len(p), dtype=bool), 0.0, p)
+    radius = concordant_radius(p.min(axis=1), divergence)
+    rise, fall = binary_interval(others.sum(axis=1), divergence)
+    pair = own + others.max(axis=1)
+    share = own / pair
+    # least divergence from p to a distribution that does not prefer the own class
+    confusion = pair * (np.log(2) + share * np.log(share) + (1 - share) * np.log1p(-share))
+    return Pinned(radius, np.sqrt(divergence * curvature_loss(radius)), 1 / p, fall, rise, confusion)

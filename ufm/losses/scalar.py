@@ -1,0 +1,93 @@
+r"""The scalar form of a symmetric loss: its value along a ray of logits, all that theorem (T) needs of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+
+if TYPE_CHECKING:
+    from ufm.losses.base import Loss
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ScalarForm:
+    """``phi_k(M) = loss_k(M u_k)`` with ``u_k = own e_k - rest 1``, where the gradient stays parallel to ``u_k``.
+
+    For a loss that is shift-invariant and symmetric in its off-target logits ``u_k = e_k - 1/K``. Value and slope
+    come from the loss itself: one label's logit, and one that stands for the K - 1 others.
+
+    Attributes:
+        loss: the loss; takes ``times``.
+        num_classes: ``K``.
+        closed: takes ``x`` and ``1 - x`` in (0, 1), one per class, to the M > 0 with ``phi_k'(M) = x phi_k'(0)``.
+        own: see above; the margin ``z_k - z_j`` is ``own M``.
+        rest: see above; None for 1/K.
+        exact: the number ``-phi_k'(0)`` of a class as a fraction, where it is rational in the parameters.
+
+    Example:
+        >>> from ufm.losses import CrossEntropy
+        >>> form = CrossEntropy().scalar_form(4)
+        >>> form.value(np.zeros(4)).round(4).tolist(), form.pull.tolist()
+        ([1.3863, 1.3863, 1.3863, 1.3863], [0.75, 0.75, 0.75, 0.75])
+    """
+
+    loss: Loss
+    num_classes: int
+    closed: Callable[[Any, Any], Any]
+    own: int = 1
+    rest: int | None = None
+    exact: Callable[[int], Fraction] | None = None
+
+    @property
+    def off(self) -> Fraction:
+        """``rest`` as a number."""
+        return Fraction(1, self.num_classes) if self.rest is None else Fraction(self.rest)
+
+    @property
+    def squared_length(self) -> Fraction:
+        """``|u_k|^2``."""
+        return (self.own - self.off) ** 2 + (self.num_classes - 1) * self.off**2
+
+    @property
+    def overlap(self) -> Fraction:
+        """``<u_k, u_l>`` of two classes; (T) needs it to be at most 0."""
+        return -2 * (self.own - self.off) * self.off + (self.num_classes - 2) * self.off**2
+
+    def value(self, margins: Float[np.ndarray, " K"]) -> Float[np.ndarray, " K"]:
+        """Return ``phi_k(M_k)``."""
+        return self._of_two().value(*self._row(margins))
+
+    def slope(self, margins: Float[np.ndarray, " K"]) -> Float[np.ndarray, " K"]:
+        """Return ``phi_k'(M_k)``."""
+        gradient = self._of_two().gradient(*self._row(margins))
+        return gradient @ (np.array([1.0, self.num_classes - 1.0]) * self._direction())
+
+    @property
+    def pull(self) -> Float[np.ndarray, " K"]:
+        """``-phi_k'(0) > 0``: what class k gains per unit of margin where it has none."""
+        return -self.slope(np.zeros(self.num_classes))
+
+    def margins(
+        self, share: Float[np.ndarray, " K"], room: Float[np.ndarray, " K"]
+    ) -> Float[np.ndarray, " K"]:
+        """Return the M at which the slope is ``share`` times that at 0; 0 where ``room = 1 - share`` is 0."""
+        living = room > 0
+        found = self.closed(np.where(living, share, 0.5), np.where(living, room, 0.5))
+        return np.where(living, found, 0.0)
+
+    def _direction(self) -> np.ndarray:
+        return np.array([float(self.own - self.off), -float(self.off)])
+
+    def _of_two(self) -> Loss:
+        classes = np.arange(self.num_classes)
+        return self.loss.of_columns(np.stack([classes, (classes + 1) % self.num_classes], axis=1))
+
+    def _row(self, margins: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        K = self.num_classes
+        logits = np.asarray(margins, np.float64)[:, None] * self._direction()
+        return logits, np.zeros(K, dtype=np.int64), np.array([1.0, K - 1.0])

@@ -1,0 +1,293 @@
+"""Group level: classes that are alike solved for as one, in numbers that do not grow with how many they are.
+
+Permuting classes of equal count, loss parameters and decays leaves a problem unchanged. Its classifier and features, in
+coordinates of which every class has one of its own (``d >= K``), may then be taken to commute with those permutations:
+they lie in the algebra of `ufm.model.algebra`, and so do logits, gradients and Gram matrices. The optimum of the problem
+restricted to the algebra is judged by a certificate that is rigorous for the whole problem (`ufm.duality.groups`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int
+
+from ufm.losses import Loss
+from ufm.model.algebra import Algebra
+from ufm.model.objective import Point, Variables, loss_arrays
+from ufm.model.problem import Problem, bias_curvature
+from ufm.model.stack import scaling
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Groups:
+    """Which classes are alike.
+
+    Attributes:
+        of_class: group of every class; groups are in the order of their first classes.
+        first: first class of every group, which stands for the others.
+        members: number of classes of every group.
+
+    Example:
+        >>> groups = groups_of(Problem([50, 20, 50, 5], 4, 1e-2, 1e-3))
+        >>> groups.of_class.tolist(), groups.members.tolist()
+        ([0, 1, 0, 2], [2, 1, 1])
+    """
+
+    of_class: Int[np.ndarray, " K"]
+    first: Int[np.ndarray, " G"]
+    members: Int[np.ndarray, " G"]
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    @property
+    def algebra(self) -> Algebra:
+        """The algebra of matrices over these groups."""
+        return Algebra.of_members(self.members)
+
+    @property
+    def columns(self) -> Int[np.ndarray, "G columns"]:
+        """The class that every entry of a row of logits stands for: one of each group, and last the label's own."""
+        G = len(self)
+        return np.column_stack([np.broadcast_to(self.first, (G, G)), self.first])
+
+    @property
+    def labels(self) -> Int[np.ndarray, " G"]:
+        """Where in a row of logits the label's own is: last."""
+        return np.full(len(self), len(self))
+
+    def expand(self, element: Float[np.ndarray, "G columns"]) -> Float[np.ndarray, "K K"]:
+        """Return the K x K matrix of an element of the algebra."""
+        entries = self.algebra.entries(element)
+        matrix = entries[np.ix_(self.of_class, self.of_class)]
+        np.fill_diagonal(matrix, entries[self.of_class, len(self)])
+        return matrix
+
+    def reduce(self, matrix: Float[np.ndarray, "K K"]) -> Float[np.ndarray, "G columns"]:
+        """Return the element of the algebra nearest to a K x K matrix: its average over permutations."""
+        roots = self.algebra.roots
+        onehot = (self.of_class[:, None] == np.arange(len(self))).astype(np.float64)
+        own = onehot.T @ np.diagonal(matrix)
+        sums = np.column_stack([onehot.T @ matrix @ onehot - np.diag(own), own])
+        return np.where(roots > 0, sums / np.where(roots > 0, roots, 1.0), 0.0)
+
+
+def groups_of(problem: Problem) -> Groups:
+    """Return the groups of classes of equal count, feature decay and loss parameters."""
+    per_class = [problem.counts, problem.feature_decays]
+    for field in dataclasses.fields(problem.loss):
+        value = getattr(problem.loss, field.name)
+        if isinstance(value, np.ndarray):
+            per_class.append(value)
+    table = np.column_stack(per_class)
+    _, first, inverse, members = np.unique(
+        table, axis=0, return_index=True, return_inverse=True, return_counts=True
+    )
+    order = np.argsort(first)
+    ranks = np.argsort(order)
+    return Groups(ranks[inverse.reshape(-1)], first[order], members[order])
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class GroupObjective:
+    """The objective on points of the algebra, in balanced coordinates, as `ufm.model.objective.Objective` for classes.
+
+    Classifier and features of a `Point` are stored elements (G, G+1), rows of the features being classes and columns
+    coordinates; its bias is ``sqrt(m_g)`` times the balanced bias of a class of group g. Value, gradient and inner
+    products are those of the K x K matrices. Takes NumPy and JAX arrays.
+
+    Attributes:
+        algebra: the algebra.
+        labels: where the label's own logit is in a row.
+        loss: the loss with its parameters gathered to the columns of a row.
+        loss_weights: ``n_g / N`` of one class.
+        logit_scales: ``c_g = 1/sqrt(lambda_W lambda_H n_g)``.
+        curvatures: bounds on the Hessian of the loss in the logits.
+        weight_decay: 1.
+        row_decays: ones.
+        bias_scale: bias over balanced bias.
+        bias_decay: decay of the balanced bias.
+        nonnegative: whether features are constrained to be non-negative.
+        layout: None: all rows at once, on one device.
+    """
+
+    algebra: Algebra
+    labels: Int[Any, " G"]
+    loss: Loss
+    loss_weights: Float[Any, " G"]
+    logit_scales: Float[Any, " G"]
+    curvatures: Float[Any, " G"]
+    weight_decay: Float[Any, ""]
+    row_decays: Float[Any, " G"]
+    bias_scale: Float[Any, ""]
+    bias_decay: Float[Any, ""]
+    nonnegative: bool = dataclasses.field(metadata={"static": True})
+    layout: None = dataclasses.field(default=None, metadata={"static": True})
+
+    def logits(self, point: Point) -> Float[Any, "G columns"]:
+        """Return the logits of one class of every group: those of every group's classes, and last its own."""
+        algebra = self.algebra
+        xp = point.weight.__array_namespace__()
+        product = algebra.blocks(point.features) @ algebra.blocks(point.weight).transpose
+        logits = self.logit_scales[:, None] * algebra.entries(algebra.element(product))
+        if point.bias is None:
+            return logits
+        bias = self.bias_scale * point.bias / xp.sqrt(algebra.members)
+        shift = xp.concat([xp.broadcast_to(bias, (len(bias), len(bias))), bias[:, None]], axis=1)
+        return logits + xp.where(algebra.roots > 0, shift, 0.0)
+
+    def regulariser(self, point: Point) -> Float[Any, ""]:
+        """Return the regularisation term."""
+        xp = point.weight.__array_namespace__()
+        squares = xp.vdot(point.weight, point.weight) + xp.vdot(point.features, point.features)
+        if point.bias is not None:
+            squares = squares + self.bias_decay * xp.vdot(point.bias, point.bias)
+        return squares / 2
+
+    def value(self, point: Point) -> Float[Any, ""]:
+        """Return the objective."""
+        xp = point.weight.__array_namespace__()
+        losses = self.loss.value(self.logits(point), self.labels, self.algebra.times)
+        return xp.vdot(self.algebra.members * self.loss_weights, losses) + self.regulariser(point)
+
+    def slopes(self, point: Point) -> Float[Any, "G columns"]:
+        """Return the gradient of the loss in the logits, per single logit."""
+        return self.loss.gradient(self.logits(point), self.labels, self.algebra.times)
+
+    def residual(self, point: Point) -> Float[Any, "G columns"]:
+        """Return ``n_g/N`` times the gradient of the loss in the logits, a stored element."""
+        return self.loss_weights[:, None] * self.algebra.roots * self.slopes(point)
+
+    def weight_slope(
+        self, scaled: Float[Any, "G columns"], features: Float[Any, "G columns"]
+    ) -> Float[Any, "G columns"]:
+        """Return the gradient of the loss in the classifier from a residual times `logit_scales`."""
+        blocks = self.algebra.blocks
+        return self.algebra.element(blocks(scaled).transpose @ blocks(features))
+
+    def feature_slope(
+        self, scaled: Float[Any, "G columns"], weight: Float[Any, "G columns"]
+    ) -> Float[Any, "G columns"]:
+        """Return the gradient of the loss in the features from a residual times `logit_scales`."""
+        return self.algebra.element(self.algebra.blocks(scaled) @ self.algebra.blocks(weight))
+
+    def total(self, residual: Float[Any, "G columns"]) -> Float[Any, " G"]:
+        """Return the gradient of the loss in a bias added to the logits, ``sqrt(m_g)`` times that of one class."""
+        xp = residual.__array_namespace__()
+        G = len(self.algebra.members)
+        others = xp.sum(self.algebra.roots[:, :G] * residual[:, :G], axis=0)
+        return others / xp.sqrt(self.algebra.members) + residual[:, G]
+
+    def gradient(self, point: Point) -> Point:
+        """Return the gradient of the objective, the regulariser included."""
+        residual = self.residual(point)
+        scaled = residual * self.logit_scales[:, None]
+        bias = None
+        if point.bias is not None:
+            bias = self.bias_scale * self.total(residual) + self.bias_decay * point.bias
+        return Point(
+            self.weight_slope(scaled, point.features) + point.weight,
+            self.feature_slope(scaled, point.weight) + point.features,
+            bias,
+        )
+
+    def project(self, point: Point) -> Point:
+        """Return the nearest feasible point: features clipped at zero where they must be non-negative."""
+        if not self.nonnegative:
+            return point
+        xp = point.features.__array_namespace__()
+        return point._replace(features=xp.maximum(point.features, 0))
+
+    def curvature_bound(self, point: Point) -> Float[Any, ""]:
+        """Return a bound on the norm of the Hessian at the point, as for classes."""
+        xp = point.weight.__array_namespace__()
+        curvature = self.curvatures * self.loss_weights
+        kappa = curvature * self.logit_scales**2
+        bilinear = xp.vdot(kappa, xp.sum(point.features**2, axis=1))
+        bilinear = bilinear + xp.max(kappa) * xp.vdot(point.weight, point.weight)
+        if point.bias is not None:
+            bilinear = bilinear + self.bias_scale**2 * xp.vdot(self.algebra.members, curvature)
+        scaled = self.residual(point) * self.logit_scales[:, None]
+        return 1 + bilinear + xp.sqrt(xp.vdot(scaled, scaled))
+
+
+def group_objective(problem: Problem, groups: Groups, dtype: str = "float64") -> GroupObjective:
+    """Return the objective of ``problem`` on the algebra of its groups, its arrays in NumPy."""
+    first = groups.first
+    scale = 1.0 if problem.bias is None else 1 / math.sqrt(bias_curvature(problem))
+    arrays = {
+        "algebra": Algebra(*(part.astype(dtype) for part in groups.algebra)),
+        "labels": groups.labels.astype(np.int32),
+        "loss": loss_arrays(problem.loss.of_columns(groups.columns), dtype),
+        "loss_weights": problem.priors[first].astype(dtype),
+        "logit_scales": (1 / (problem.nuclear_weights[first] * np.sqrt(problem.counts[first]))).astype(dtype),
+        "curvatures": np.asarray(problem.loss.curvature(first), dtype),
+        "weight_decay": np.asarray(1.0, dtype),
+        "row_decays": np.ones(len(groups), dtype),
+        "bias_scale": np.asarray(scale, dtype),
+        "bias_decay": np.asarray((problem.bias or 0.0) * scale**2, dtype),
+    }
+    return GroupObjective(**arrays, nonnegative=problem.features == "nonnegative")
+
+
+def group_start(problem: Problem, groups: Groups, seed: int) -> Point:
+    """Return a random point of the algebra whose logits are of order one, on the scale of `ufm.solvers.start`.
+
+    Half of the squared norm of a class's features is in its own coordinate and half in all others.
+
+    Args:
+        problem: the problem.
+        groups: its groups.
+        seed: of NumPy's default generator.
+    """
+    rng = np.random.default_rng(seed)
+    G, algebra = len(groups), groups.algebra
+    first = groups.first
+    unit = problem.nuclear_weights[first] * np.sqrt(problem.counts[first]) / 4
+    mean = np.full(G, algebra.members @ unit / problem.num_classes)
+    shares = np.column_stack([np.full((G, G), (1 - OWN) / problem.num_classes), np.full(G, OWN)])
+    weight, features = (
+        np.sqrt(size[:, None] * shares) * algebra.roots * rng.standard_normal((G, G + 1))
+        for size in (mean, unit)
+    )
+    if problem.features == "nonnegative":
+        np.abs(features, out=features)
+    return Point(weight, features, None if problem.bias is None else np.zeros(G))
+
+
+#: Share of a class's start that is in its own coordinate.
+OWN = 0.5
+
+
+def expand_point(problem: Problem, groups: Groups, point: Point) -> Variables:
+    """Return ``(W, H, b)``, one row of features per class, from a balanced point of the algebra.
+
+    Coordinates beyond the K that the algebra uses are zero.
+    """
+    scales = scaling(problem, "class", "balanced")
+    weight, features = (
+        np.pad(groups.expand(np.asarray(part)), ((0, 0), (0, problem.dim - problem.num_classes)))
+        for part in (point.weight, point.features)
+    )
+    bias = None
+    if point.bias is not None:
+        bias = (np.asarray(point.bias) / np.sqrt(groups.members))[groups.of_class] / scales.bias
+    return Variables(weight / scales.weight, features / scales.rows[:, None], bias)
+
+
+def reduce_point(problem: Problem, groups: Groups, variables: Variables) -> Point:
+    """Return the point of the algebra nearest to ``(W, H, b)``, whose first K coordinates belong to the classes."""
+    scales, K = scaling(problem, "class", "balanced"), problem.num_classes
+    weight = groups.reduce(variables.weight[:, :K] * scales.weight)
+    features = groups.reduce(variables.features[:, :K] * scales.rows[:, None])
+    bias = None
+    if variables.bias is not None:
+        sums = np.bincount(groups.of_class, variables.bias, len(groups))
+        bias = scales.bias * sums / np.sqrt(groups.members)
+    return Point(weight, features, bias)

@@ -1,0 +1,259 @@
+"""Tasks on the device: one by itself, or many of equal shape side by side.
+
+The step rule is the same, under `jax.vmap` for many. Between chunks tasks that have ended leave and waiting ones take
+their places; when none wait a batch shrinks through a few sizes, so that few are ever compiled. Both kinds have
+the same interface, in which everything has a leading axis of tasks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Int
+
+from ufm.model.devices import choose_layout
+from ufm.model.objective import Scaling, Variables, to_point, to_variables
+from ufm.model.stack import Stack, build_objective, member, scaling
+from ufm.solvers.compiled import (
+    Check,
+    advance,
+    begin,
+    begin_many,
+    begin_some,
+    chunk_of_many,
+    chunk_of_one,
+    place_and_begin,
+    take,
+    units_of,
+    value,
+)
+from ufm.solvers.task import Setup, Task
+
+#: Factor between the sizes that a batch passes through as members leave it, and the smallest one per device.
+SHRINK = 4
+SMALLEST = 16
+#: Points that a CPU keeps in its cache, in bytes; what a step needs besides is several times as large.
+BLOCK_BYTES = 1 << 18
+#: Where tasks begin again: place -> a box with the point, emptied by whoever takes it, and how cautiously.
+Restarts = Mapping[int, tuple[list[Variables], float]]
+
+
+class Alone:
+    """One task on the device; at sample level its rows are spread over devices and worked through in blocks.
+
+    Features may fill most of the memory there, so that they are given up before the next ones are made.
+    """
+
+    def __init__(self, task: Task, setup: Setup) -> None:
+        problem, self.level, self.rule, self.dtype = task.problem, setup.level, setup.rule, setup.dtype
+        self.stack = Stack([problem], setup.level)
+        self.scales = scaling(problem, setup.level, self.rule.coordinates)
+        self.layout = None
+        if setup.level == "sample":
+            rows = self.stack.labels.shape[1]
+            self.layout = choose_layout(rows, problem.dim, jnp.dtype(self.dtype).itemsize, setup.devices)
+        self.objective = build_objective(problem, setup.level, self.rule.coordinates, self.dtype, self.layout)
+        units = units_of(self.stack, self.stack.scaling(self.rule.coordinates), self.dtype)
+        self.units = jax.tree.map(lambda part: part[0], units)
+        self.host: list[Variables] = []
+        self._begin(to_point(_start(task, self.stack), self.scales, self.dtype, self.layout), 1.0)
+
+    def _begin(self, point: Any, caution: float) -> None:
+        cautious = np.asarray(caution, self.dtype)
+        if self.layout is None:
+            self.objective, self.units, self.state = place_and_begin(
+                self.rule, self.objective, self.units, point, cautious
+            )
+        else:
+            self.state = begin(self.rule, self.objective, point, cautious)
+        self.before: Any = None
+        self.fresh = True
+        self._keep()
+
+    def _keep(self) -> None:
+        """Where features are large, keep the point on the host: a step overwrites it on the device."""
+        if self.layout is not None:
+            self.host.clear()
+            self.host.append(to_variables(self.rule.point(self.state), self.scales))
+
+    def advance(self, steps: int) -> None:
+        """Take a chunk of steps."""
+        self.fresh = False
+        if self.layout is not None:
+            self.state = advance(self.rule, self.objective, self.state, steps)
+            self.seen = Check(value(self.objective, self.rule.point(self.state)), math.nan, math.nan)
+            return
+        self.before = self.rule.point(self.state)
+        count = np.int32(steps)
+        self.state, self.seen = chunk_of_one(self.rule, self.objective, self.units, self.state, count)
+
+    def check(self) -> Check:
+        """Return the check of the chunk."""
+        return Check(*(np.asarray(part, np.float64)[None] for part in self.seen))
+
+    def variables(self, slots: Sequence[int], before: bool = False) -> Variables:
+        """Return the point now, or before the last chunk."""
+        if self.layout is None:
+            point = self.before if before and self.before is not None else self.rule.point(self.state)
+            return member(to_variables(jax.tree.map(np.asarray, point), self.scales), None)
+        if not before:
+            self._keep()
+        return member(self.host[0], None)
+
+    def renew(self, kept: Sequence[int], new: Sequence[int], restarts: Restarts) -> None:
+        """Begin again where that is asked for."""
+        for box, caution in restarts.values():
+            self.host.clear()
+            self._begin(to_point(box.pop(), self.scales, self.dtype, self.layout), caution)
+
+
+class Many:
+    """Tasks of equal shape on the device, each in a slot; the slots after them are padding.
+
+    Args:
+        tasks: all there are.
+        chosen: which of them to begin with.
+        width: the largest number of members there will ever be.
+        setup: what they share.
+        sharding: how to spread them over devices; None for the default device.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        chosen: Sequence[int],
+        width: int,
+        setup: Setup,
+        sharding: jax.sharding.NamedSharding | None = None,
+    ) -> None:
+        self.tasks, self.level, self.rule, self.dtype, self.sharding = (
+            tasks,
+            setup.level,
+            setup.rule,
+            setup.dtype,
+            sharding,
+        )
+        self.nonnegative = tasks[0].problem.features == "nonnegative"
+        self.sizes = sizes(width, 1 if sharding is None else sharding.num_devices)
+        self.members = np.zeros(0, dtype=np.int64)
+        self.states: Any = None
+        self.renew([], chosen, {})
+
+    @property
+    def points(self) -> Any:
+        """The points of all slots, in the coordinates of the rule."""
+        return self.rule.point(self.states)
+
+    def advance(self, steps: int) -> None:
+        """Take a chunk of steps. Returns at once: the device works on while the host does something else."""
+        self.before = self.points
+        block = self._block(len(self.before.weight))
+        count = np.int32(steps)
+        self.states, self.seen = chunk_of_many(
+            self.rule, self.nonnegative, block, self.arrays, self.units, self.states, count
+        )
+
+    def check(self) -> Check:
+        """Wait for the chunk and return the check of all slots."""
+        return Check(*(np.asarray(part, np.float64) for part in self.seen))
+
+    def variables(self, slots: Sequence[int], before: bool = False) -> Variables:
+        """Return the points of some members as users know them, stacked, now or before the last chunk."""
+        index = np.asarray(slots, dtype=np.int64)
+        points = jax.tree.map(lambda part: np.asarray(part)[index], self.before if before else self.points)
+        return to_variables(points, member(self.scales, index))
+
+    def renew(self, kept: Sequence[int], new: Sequence[int], restarts: Restarts) -> None:
+        """Go on with some slots and new members after them, in the smallest size that holds all.
+
+        Args:
+            kept: slots to keep; their order is the new numbering.
+            new: tasks that begin at their starts.
+            restarts: new slot of a kept member -> where to begin again and how cautiously.
+        """
+        count, before = len(kept) + len(new), self.members
+        self.members = np.concatenate([before[list(kept)], np.asarray(new, dtype=np.int64)])
+        padded = np.minimum(np.arange(self._size(count)), count - 1)
+        if len(new) or len(self.members) != len(before):
+            self._fill(self.members[padded])
+        if self.states is not None:
+            old = np.append(kept, np.zeros(len(new), dtype=np.int64)).astype(np.int64)[padded]
+            self.states = self._put(take(self.states, old))
+        if len(new) or restarts:
+            self._begin(np.arange(len(padded)) >= len(kept), restarts)
+
+    def _fill(self, members: Int[np.ndarray, " slots"]) -> None:
+        """Put the fields of the objectives of all slots on the device."""
+        self.stack = Stack([self.tasks[i].problem for i in members], self.level)
+        self.scales: Scaling = self.stack.scaling(self.rule.coordinates)
+        self.slots = members
+        fields = (
+            self.stack.objective_arrays(self.scales, self.dtype),
+            units_of(self.stack, self.scales, self.dtype),
+        )
+        self.arrays, self.units = self._put(fields)
+
+    def _begin(self, fresh: Bool[np.ndarray, " slots"], restarts: Restarts) -> None:
+        """Begin in fresh slots at their starts, and in others where they are to begin again."""
+        starts, caution = self._starts(fresh), np.ones(len(self.slots))
+        for slot, (box, cautious) in restarts.items():
+            for part, own in zip(starts, box.pop(), strict=True):
+                if part is not None:
+                    part[slot] = own
+            caution[slot], fresh[slot] = cautious, True
+        points = to_point(starts, self.scales, self.dtype)
+        points, caution, fresh = self._put((points, caution.astype(self.dtype), fresh))
+        fixed = (self.rule, self.nonnegative, self.arrays)
+        if self.states is None:  # what stands there before the first start is never used
+            shapes = begin_many.eval_shape(*fixed, points, caution)
+            self.states = self._put(jax.tree.map(lambda part: np.zeros(part.shape, part.dtype), shapes))
+        self.states = begin_some(*fixed, self.states, points, caution, fresh)
+
+    def _starts(self, fresh: Bool[np.ndarray, " slots"]) -> Variables:
+        """Return the starts of fresh slots, anything in the others."""
+        chosen = [self.tasks[i] for i in self.slots]
+        seeds = [task.seed if new else 0 for task, new in zip(chosen, fresh, strict=True)]
+        starts = self.stack.random_starts(seeds)
+        for slot in np.flatnonzero(fresh).tolist():
+            make = chosen[slot].start
+            if make is not None:
+                for part, own in zip(starts, make(), strict=True):
+                    if part is not None:
+                        part[slot] = own
+        return starts
+
+    def _block(self, size: int) -> int:
+        """Return how many members to take through a chunk at a time: on a CPU what its cache holds, else all (0)."""
+        if self.sharding is not None or jax.default_backend() != "cpu":
+            return 0
+        fitting = BLOCK_BYTES // sum(part[0].nbytes for part in jax.tree.leaves(self.before))
+        if fitting < min(self.sizes):
+            return 1
+        blocks = [block for block in self.sizes if block <= fitting and block < size and size % block == 0]
+        return max(blocks, default=0)
+
+    def _size(self, members: int) -> int:
+        return next(size for size in self.sizes if size >= members)
+
+    def _put(self, tree: Any) -> Any:
+        return jax.device_put(tree, self.sharding)
+
+
+def sizes(width: int, devices: int) -> list[int]:
+    """Return the sizes that a batch of ``width`` members shrinks through, ascending.
+
+    Each is a multiple of the number of devices, and at most about `SHRINK` times the one before.
+    """
+    found = [math.ceil(width / devices) * devices]
+    while found[0] > SMALLEST * devices:
+        found.insert(0, math.ceil(found[0] / (SHRINK * devices)) * devices)
+    return found
+
+
+def _start(task: Task, stack: Stack) -> Variables:
+    return member(stack.random_starts([task.seed]), 0) if task.start is None else task.start()

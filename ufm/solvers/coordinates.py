@@ -1,0 +1,93 @@
+"""At class level only about K coordinates matter: solve in those, and with all of them only where that does not do.
+
+The certificate does not depend on the dimension: a point that is optimal in fewer coordinates, padded with zeros, is
+optimal in all. A few more than K leave room for escape moves. A start that a caller gives, dynamics that an observer
+watches, and the field's own step rules keep every coordinate.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ufm.model.objective import Variables
+from ufm.solvers.status import Status
+from ufm.solvers.task import Outcome, Record, Setup, Task
+
+
+def coordinates_needed(num_classes: int) -> int:
+    """Return with how many coordinates a problem of so many classes is solved first: ``ceil(1.25 K) + 4``."""
+    return math.ceil(1.25 * num_classes) + 4
+
+
+def with_few_coordinates(
+    tasks: Sequence[Task], setup: Setup, solve: Callable[[Sequence[Task]], list[Outcome]]
+) -> list[Outcome]:
+    """Solve tasks of equal shape in few coordinates where that is enough, and go on in all of them where it is not.
+
+    Args:
+        tasks: the tasks.
+        setup: what they share.
+        solve: solves tasks of equal shape.
+    """
+    problem = tasks[0].problem
+    dim, needed = problem.dim, coordinates_needed(problem.num_classes)
+    free = all(task.start is None and task.observe is None for task in tasks)
+    apt = setup.level == "class" and setup.rule.descends and problem.loss.convex
+    if not (apt and free and needed < dim):
+        return solve(tasks)
+    narrow = [dataclasses.replace(task, problem=task.problem.replace(dim=needed)) for task in tasks]
+    ends = [dataclasses.replace(end, variables=_padded(end.variables, dim)) for end in solve(narrow)]
+    left = [
+        i
+        for i, (task, end) in enumerate(zip(tasks, ends, strict=True))
+        if end.status is not Status.CERTIFIED and end.steps < task.limits.max_steps
+    ]
+    if left:
+        further = solve([_going_on(tasks[i], ends[i]) for i in left])
+        for i, end in zip(left, further, strict=True):
+            ends[i] = _joined(ends[i], end)
+    return ends
+
+
+def _padded(variables: Variables, dim: int) -> Variables:
+    """Return the point with coordinates of zeros up to ``dim``."""
+    weight, features = (
+        np.pad(part, ((0, 0), (0, dim - part.shape[1]))) for part in (variables.weight, variables.features)
+    )
+    return Variables(weight, features, variables.bias)
+
+
+def _going_on(task: Task, end: Outcome) -> Task:
+    """Return the task of going on from an end with the steps that are left."""
+    limits = dataclasses.replace(task.limits, max_steps=task.limits.max_steps - end.steps)
+    report: Any = None
+    if task.report is not None:
+        last, tell = end.history[-1], task.report
+
+        def report(record: Record) -> None:
+            tell(_later(record, last))
+
+    return dataclasses.replace(task, limits=limits, start=lambda: end.variables, report=report)
+
+
+def _later(record: Record, last: Record) -> Record:
+    """Return a record of what followed another."""
+    times = {name: record[name] + last[name] for name in ("step", "seconds")}
+    bound = max(record["lower_bound"], last["lower_bound"])  # it holds for every point of both
+    gap = (record["objective"] - bound) / record["objective"] if record["objective"] > 0 else math.inf
+    return record | times | {"lower_bound": bound, "relative_gap": gap}
+
+
+def _joined(first: Outcome, then: Outcome) -> Outcome:
+    """Return both ends as one."""
+    history = first.history
+    if history:
+        history += tuple(_later(record, history[-1]) for record in then.history)
+    return dataclasses.replace(
+        then, steps=first.steps + then.steps, escapes=first.escapes + then.escapes, history=history
+    )

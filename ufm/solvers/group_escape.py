@@ -1,0 +1,200 @@
+"""Escape moves at group level: what `ufm.solvers.escape` does for classes, on whole groups at once.
+
+Non-negative features get stuck where a class shares its coordinate, or has died because others took it. Turning the
+features into ``(H H')^{1/2}`` brings every class as near as it can be to a coordinate of its own: logits and norms stay,
+parallel coordinates merge, classes that lie on each other's coordinates return to their own. A class whose dual
+constraint is violated, ``|A_k| > 1``, then gets the atom ``e_k w'``, ``w = -A_k/|A_k|``, on its own coordinate, together
+with all of its group. Atoms of different groups touch the logits of different classes, so their best strengths are
+scalar problems. Free features get singular directions of A above 1. A move is made only if it lowers the objective.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from ufm.duality.groups import GroupDual
+from ufm.model.algebra import Blocks
+from ufm.model.groups import GroupObjective
+from ufm.model.objective import Point
+
+#: Constraints count as violated above 1 plus this margin.
+MARGIN = 1e-9
+#: A class is as good as dead when its features carry less than this share of the norm that they start with.
+NEARLY_DEAD = 1e-3
+#: Directions below this share of the largest are not used.
+NEGLIGIBLE = 1e-8
+REFINEMENTS = 6
+SHRINKS = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupMove:
+    """A better point, what was done to get there, and by how much the objective fell."""
+
+    point: Point
+    deed: str
+    decrease: float
+
+    @property
+    def sentence(self) -> str:
+        """The move in words, for the history."""
+        return f"{self.deed}, objective down {self.decrease:.2e}"
+
+
+def group_escape(dual: GroupDual, point: Point, least: float = 0.0) -> GroupMove | None:
+    """Return a move that lowers the objective by more than ``least``, or None if there is none to be found.
+
+    Args:
+        dual: the problem on its algebra.
+        point: a balanced point of the algebra, in NumPy.
+        least: decrease that is not worth a move.
+    """
+    value = float(dual.objective.value(point))
+    moves = _cone_moves if dual.problem.features == "nonnegative" else _free_moves
+    for shrinks in range(SHRINKS):
+        found = [
+            GroupMove(moved, deed, value - float(dual.objective.value(moved)))
+            for moved, deed in moves(dual, point, 4.0**-shrinks)
+        ]
+        best = max(found, key=lambda move: move.decrease, default=None)
+        if best is None or best.decrease > least:
+            return best
+    return None
+
+
+def _cone_moves(dual: GroupDual, point: Point, share: float) -> Iterator[tuple[Point, str]]:
+    """Yield the point as it is and turned onto axes, with atoms for dead classes only and for all violating ones."""
+    lengths = row_lengths(dual, point)
+    violating = lengths > 1 + MARGIN
+    if not np.any(violating):
+        return
+    energies = np.sum(point.features**2, axis=1) / dual.algebra.members
+    dead = violating & (energies < NEARLY_DEAD / dual.objective.logit_scales)
+    chosen = [dead, violating] if np.any(dead) and np.any(dead != violating) else [violating]
+    for base, deed in ((onto_axes(dual, point), "turned onto axes, "), (point, "")):
+        for groups in chosen:
+            classes = int(dual.algebra.members[groups].sum())
+            yield _with_atoms(dual, base, groups, share), f"{deed}added {classes} atoms"
+
+
+def row_lengths(dual: GroupDual, point: Point) -> Float[np.ndarray, " G"]:
+    """Return ``|A_k|`` for a class of every group."""
+    slopes = dual.objective.slopes(point)
+    return dual.scales * np.sqrt(np.sum(dual.algebra.times * slopes**2, axis=1))
+
+
+def onto_axes(dual: GroupDual, point: Point) -> Point:
+    """Return the point with features ``(H H')^{1/2}``, negative entries clipped: the same logits if there are none."""
+    algebra = dual.algebra
+    weight, features = algebra.blocks(point.weight), algebra.blocks(point.features)
+    values, vectors = np.linalg.eigh(features.square @ features.square.T)
+    roots = np.sqrt(np.maximum(values, 0.0))
+    used = roots > NEGLIGIBLE * roots[-1]
+    vectors, roots = vectors[:, used], roots[used]
+    back = ((weight.square @ features.square.T) @ vectors / roots) @ vectors.T
+    signs = np.sign(features.single)
+    turned = algebra.element(Blocks((vectors * roots) @ vectors.T, np.abs(features.single)))
+    turned = np.where(turned > NEGLIGIBLE * np.max(turned), turned, 0.0)
+    return Point(algebra.element(Blocks(back, weight.single * signs)), turned, point.bias)
+
+
+def _with_atoms(dual: GroupDual, base: Point, chosen: Bool[np.ndarray, " G"], share: float) -> Point:
+    """Return the point with atoms for the chosen groups, whose coordinates and features are given up.
+
+    Args:
+        dual: the problem on its algebra.
+        base: the point.
+        chosen: groups that get atoms.
+        share: of their best strengths.
+    """
+    algebra, G = dual.algebra, len(chosen)
+    own = np.arange(G + 1) == G
+    # rows of features and columns of both that the atoms take over
+    columns = np.append(chosen, False)[None, :] | (own & chosen[:, None])
+    weight = np.where(columns, 0.0, base.weight)
+    features = np.where(columns | chosen[:, None], 0.0, base.features)
+    cleared = Point(weight, features, base.bias)
+    slopes = dual.objective.slopes(cleared)
+    sizes = np.sqrt(np.sum(algebra.times * slopes**2, axis=1))
+    directions = -slopes / np.where(sizes > 0, sizes, 1.0)[:, None]
+    moves = dual.objective.logit_scales[:, None] * directions
+    found = _strengths(dual.objective, dual.objective.logits(cleared), moves)
+    strengths = np.where(chosen, np.asarray(found), 0.0)
+    roots = np.sqrt(share * strengths)
+    added = algebra.transpose(roots[:, None] * algebra.roots * directions)
+    return Point(weight + added, features + algebra.diagonal(roots), base.bias)
+
+
+@jax.jit
+def _strengths(
+    objective: GroupObjective, logits: Float[Array, "G columns"], moves: Float[Array, "G columns"]
+) -> Float[Array, " G"]:
+    """Return near-optimal strengths: where the slope of the objective in each vanishes (regula falsi, Illinois).
+
+    Args:
+        objective: the objective.
+        logits: logits of one class of every group.
+        moves: how they move with an atom of unit strength.
+    """
+    times = objective.algebra.times
+
+    def slope(strengths: Any) -> Any:
+        gradient = objective.loss.gradient(logits + strengths[:, None] * moves, objective.labels, times)
+        return 1 + objective.loss_weights * jnp.sum(times * gradient * moves, axis=1)
+
+    def short(state: Any) -> Any:
+        _, _, at_low, at_high = state
+        return (at_high < 0) & (at_low < 0)
+
+    def double(state: Any) -> Any:
+        low, high, at_low, at_high = state
+        up = short(state)
+        low, high = jnp.where(up, high, low), jnp.where(up, 2 * high, high)
+        return low, high, jnp.where(up, at_high, at_low), slope(high)
+
+    def refine(_: Any, state: Any) -> Any:
+        low, high, at_low, at_high, _, last = state
+        down, up = jnp.maximum(-at_low, 0), jnp.maximum(at_high, 0)
+        middle = jnp.where(up > 0, low + (high - low) * (down / jnp.where(up > 0, down + up, 1)), high)
+        at_middle = slope(middle)
+        side = jnp.sign(at_middle)
+        keep = jnp.where(side == last, 0.5, 1.0)  # an end that stays twice is made to give way
+        low, at_low = jnp.where(side < 0, middle, low), jnp.where(side < 0, at_middle, keep * at_low)
+        high, at_high = jnp.where(side < 0, high, middle), jnp.where(side < 0, keep * at_high, at_middle)
+        return low, high, at_low, at_high, middle, side
+
+    low, high = jnp.zeros(len(moves)), 1 / objective.logit_scales
+    bracket = (low, high, slope(low), slope(high))
+    bracket = jax.lax.while_loop(lambda state: jnp.any(short(state)), double, bracket)
+    return jax.lax.fori_loop(0, REFINEMENTS, refine, (*bracket, low, low))[4]
+
+
+def _free_moves(dual: GroupDual, point: Point, share: float) -> Iterator[tuple[Point, str]]:
+    """Yield the point with atoms along the singular directions of A above 1, on principal axes that are not in use."""
+    algebra = dual.algebra
+    scaled = dual.scaled(dual.objective.slopes(point))
+    left, values, right = np.linalg.svd(scaled.square)
+    weight, features = algebra.blocks(point.weight), algebra.blocks(point.features)
+    carried, axes = np.linalg.eigh(weight.square.T @ weight.square + features.square.T @ features.square)
+    least = NEGLIGIBLE * carried[-1]
+    unused = np.flatnonzero(carried <= least)
+    chosen = np.flatnonzero(values > 1 + MARGIN)[: len(unused)]
+    unused = unused[: len(chosen)]
+    alone = (np.abs(scaled.single) > 1 + MARGIN) & (weight.single**2 + features.single**2 <= least)
+    if not len(chosen) and not np.any(alone):
+        return
+    root = float(np.sqrt(share * np.mean(1 / dual.objective.logit_scales)))
+    turned = [part.square @ axes for part in (weight, features)]
+    turned[0][:, unused], turned[1][:, unused] = -root * right[chosen].T, root * left[:, chosen]
+    signs = np.sign(scaled.single)
+    singles = [np.where(alone, -root * signs, weight.single), np.where(alone, root, features.single)]
+    ends = (algebra.element(Blocks(*parts)) for parts in zip(turned, singles, strict=True))
+    classes = len(chosen) + int(np.sum(dual.algebra.members[alone] - 1))
+    yield Point(*ends, point.bias), f"added {classes} atoms"

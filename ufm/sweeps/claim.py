@@ -1,0 +1,106 @@
+"""Who is at work in a folder: one file that names the processes, so that a second run is refused while they live.
+
+The file stays when a run ends, empty of holders. A process that died without saying so leaves its name behind; on
+its own machine that is noticed, and its claim passes to the next.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ufm.inputs.checks import InputError
+
+#: Processes may share a folder: (which, of how many). All that are at work there must have been told the same number.
+Share = tuple[int, int]
+
+
+@contextlib.contextmanager
+def claimed(path: Path, share: Share = (0, 1)) -> Iterator[bool]:
+    """Hold the claim ``path`` while the block runs; yield whether nobody else holds it.
+
+    Raises:
+        InputError: naming who holds it, if that is somebody else's whole or the same share.
+    """
+    mine = _myself() | {"share": list(share)}
+    with _holders(path) as holders:
+        others = [holder for holder in holders if _lives(holder)]
+        for other in others:
+            if other["share"][1] != share[1] or other["share"][0] == share[0]:
+                raise InputError(_refusal(path, other))
+        holders[:] = [*others, mine]
+    try:
+        yield not others
+    finally:
+        with contextlib.suppress(OSError, InputError), _holders(path) as holders:
+            holders[:] = [holder for holder in holders if holder != mine]
+
+
+@contextlib.contextmanager
+def _holders(path: Path) -> Iterator[list[dict[str, Any]]]:
+    """Yield the list of holders and write it back, one process at a time where the system can tell them apart."""
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as reason:
+        raise InputError(f"{path} cannot be written: {reason.strerror or reason}") from None
+    with os.fdopen(file, "r+b") as stream:
+        with contextlib.suppress(
+            ImportError, OSError
+        ):  # not on every system, not on every network file system
+            import fcntl
+
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        before = stream.read()
+        try:
+            holders = json.loads(before)["holders"] if before.strip() else []
+            held = [dict(holder) for holder in holders]
+            for holder in held:
+                _ = holder["pid"] + holder["share"][0] + holder["share"][1], holder["host"] + holder["since"]
+        except (KeyError, TypeError, ValueError, IndexError):
+            raise InputError(f"{path} is damaged; delete it if no other run is at work there") from None
+        yield held
+        content = json.dumps({"holders": held}).encode()
+        stream.seek(0)  # in place and in one go, so that no kill leaves half of it
+        stream.write(content.ljust(len(before)))
+
+
+def _myself() -> dict[str, Any]:
+    pid = os.getpid()
+    since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return {"pid": pid, "host": socket.gethostname(), "born": _born(pid), "since": since}
+
+
+def _lives(holder: dict[str, Any]) -> bool:
+    """Return whether a holder may be at work: on another machine nobody can tell."""
+    if holder["host"] != socket.gethostname():
+        return True
+    try:
+        os.kill(holder["pid"], 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True  # somebody else's
+    return holder.get("born") is None or _born(holder["pid"]) == holder["born"]
+
+
+def _born(pid: int) -> str | None:
+    """Return when a process started, which tells it from a later one of the same number; None where unknown."""
+    try:
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if state in "ZX" else fields[18]
+
+
+def _refusal(path: Path, holder: dict[str, Any]) -> str:
+    who = f"process {holder['pid']} on {holder['host']}"
+    sentence = f"{path.parent} is in use: {who} has been at work there since {holder['since']}"
+    if holder["host"] == socket.gethostname():
+        return f"{sentence}; wait for it, stop it, or choose another folder"
+    return f"{sentence}; wait for it, or delete {path} if that process is no more"

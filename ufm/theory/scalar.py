@@ -1,0 +1,137 @@
+r"""What a theorem leaves of a problem: one scalar problem per class, and the inequality that decides its collapse.
+
+Every closed form here has logits ``M_k u_k`` on a fixed ray per class (`ufm.losses.scalar`), and the optimal value is
+
+    ``P* = sum_k min_{M >= 0} [ (n_k/N) phi_k(M) + a l_k sqrt(n_k) M ]``,   ``l_k = sqrt(lambda_W lambda_H,k)``,   (T)
+
+with a frame constant a. Class k collapses iff the slope at M = 0 is not negative:
+
+    ``sqrt(n_k) <= x_k sqrt(n_k)``,   ``x_k = N l_k a / (-phi_k'(0) sqrt(n_k))``;
+
+otherwise ``phi_k'(M_k) = x_k phi_k'(0)``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from fractions import Fraction
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from ufm.losses.scalar import ScalarForm
+from ufm.model.problem import Problem
+from ufm.theory.prediction import not_covered
+
+#: Relative distance to the threshold below which float64 cannot be trusted and fractions decide.
+_TIE = 1e-12
+#: Floor of ``x_k``, far below any that matters, so that extreme class weights give finite margins.
+_SMALLEST = 1e-290
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ScalarProblems:
+    """The scalar problems of a problem under one theorem.
+
+    Attributes:
+        problem: the problem.
+        form: ``phi_k`` and its ray.
+        squared_frame: ``a^2``.
+    """
+
+    problem: Problem
+    form: ScalarForm
+    squared_frame: Fraction
+
+    @property
+    def frame(self) -> float:
+        """``a``."""
+        return math.sqrt(self.squared_frame)
+
+    @cached_property
+    def root(self) -> Float[np.ndarray, " K"]:
+        """``r_k`` such that class k collapses iff ``sqrt(n_k) <= N l_k r_k``."""
+        return self.frame / self.form.pull
+
+    def factor(self, k: int) -> Fraction:
+        """Return ``f`` such that class k collapses iff ``n_k <= f N^2``, exactly (floats are fractions)."""
+        pull = Fraction(float(self.form.pull[k])) if self.form.exact is None else self.form.exact(k)
+        decays = Fraction(self.problem.weight_decay) * Fraction(float(self.problem.feature_decays[k]))
+        return decays * self.squared_frame / pull**2
+
+    @cached_property
+    def saturation(self) -> Float[np.ndarray, " K"]:
+        """``x_k = sqrt(threshold_k / n_k)``: class k collapses iff ``x_k >= 1``."""
+        problem = self.problem
+        with np.errstate(over="ignore", under="ignore"):  # class weights may be anything positive
+            x = problem.num_samples * problem.nuclear_weights * self.root / np.sqrt(problem.counts)
+        return np.maximum(x, _SMALLEST)
+
+    @cached_property
+    def collapsed(self) -> Bool[np.ndarray, " K"]:
+        """Which classes collapse, exactly: ties are decided in fractions, not by rounding."""
+        flags = self.saturation >= 1
+        close = np.flatnonzero(np.abs(self.saturation - 1) <= _TIE)
+        alike = np.stack([self.problem.counts, self.form.pull, self.problem.feature_decays])[:, close]
+        _, first, group = np.unique(alike, axis=1, return_index=True, return_inverse=True)
+        total = Fraction(float(self.problem.num_samples))
+        exact = [
+            Fraction(float(self.problem.counts[k])) <= self.factor(k) * total**2
+            for k in close[first].tolist()
+        ]
+        flags[close] = np.array(exact, dtype=bool)[group.ravel()]
+        return flags
+
+    @property
+    def share(self) -> Float[np.ndarray, " K"]:
+        """``min(x_k, 1)``, the slope at the optimum over that at 0."""
+        return np.where(self.collapsed, 1.0, np.minimum(self.saturation, 1.0))
+
+    @cached_property
+    def optimum(self) -> Float[np.ndarray, " K"]:
+        """``M_k``; exactly 0 for collapsed classes and never rounded down to 0 for living ones."""
+        room = np.where(self.collapsed, 0.0, np.maximum(1.0 - self.saturation, np.finfo(np.float64).epsneg))
+        return self.form.margins(self.share, room)
+
+    @property
+    def value(self) -> float:
+        """``P*``."""
+        problem = self.problem
+        price = self.frame * problem.nuclear_weights * np.sqrt(problem.counts)
+        return float(problem.priors @ self.form.value(self.optimum) + price @ self.optimum)
+
+    @property
+    def living(self) -> int:
+        """Number of classes that do not collapse."""
+        return int(np.sum(~self.collapsed))
+
+    @property
+    def exchangeable(self) -> bool:
+        """Whether all classes have the same count, loss and decay, so that they may be permuted freely."""
+        parts = (self.problem.counts, self.form.pull, self.problem.feature_decays)
+        return all(np.ptp(part) == 0 for part in parts)
+
+
+def symmetric_form(problem: Problem) -> ScalarForm:
+    """Return the scalar form of the loss.
+
+    Raises:
+        ClosedFormError: if it has none, or is not convex.
+    """
+    loss, K = problem.loss, problem.num_classes
+    form = loss.scalar_form(K)
+    if form is not None and loss.convex:
+        return form
+    name = type(loss).__name__
+    if form is not None:
+        raise not_covered(f"the theorems need a convex loss, and the loss is {name}")
+    parameters = loss.softmax_parameters(K)
+    if parameters is not None:
+        verb = "multiplies" if np.ptp(parameters.scales) > 0 else "adjusts"
+        raise not_covered(f"the theorems need plain logits, and the loss {verb} them per class")
+    raise not_covered(
+        f"the theorems need a loss that is symmetric in its off-target logits, such as cross-entropy or MSE, and for "
+        f"{K} classes the loss is {name}"
+    )
