@@ -76,19 +76,6 @@ def nonnegative_float(name: str, value: Any) -> float:
     return number
 
 
-def gap_tolerance(name: str, value: Any) -> float:
-    """Return ``value`` as a relative gap between 0 and 1, or raise `InputError`.
-
-    No loss is negative, so that 0 bounds every objective from below: a gap of 1 or more proves nothing.
-    """
-    number = positive_float(name, value)
-    if number >= 1:
-        raise InputError(
-            f"{name} must be below 1 (the bound 0, which proves nothing, has gap 1), got {number}"
-        )
-    return number
-
-
 def memory_bytes() -> int:
     """Return how much memory the machine has; where it does not say, more than any has."""
     try:
@@ -103,6 +90,19 @@ def fits_memory(what: str, numbers: int, hint: str) -> None:
         raise InputError(
             f"{what} need {8e-9 * numbers:,.0f} GB, and this machine has {1e-9 * memory_bytes():,.0f}; {hint}"
         )
+
+
+def gap_tolerance(name: str, value: Any) -> float:
+    """Return ``value`` as a relative gap between 0 and 1, or raise `InputError`.
+
+    No loss is negative, so that 0 bounds every objective from below: a gap of 1 or more proves nothing.
+    """
+    number = positive_float(name, value)
+    if number >= 1:
+        raise InputError(
+            f"{name} must be below 1 (the bound 0, which proves nothing, has gap 1), got {number}"
+        )
+    return number
 
 
 def fraction(name: str, value: Any) -> float:
