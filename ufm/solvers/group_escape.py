@@ -58,7 +58,7 @@ def group_escape(dual: GroupDual, point: Point, least: float = 0.0) -> GroupMove
     """
     value = float(dual.objective.value(point))
     moves = _cone_moves if dual.problem.features == "nonnegative" else _free_moves
-    for shrinks in range(SHRINKS):
+    for shrinks in range(1 if least > 0 else SHRINKS):  # weaker atoms only where nothing else goes on
         found = [
             GroupMove(moved, deed, value - float(dual.objective.value(moved)))
             for moved, deed in moves(dual, point, 4.0**-shrinks)
