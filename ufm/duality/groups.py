@@ -155,7 +155,8 @@ class GroupDual:
         if self.problem.bias != 0:
             return dual
         weights = self.algebra.members * objective.loss_weights
-        return objective.loss.centre(dual, objective.labels, weights, times, self.groups.columns)
+        centred = objective.loss.centre(dual, objective.labels, weights, times, self.groups.columns)
+        return np.where(times > 0, centred, 0.0)  # rounding in entries that stand for none
 
     def polar(self, dual: Blocks, gram: Blocks | None = None) -> float:
         """Return an upper bound on ``polar(A)``, rounding allowed for (see `ufm.duality.polar`)."""
@@ -292,7 +293,9 @@ def sharing_bound(algebra: Algebra, product: Blocks, gram: Blocks) -> float:
 
     def back(residual: np.ndarray) -> np.ndarray:
         image = algebra.blocks(residual) @ used
-        return np.where(apart, algebra.element(Blocks(image.square + image.square.T, 2 * image.single)), 0) / 2
+        return (
+            np.where(apart, algebra.element(Blocks(image.square + image.square.T, 2 * image.single)), 0) / 2
+        )
 
     with np.errstate(all="ignore"):
         missing = algebra.element(used) - image(algebra.element(product) + start)

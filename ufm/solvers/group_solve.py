@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -178,7 +178,7 @@ class _Run:
             if certificate.residual <= residual and certificate.certifies(tol):
                 return certificate, Status.CERTIFIED
         open_gap = certificate is not None and certificate.relative_gap > max(tol, STUCK_RATIO * merit**2)
-        rested = self.steps >= self.escaped + FIRST_ESCAPE
+        rested = self.steps >= self.escaped + FIRST_ESCAPE or (near and self.steps not in dict(self.events))
         worth = self.decrease < self.refused / 4 or near
         if (violated or open_gap) and rested and worth:
             move = group_escape(self.dual, self.point, 0.0 if open_gap else max(self.decrease, 0.0))
