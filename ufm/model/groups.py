@@ -1,9 +1,10 @@
 """Group level: classes that are alike solved for as one, in numbers that do not grow with how many they are.
 
-Permuting classes of equal count, loss parameters and decays leaves a problem unchanged. Its classifier and features, in
-coordinates of which every class has one of its own (``d >= K``), may then be taken to commute with those permutations:
-they lie in the algebra of `ufm.model.algebra`, and so do logits, gradients and Gram matrices. The optimum of the problem
-restricted to the algebra is judged by a certificate that is rigorous for the whole problem (`ufm.duality.groups`).
+Permuting classes of equal count, loss parameters and decays leaves a problem unchanged. Its classifier and features,
+in coordinates of which every class has one of its own (``d >= K``), may then be taken to commute with those
+permutations: they lie in the algebra of `ufm.model.algebra`, and so do logits, gradients and Gram matrices. The
+optimum of the problem restricted to the algebra is judged by a certificate that is rigorous for the whole problem
+(`ufm.duality.groups`).
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ def groups_of(problem: Problem) -> Groups:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class GroupObjective(Objective):
-    """The objective on points of the algebra, in balanced coordinates, as `ufm.model.objective.Objective` for classes.
+    """The objective on points of the algebra, in balanced coordinates.
 
     Classifier and features of a `Point` are stored elements (G, G+1), rows of the features being classes and columns
     coordinates; its bias is ``sqrt(m_g)`` times the balanced bias of a class of group g. Value, gradient and inner

@@ -31,9 +31,9 @@ Coordinates = Literal["balanced", "natural"]
 class Point(NamedTuple):
     """Classifier, features and (if the problem has one) bias, in the coordinates of an `Objective`."""
 
-    weight: Float[Array, "K d"]
-    features: Float[Array, "rows d"]
-    bias: Float[Array, " K"] | None = None
+    weight: Float[Any, "K d"]
+    features: Float[Any, "rows d"]
+    bias: Float[Any, " K"] | None = None
 
 
 class Variables(NamedTuple):
