@@ -2,8 +2,8 @@
 
 The class-mean gradients of a point of the algebra lie in the algebra, and so do the candidates made from them, their
 products and multipliers; eigenvalues and singular values are those of a G x G matrix and of G numbers. A dual point
-holds one row of entries per group, as the logits do. The bound is one for *every* ``(W, H, b)`` of the problem, in the
-algebra or not: symmetry only says where to look for the dual point, and feasibility is checked for all classes.
+holds one row of entries per group, as the logits do. The bound is one for *every* ``(W, H, b)`` of the problem, in
+the algebra or not: symmetry only says where to look for the dual point, and feasibility is checked for all classes.
 """
 
 from __future__ import annotations
@@ -155,7 +155,8 @@ class GroupDual:
         if self.problem.bias != 0:
             return dual
         weights = self.algebra.members * objective.loss_weights
-        return objective.loss.centre(dual, objective.labels, weights, times, self.groups.columns)
+        centred = objective.loss.centre(dual, objective.labels, weights, times, self.groups.columns)
+        return np.where(times > 0, centred, 0.0)  # rounding in entries that stand for none
 
     def polar(self, dual: Blocks, gram: Blocks | None = None) -> float:
         """Return an upper bound on ``polar(A)``, rounding allowed for (see `ufm.duality.polar`)."""

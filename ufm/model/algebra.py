@@ -1,17 +1,19 @@
-r"""Matrices that stay what they are when classes of a group change places, in as many numbers as they have of their own.
+r"""Matrices that stay what they are when like classes change places, in as few numbers as they need.
 
-Classes are sorted into G groups of ``m_g`` classes that are alike. A K x K matrix that commutes with every permutation
-inside groups has one number ``D_g`` on the diagonal of group g and one number ``O_gh`` for all other pairs of a class of
-g with one of h: ``G^2 + G`` numbers. Such matrices form an algebra: sums, products and transposes are of the same kind.
+Classes are sorted into G groups of ``m_g`` classes that are alike. A K x K matrix that commutes with every
+permutation inside groups has one number ``D_g`` on the diagonal of group g and one number ``O_gh`` for all other
+pairs of a class of g with one of h: ``G^2 + G`` numbers. Such matrices form an algebra: sums, products and
+transposes are of the same kind.
 
 An element is stored as an array ``[O | D]`` of shape (G, G+1), *every entry times the square root of the number of
-matrix entries that it stands for* (``m_g m_h`` off the diagonal, ``m_g (m_g - 1)`` for ``O_gg``, ``m_g`` for ``D_g``). So
-inner products and norms are those of the K x K matrices, and the nearest non-negative matrix is clipped at zero, entry
-by entry. A group of one class has no ``O_gg``: that entry is zero.
+matrix entries that it stands for* (``m_g m_h`` off the diagonal, ``m_g (m_g - 1)`` for ``O_gg``, ``m_g`` for
+``D_g``). So inner products and norms are those of the K x K matrices, and the nearest non-negative matrix is clipped
+at zero, entry by entry. A group of one class has no ``O_gg``: that entry is zero.
 
-Products are easiest where the algebra falls into blocks: vectors that are constant within groups see the G x G matrix
-``B_gh = sqrt(m_g m_h) O_gh + [g = h] a_g``, and those that sum to zero in group g see the number ``a_g = D_g - O_gg``.
-Hence a product costs G^3, and eigenvalues and singular values are those of B and the ``a_g``, the latter ``m_g - 1``-fold.
+Products are easiest where the algebra falls into blocks: vectors that are constant within groups see the G x G
+matrix ``B_gh = sqrt(m_g m_h) O_gh + [g = h] a_g``, and those that sum to zero in group g see the number ``a_g = D_g
+- O_gg``. Hence a product costs G^3, and eigenvalues and singular values are those of B and the ``a_g``, the latter
+``m_g - 1``-fold.
 """
 
 from __future__ import annotations

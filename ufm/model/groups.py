@@ -1,9 +1,10 @@
 """Group level: classes that are alike solved for as one, in numbers that do not grow with how many they are.
 
-Permuting classes of equal count, loss parameters and decays leaves a problem unchanged. Its classifier and features, in
-coordinates of which every class has one of its own (``d >= K``), may then be taken to commute with those permutations:
-they lie in the algebra of `ufm.model.algebra`, and so do logits, gradients and Gram matrices. The optimum of the problem
-restricted to the algebra is judged by a certificate that is rigorous for the whole problem (`ufm.duality.groups`).
+Permuting classes of equal count, loss parameters and decays leaves a problem unchanged. Its classifier and features,
+in coordinates of which every class has one of its own (``d >= K``), may then be taken to commute with those
+permutations: they lie in the algebra of `ufm.model.algebra`, and so do logits, gradients and Gram matrices. The
+optimum of the problem restricted to the algebra is judged by a certificate that is rigorous for the whole problem
+(`ufm.duality.groups`).
 """
 
 from __future__ import annotations
@@ -18,9 +19,12 @@ from jaxtyping import Float, Int
 
 from ufm.losses import Loss
 from ufm.model.algebra import Algebra
-from ufm.model.objective import Point, Variables, loss_arrays
+from ufm.model.objective import Objective, Point, Variables, loss_arrays
 from ufm.model.problem import Problem, bias_curvature
 from ufm.model.stack import scaling
+
+#: Share of the squared norm of a class's features that a random start has in its own coordinate.
+OWN = 0.5
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -95,40 +99,40 @@ def groups_of(problem: Problem) -> Groups:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class GroupObjective:
-    """The objective on points of the algebra, in balanced coordinates, as `ufm.model.objective.Objective` for classes.
+class GroupObjective(Objective):
+    """The objective on points of the algebra, in balanced coordinates.
 
     Classifier and features of a `Point` are stored elements (G, G+1), rows of the features being classes and columns
     coordinates; its bias is ``sqrt(m_g)`` times the balanced bias of a class of group g. Value, gradient and inner
     products are those of the K x K matrices. Takes NumPy and JAX arrays.
 
     Attributes:
-        algebra: the algebra.
         labels: where the label's own logit is in a row.
         loss: the loss with its parameters gathered to the columns of a row.
         loss_weights: ``n_g / N`` of one class.
         logit_scales: ``c_g = 1/sqrt(lambda_W lambda_H n_g)``.
-        curvatures: bounds on the Hessian of the loss in the logits.
         weight_decay: 1.
         row_decays: ones.
         bias_scale: bias over balanced bias.
         bias_decay: decay of the balanced bias.
         nonnegative: whether features are constrained to be non-negative.
         layout: None: all rows at once, on one device.
+        algebra: the algebra.
+        curvatures: bounds on the Hessian of the loss in the logits.
     """
 
-    algebra: Algebra
     labels: Int[Any, " G"]
     loss: Loss
     loss_weights: Float[Any, " G"]
     logit_scales: Float[Any, " G"]
-    curvatures: Float[Any, " G"]
     weight_decay: Float[Any, ""]
     row_decays: Float[Any, " G"]
     bias_scale: Float[Any, ""]
     bias_decay: Float[Any, ""]
     nonnegative: bool = dataclasses.field(metadata={"static": True})
     layout: None = dataclasses.field(default=None, metadata={"static": True})
+    algebra: Algebra = dataclasses.field(kw_only=True)
+    curvatures: Float[Any, " G"] = dataclasses.field(kw_only=True)
 
     def logits(self, point: Point) -> Float[Any, "G columns"]:
         """Return the logits of one class of every group: those of every group's classes, and last its own."""
@@ -239,7 +243,7 @@ def group_objective(problem: Problem, groups: Groups, dtype: str = "float64") ->
 def group_start(problem: Problem, groups: Groups, seed: int) -> Point:
     """Return a random point of the algebra whose logits are of order one, on the scale of `ufm.solvers.start`.
 
-    Half of the squared norm of a class's features is in its own coordinate and half in all others.
+    A share `OWN` of the squared norm of a class is in its own coordinate, the rest in all of them.
 
     Args:
         problem: the problem.
@@ -259,10 +263,6 @@ def group_start(problem: Problem, groups: Groups, seed: int) -> Point:
     if problem.features == "nonnegative":
         np.abs(features, out=features)
     return Point(weight, features, None if problem.bias is None else np.zeros(G))
-
-
-#: Share of a class's start that is in its own coordinate.
-OWN = 0.5
 
 
 def expand_point(problem: Problem, groups: Groups, point: Point) -> Variables:

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from ufm.losses import Loss
 from ufm.losses.softmax import feature_gradient, weight_gradient
@@ -29,9 +29,9 @@ Coordinates = Literal["balanced", "natural"]
 class Point(NamedTuple):
     """Classifier, features and (if the problem has one) bias, in the coordinates of an `Objective`."""
 
-    weight: Float[Array, "K d"]
-    features: Float[Array, "rows d"]
-    bias: Float[Array, " K"] | None = None
+    weight: Float[Any, "K d"]
+    features: Float[Any, "rows d"]
+    bias: Float[Any, " K"] | None = None
 
 
 class Variables(NamedTuple):
@@ -79,12 +79,12 @@ class Objective:
     nonnegative: bool = dataclasses.field(metadata={"static": True})
     layout: Layout | None = dataclasses.field(default=None, metadata={"static": True})
 
-    def logits(self, point: Point) -> Float[Array, "rows K"]:
+    def logits(self, point: Point) -> Float[Any, "rows K"]:
         """Return the logits ``W h_i + b`` of every row."""
         logits = (point.features @ point.weight.T) * self.logit_scales[:, None]
         return logits if point.bias is None else logits + self.bias_scale * point.bias
 
-    def regulariser(self, point: Point) -> Float[Array, ""]:
+    def regulariser(self, point: Point) -> Float[Any, ""]:
         """Return the regularisation term."""
         squares = self.weight_decay * jnp.vdot(point.weight, point.weight)
         squares += jnp.vdot(self.row_decays, jnp.sum(point.features**2, axis=1))
@@ -92,28 +92,24 @@ class Objective:
             squares += self.bias_decay * jnp.vdot(point.bias, point.bias)
         return squares / 2
 
-    def value(self, point: Point) -> Float[Array, ""]:
+    def value(self, point: Point) -> Float[Any, ""]:
         """Return the objective."""
         data = jnp.vdot(self.loss_weights, self.loss.value(self.logits(point), self.labels))
         return data + self.regulariser(point)
 
-    def residual(self, point: Point) -> Float[Array, "rows K"]:
+    def residual(self, point: Point) -> Float[Any, "rows K"]:
         """Return ``a_i`` times the gradient of the loss in the logits: all that the gradients depend on."""
         return self.loss_weights[:, None] * self.loss.gradient(self.logits(point), self.labels)
 
-    def weight_slope(
-        self, scaled: Float[Array, "rows K"], features: Float[Array, "rows d"]
-    ) -> Float[Array, "K d"]:
+    def weight_slope(self, scaled: Float[Any, "rows K"], features: Float[Any, "rows d"]) -> Float[Any, "K d"]:
         """Return the gradient of the loss in the classifier from a residual times `logit_scales`."""
         return scaled.T @ features
 
-    def feature_slope(
-        self, scaled: Float[Array, "rows K"], weight: Float[Array, "K d"]
-    ) -> Float[Array, "rows d"]:
+    def feature_slope(self, scaled: Float[Any, "rows K"], weight: Float[Any, "K d"]) -> Float[Any, "rows d"]:
         """Return the gradient of the loss in the features from a residual times `logit_scales`."""
         return scaled @ weight
 
-    def total(self, residual: Float[Array, "rows K"]) -> Float[Array, " K"]:
+    def total(self, residual: Float[Any, "rows K"]) -> Float[Any, " K"]:
         """Return the gradient of the loss in a bias added to the logits."""
         return residual.sum(axis=0)
 
@@ -135,7 +131,7 @@ class Objective:
             return point
         return point._replace(features=jnp.maximum(point.features, 0))
 
-    def curvature_bound(self, point: Point) -> Float[Array, ""]:
+    def curvature_bound(self, point: Point) -> Float[Any, ""]:
         """Return a bound on the norm of the Hessian at the point (in balanced coordinates).
 
         The Hessian of the loss in row i's logits is at most ``kappa_i = a_i c_i^2`` times `Loss.curvature` (1/2 for

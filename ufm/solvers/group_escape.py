@@ -1,11 +1,12 @@
 """Escape moves at group level: what `ufm.solvers.escape` does for classes, on whole groups at once.
 
 Non-negative features get stuck where a class shares its coordinate, or has died because others took it. Turning the
-features into ``(H H')^{1/2}`` brings every class as near as it can be to a coordinate of its own: logits and norms stay,
-parallel coordinates merge, classes that lie on each other's coordinates return to their own. A class whose dual
-constraint is violated, ``|A_k| > 1``, then gets the atom ``e_k w'``, ``w = -A_k/|A_k|``, on its own coordinate, together
-with all of its group. Atoms of different groups touch the logits of different classes, so their best strengths are
-scalar problems. Free features get singular directions of A above 1. A move is made only if it lowers the objective.
+features into ``(H H')^{1/2}`` brings every class as near as it can be to a coordinate of its own: logits and norms
+stay, parallel coordinates merge, classes that lie on each other's coordinates return to their own. A class whose
+dual constraint is violated, ``|A_k| > 1``, then gets the atom ``e_k w'``, ``w = -A_k/|A_k|``, on its own coordinate,
+together with all of its group. Atoms of different groups touch the logits of different classes, so their best
+strengths are scalar problems. Free features get singular directions of A above 1. A move is made only if it lowers
+the objective.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def group_escape(dual: GroupDual, point: Point, least: float = 0.0) -> GroupMove
     """
     value = float(dual.objective.value(point))
     moves = _cone_moves if dual.problem.features == "nonnegative" else _free_moves
-    for shrinks in range(SHRINKS):
+    for shrinks in range(1 if least > 0 else SHRINKS):  # weaker atoms only where nothing else goes on
         found = [
             GroupMove(moved, deed, value - float(dual.objective.value(moved)))
             for moved, deed in moves(dual, point, 4.0**-shrinks)
@@ -91,7 +92,7 @@ def row_lengths(dual: GroupDual, point: Point) -> Float[np.ndarray, " G"]:
 
 
 def onto_axes(dual: GroupDual, point: Point) -> Point:
-    """Return the point with features ``(H H')^{1/2}``, negative entries clipped: the same logits if there are none."""
+    """Return the point with features ``(H H')^{1/2}``, negative entries clipped; without any the logits stay."""
     algebra = dual.algebra
     weight, features = algebra.blocks(point.weight), algebra.blocks(point.features)
     values, vectors = np.linalg.eigh(features.square @ features.square.T)
@@ -177,7 +178,7 @@ def _strengths(
 
 
 def _free_moves(dual: GroupDual, point: Point, share: float) -> Iterator[tuple[Point, str]]:
-    """Yield the point with atoms along the singular directions of A above 1, on principal axes that are not in use."""
+    """Yield the point with atoms along singular directions of A above 1, on principal axes not in use."""
     algebra = dual.algebra
     scaled = dual.scaled(dual.objective.slopes(point))
     left, values, right = np.linalg.svd(scaled.square)
@@ -197,4 +198,4 @@ def _free_moves(dual: GroupDual, point: Point, share: float) -> Iterator[tuple[P
     singles = [np.where(alone, -root * signs, weight.single), np.where(alone, root, features.single)]
     ends = (algebra.element(Blocks(*parts)) for parts in zip(turned, singles, strict=True))
     classes = len(chosen) + int(np.sum(dual.algebra.members[alone] - 1))
-    yield Point(*ends, point.bias), f"added {classes} atoms"
+    yield Point(next(ends), next(ends), point.bias), f"added {classes} atoms"

@@ -1,0 +1,150 @@
+"""Group level solves: every start certified, for the whole problem, and the expanded point by the class level too."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+import ufm
+from ufm.duality.groups import GroupDual
+from ufm.losses import MSE, CrossEntropy, LabelSmoothing, LogitAdjustment, VectorScaling, WeightedCrossEntropy
+from ufm.model.groups import group_start, groups_of, reduce_point
+from ufm.model.objective import Point, Variables
+from ufm.model.problem import Problem
+from ufm.profiles import parse_counts
+from ufm.solvers.group_escape import group_escape, onto_axes, row_lengths
+from ufm.solvers.group_solve import solve_groups
+from ufm.solvers.status import Status
+
+COUNTS = np.repeat([100, 10, 1], [3, 3, 14])
+LOSSES = [
+    CrossEntropy(),
+    LabelSmoothing(0.1),
+    WeightedCrossEntropy(COUNTS**-0.5),
+    LogitAdjustment(np.log(COUNTS / COUNTS.sum())),
+    VectorScaling((COUNTS / 100) ** 0.1),
+    MSE(),
+]
+
+
+def checked(solution):
+    """The class-level certificate of a certified solution, expanded."""
+    assert solution.status is Status.CERTIFIED
+    full = solution.variables
+    labels = np.arange(solution.problem.num_classes)
+    found = ufm.certify(solution.problem, full.weight, full.features, labels, full.bias)
+    assert found.certifies(1e-8)
+    assert found.residual <= 1.1e-7
+    assert found.objective == pytest.approx(solution.certificate.objective, rel=1e-12)
+    return found
+
+
+MATRIX = list(itertools.product(LOSSES, ["nonnegative", "free"], [None, 0, 0.05]))
+EVERYDAY = (1, 9, 14, 18, 28, 33)  # every loss, both feature sets, every kind of bias
+
+
+def name(case):
+    loss, features, bias = case
+    return f"{type(loss).__name__}-{features}-{bias}"
+
+
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(c, marks=() if i in EVERYDAY else pytest.mark.slow) for i, c in enumerate(MATRIX)],
+    ids=[name(case) for case in MATRIX],
+)
+def test_every_loss_is_certified_at_both_levels(case):
+    loss, features, bias = case
+    problem = Problem(COUNTS, 22, 1e-3, 1e-5, loss=loss, features=features, bias=bias)
+    checked(solve_groups(problem, max_steps=4000))
+
+
+@pytest.mark.parametrize(
+    ("counts", "decays"), [("60x3,9x4,2x5", (1e-3, 1e-3)), ("5000x4,50x8", (1e-3, 1e-6))]
+)
+def test_every_start_ends_at_the_optimum_of_the_class_level(counts, decays):
+    counts = parse_counts(counts)
+    problem = Problem(counts, len(counts), *decays)
+    known = ufm.predict(problem).objective
+    for seed in range(6):
+        assert checked(solve_groups(problem, seed)).objective == pytest.approx(known, rel=1e-8)
+
+
+def test_a_start_that_lies_on_one_shared_direction_is_left():
+    problem = Problem(COUNTS, 20, 1e-3, 1e-5)
+    K = problem.num_classes
+    ones = Variables(np.zeros((K, 20)), np.ones((K, 20)) / 20)
+    checked(solve_groups(problem, start=reduce_point(problem, groups_of(problem), ones)))
+
+
+def test_the_dead_point_is_left():
+    problem = Problem(COUNTS, 20, 1e-3, 1e-5)
+    zero = np.zeros((3, 4))
+    checked(solve_groups(problem, start=Point(zero, zero)))
+
+
+def test_turning_onto_axes_changes_no_logit_where_nothing_is_clipped():
+    problem = Problem(COUNTS, 20, 1e-3, 1e-5)
+    groups = groups_of(problem)
+    dual, rng = GroupDual.of(problem, groups), np.random.default_rng(0)
+    blocks = groups.algebra.blocks(groups.reduce(np.diag(np.arange(1.0, 21.0))))
+    point = Point(rng.standard_normal((3, 4)) * groups.algebra.roots, groups.algebra.element(blocks))
+    turned = onto_axes(dual, point)
+    np.testing.assert_allclose(dual.objective.logits(turned), dual.objective.logits(point), atol=1e-9)
+
+
+@pytest.mark.parametrize("features", ["nonnegative", "free"])
+def test_a_move_lowers_the_objective_or_is_none(features):
+    problem = Problem(COUNTS, 20, 1e-3, 1e-5, features=features)
+    groups = groups_of(problem)
+    dual = GroupDual.of(problem, groups)
+    point = group_start(problem, groups, seed=0)
+    dead = np.arange(3) == 1
+    features = np.where(dead[:, None], 0.0, point.features)
+    features[:, :3] *= ~dead
+    weight = point.weight.copy()
+    weight[:, :3] *= ~dead
+    weight[1, 3] = 0
+    point = Point(0.1 * weight, 0.1 * features)
+    assert row_lengths(dual, point).max() > 1
+    move = group_escape(dual, point)
+    assert move is not None
+    fall = float(dual.objective.value(point)) - float(dual.objective.value(move.point))
+    assert fall == pytest.approx(move.decrease)
+    assert fall > 0
+    assert group_escape(dual, point, least=10 * fall) is None
+
+
+@pytest.mark.parametrize("decay", [1e-3, 1e-7])
+def test_a_hundred_thousand_classes_in_two_groups(decay):
+    problem = Problem(np.repeat([1000, 10], 50_000), 100_000, decay, decay)
+    solution = solve_groups(problem)
+    assert solution.status is Status.CERTIFIED
+    assert solution.certificate.objective == pytest.approx(ufm.predict(problem).objective, rel=1e-8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("decay", [1e-4, 1e-5])
+def test_imagenet_lt(decay):
+    counts = parse_counts("imagenet-lt")
+    problem = Problem(counts, len(counts), decay, decay)
+    for seed in range(5):
+        solution = solve_groups(problem, seed)
+        assert solution.status is Status.CERTIFIED
+    checked(solution)
+
+
+@pytest.mark.slow
+def test_two_thousand_classes_pass_the_class_level():
+    problem = Problem(np.repeat([500, 100, 10], [200, 800, 1000]), 2000, 1e-5, 1e-5)
+    checked(solve_groups(problem))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("decays", [(1e-4, 1e-4), (1e-4, 1e-5), (1e-5, 1e-6)])
+def test_inaturalist(decays):
+    counts = parse_counts("inaturalist")
+    problem = Problem(counts, len(counts), *decays)
+    solution = solve_groups(problem)
+    assert solution.status is Status.CERTIFIED
+    assert solution.certificate.objective == pytest.approx(ufm.predict(problem).objective, rel=1e-8)
