@@ -137,7 +137,7 @@ def test_mistakes_are_named(net):
         net(x)
     with pytest.raises(InputError, match="layer must be a torch layer"):
         ufm.training.watch(torch.nn.ReLU())
-    with pytest.raises(InputError, match="use ufm.training.Monitor for arrays"):
+    with pytest.raises(InputError, match="Monitor for arrays"):
         watch.update(None, None, None)
     with pytest.raises(InputError, match="at least one batch"):
         watch.epoch()

@@ -9,8 +9,12 @@ With torch, three lines in any loop::
         ...
     print(watch.epoch())                          # a flat dict of floats; begins anew
 
-With arrays (JAX, NumPy) `Monitor` does the same from ``(features, labels, weight, bias)``. Sums are kept, features never
-are. `METRICS` says what every number means, with the names that others log beside ours.
+With arrays (JAX, NumPy) `Monitor` does the same from ``(features, labels, weight, bias)``. Sums are kept, features
+never are. `METRICS` says what every number means, with the names that others log beside ours.
+
+What it costs (one core of a CPU, batches of 128, d = 512): 29, 18 and 8 per cent of a training step of an MLP with
+2, 4 and 8 hidden layers of 512; without the ``d x d`` scatter (``scatter=False``, no NC1) 19, 10 and 5; with
+``every=10`` a tenth of that.
 
 The features of an epoch of training come from weights that move while it lasts, so their variability within classes
 contains that motion. For the numbers of one network, watch a pass in evaluation mode.

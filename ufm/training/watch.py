@@ -35,7 +35,7 @@ def watch(
 
     Args:
         layer: the last linear layer, such as ``model.fc``: anything with ``weight`` (K, d), ``bias`` and
-            ``register_forward_hook``. A model for ``torch.compile`` is watched uncompiled: compiled code may skip hooks.
+            ``register_forward_hook``. Compiled models may skip hooks, which is then said.
         counts: samples per class, which decide who is head, medium and tail; default: those of the first epoch.
         prediction: what `ufm.predict` says of the run; adds NC2_H, NC2_W, NC2_WWT and NC3_WH.
         every: look at every so manieth batch only.
@@ -58,7 +58,7 @@ class Watch(Monitor):
     """
 
     def __init__(self, layer: Any, **options: Any) -> None:
-        weight = getattr(layer, "weight", None)
+        weight: Any = getattr(layer, "weight", None)
         if not (hasattr(layer, "register_forward_hook") and getattr(weight, "ndim", 0) == 2):
             raise InputError(
                 f"layer must be a torch layer with a weight of two axes, such as model.fc, got {type(layer).__name__}"
