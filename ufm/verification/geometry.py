@@ -47,8 +47,9 @@ RESIDUALS = {
 
 def direction_residuals(prediction: Prediction, measured: Measured) -> dict[str, float]:
     """Return the residuals of directions of the ICML 2024 paper, by their names in `RESIDUALS`."""
-    counts = np.asarray(prediction.problem.counts, dtype=np.float64)
-    wanted = metrics.classifier_from_means(measured.means, counts, dual_directions(prediction))
+    problem = prediction.problem
+    costs = problem.counts * problem.feature_decays / problem.feature_decays.max()
+    wanted = metrics.classifier_from_means(measured.means, costs, dual_directions(prediction))
     pairs = (
         (measured.gram_features, prediction.gram_features),
         (measured.weight, wanted),
