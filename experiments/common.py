@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from matplotlib.figure import Figure
 
+from ufm.model.compilation import keep_compiled_programs
 from ufm.plots.style import save_figure
 
 
@@ -34,6 +35,7 @@ class Outputs:
 
     def of(self, name: str, quick: bool = False) -> Results:
         """Return the results of an experiment; its folders exist from now on."""
+        keep_compiled_programs()
         folder = self.out or Path("results") / (f"{name}-quick" if quick else name)
         results = Results(name, folder, self.figures or folder, self.suffix, self.style)
         for place in (results.folder, results.figures):

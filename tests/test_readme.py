@@ -51,10 +51,17 @@ PLAIN = [text for text in SHELL if all(re.fullmatch(r"ufm [^&|$]*", line) for li
 SCRIPTS = [text for text in SHELL if text not in PLAIN]
 
 
-def test_plain_commands_run(tmp_path, monkeypatch, capsys):
+#: Plain commands that take long: a hundred classes, and the sweep.
+LONG = re.compile("cifar100|sweep|figures")
+
+
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_plain_commands_run(every, tmp_path, monkeypatch, capsys):
     """In order and in one empty directory, because later commands read what earlier ones wrote."""
     lines = [line for text in PLAIN for line in text.splitlines()]
     assert {line.split()[1] for line in lines} >= {"predict", "solve", "verify", "advise", "sweep"}
+    lines = [line for line in lines if every or not LONG.search(line)]
+    assert {line.split()[1] for line in lines} >= {"predict", "solve", "verify", "advise"}
     monkeypatch.chdir(tmp_path)
     (config,) = blocks("toml")
     (tmp_path / "ratios.toml").write_text(config)
@@ -63,14 +70,8 @@ def test_plain_commands_run(tmp_path, monkeypatch, capsys):
         assert max(map(len, capsys.readouterr().out.splitlines())) <= 80, line
 
 
-#: The others, of several processes, run with the slow tests.
-EVERYDAY = [script for script in SCRIPTS if "--checkpoint" in script]
-
-
-@pytest.mark.parametrize(
-    "script",
-    [pytest.param(script, marks=[] if script in EVERYDAY else pytest.mark.slow) for script in SCRIPTS],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_scripts_run(script, tmp_path):
     """As a shell runs them, in an empty directory; what asks for a port gets a free one, `srun` is simulated."""
     commands = tmp_path / "bin"

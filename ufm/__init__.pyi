@@ -24,13 +24,13 @@ from .metrics.separability import separability as separability
 from .metrics.statistics import FeatureStatistics as FeatureStatistics
 from .model.problem import Problem as Problem
 from .prediction.advice import advise as advise
+from .prediction.solved import predict as predict
 from .solvers.accelerated import Accelerated as Accelerated
 from .solvers.projected_gradient import ProjectedGradient as ProjectedGradient
 from .solvers.solution import Solution as Solution
 from .solvers.solve import solve as solve
 from .solvers.status import Status as Status
 from .sweeps import sweep as sweep
-from .theory import predict as predict
 from .theory.prediction import ClosedFormError as ClosedFormError
 from .theory.prediction import Prediction as Prediction
 from .verification.observer import collapse_observer as collapse_observer

@@ -14,10 +14,11 @@ import math
 import re
 import reprlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 
 from ufm.inputs.checks import (
     InputError,
@@ -26,6 +27,7 @@ from ufm.inputs.checks import (
     positive_float,
     positive_integer,
 )
+from ufm.inputs.counts_file import read_counts
 
 #: Most classes that a profile may have: a guard against typing errors, not a limit of the mathematics.
 MAX_CLASSES = 10**7
@@ -212,11 +214,12 @@ FORMS: dict[str, Callable[..., np.ndarray]] = {
 }
 
 
-def parse_counts(text: str) -> Int[np.ndarray, " K"]:
+def parse_counts(text: str) -> Num[np.ndarray, " K"]:
     """Return the class counts that ``text`` describes.
 
     Text is a list of counts, each optionally repeated (``"10,20,30"``, ``"5000x5,50x5"``), a name in `NAMED`
-    (``"cifar10-lt-100"``), or a name in `FORMS` with its parameters (``"exp:K=10,n_max=5000,ratio=100"``).
+    (``"cifar10-lt-100"``), a name in `FORMS` with its parameters (``"exp:K=10,n_max=5000,ratio=100"``), or a file
+    that holds them (`ufm.inputs.counts_file.read_counts`), with or without ``@`` in front.
 
     Raises:
         InputError: if it is none of these, naming ``counts``, the offending part and what is required.
@@ -229,7 +232,9 @@ def parse_counts(text: str) -> Int[np.ndarray, " K"]:
     """
     if not isinstance(text, str) or not text.strip():
         raise InputError(f"counts must be text such as '5000x5,50x5' or 'cifar10-lt-100', got {text!r}")
-    text = text.strip()
+    text = text.strip().replace("\n", ",")
+    if text.startswith("@") or _is_file(text):
+        return class_counts(read_counts(Path(text.removeprefix("@"))))
     name, colon, _ = (part.strip() for part in text.lower().partition(":"))
     if colon or name in FORMS:
         return _from_form(name, text.partition(":")[2].strip())
@@ -239,8 +244,18 @@ def parse_counts(text: str) -> Int[np.ndarray, " K"]:
         return _from_list(text)
     raise InputError(
         f"counts {_quote(name)} is no known profile: it must be a list such as '5000x5,50x5', a name"
-        f"{_nearest(name, [*NAMED, *FORMS])}, or parameters such as 'exp:K=10,n_max=5000,ratio=100'"
+        f"{_nearest(name, [*NAMED, *FORMS])}, parameters such as 'exp:K=10,n_max=5000,ratio=100', or a file"
     )
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return len(text) < 4096 and (
+            Path(text).suffix.lower() in (".csv", ".json", ".txt", ".tsv")
+            or ("/" in text and Path(text).is_file())
+        )
+    except (OSError, ValueError):
+        return False
 
 
 def _from_list(text: str) -> np.ndarray:

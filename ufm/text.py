@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, Num
 
 Item = TypeVar("Item")
 
@@ -39,24 +39,27 @@ def wrapped(text: str, break_long_words: bool = True) -> str:
     )
 
 
-def count_range(counts: Int[np.ndarray, " K"]) -> str:
+def count_range(counts: Num[np.ndarray, " K"]) -> str:
     """Return the largest and the smallest count in words, or the one that all classes share.
 
     Example:
         >>> count_range(np.array([20, 30])), count_range(np.array([20, 20]))
         ('30 to 20', '20')
     """
-    return f"{counts.max()} to {counts.min()}" if counts.max() > counts.min() else f"{counts.max()}"
+    largest, smallest = (
+        f"{n:.6g}" if counts.dtype.kind == "f" else str(n) for n in (counts.max(), counts.min())
+    )
+    return f"{largest} to {smallest}" if largest != smallest else largest
 
 
-def count_groups(counts: Int[np.ndarray, " K"]) -> list[tuple[int, Int[np.ndarray, " members"]]]:
+def count_groups(counts: Num[np.ndarray, " K"]) -> list[tuple[float, Int[np.ndarray, " members"]]]:
     """Return (count, classes of that count), largest count first."""
     order = np.argsort(-counts, kind="stable")
     edges = np.flatnonzero(np.diff(counts[order])) + 1
-    return [(int(counts[members[0]]), members) for members in np.split(order, edges)]
+    return [(counts[members[0]].item(), members) for members in np.split(order, edges)]
 
 
-def class_table(counts: Int[np.ndarray, " K"], columns: dict[str, Any]) -> str:
+def class_table(counts: Num[np.ndarray, " K"], columns: dict[str, Any]) -> str:
     """Return one line per different count; a cell is the value its classes share, or their range.
 
     Args:
@@ -65,7 +68,11 @@ def class_table(counts: Int[np.ndarray, " K"], columns: dict[str, Any]) -> str:
     """
     groups = count_groups(counts)
     lines = [
-        [str(count), str(len(members)), *(_cell(np.asarray(values)[members]) for values in columns.values())]
+        [
+            f"{count:.6g}" if isinstance(count, float) else str(count),
+            str(len(members)),
+            *(_cell(np.asarray(values)[members]) for values in columns.values()),
+        ]
         for count, members in groups
     ]
     if len(lines) > LINES:

@@ -164,6 +164,14 @@ def test_verify_without_decays_estimates_them(capsys, tmp_path):
     ), estimate
 
 
+def test_advise_says_which_decays_it_used(capsys):
+    assert "lambda_H = 0.0002, which is a default" in run(capsys, "advise")[1]
+    code, out, _ = run(capsys, "advise", "--feature-decay", "4e-7", "--weight-decay", "3e-4")
+    assert (code, out.splitlines()[0]) == (0, "At lambda_W = 0.0003 and lambda_H = 4e-07.")
+    used = json.loads(run(capsys, "advise", "--json")[1])
+    assert (used["weight_decay"], used["feature_decay"], used["feature_decay_assumed"]) == (5e-3, 2e-4, True)
+
+
 def test_advise_speaks(capsys):
     code, out, _ = run(capsys, "advise")
     assert code == 0

@@ -19,7 +19,7 @@ NEEDS = {"scipy": "scipy", "jaxopt": "jaxopt", "torch": "torch"}
 @pytest.mark.parametrize(
     ("solver", "level"),
     [
-        (solver, level)
+        pytest.param(solver, level, marks=[] if run is peers.ufm_default else pytest.mark.slow)
         for solver, run in peers.SOLVERS.items()
         for level in race.LEVELS
         if (run, level) != (peers.ufm_together, "sample")
@@ -95,6 +95,7 @@ def test_the_roofline_counts_bytes_and_operations(precision, monkeypatch):
     assert all(value > 0 for value in found.values())
 
 
+@pytest.mark.slow
 def test_the_benchmark_prints_saves_and_draws(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(roofline, "COPIED", 2**20)
     monkeypatch.setattr(roofline, "MULTIPLIED", 2**20)

@@ -168,7 +168,9 @@ def test_two_profiles_have_collapsed_and_living_classes():
     assert all(0 < number < 10 for number in collapsed[2:])
 
 
-@pytest.mark.parametrize("dim", DIMS)
+@pytest.mark.parametrize(
+    "dim", [pytest.param(dim, marks=[] if dim in (10, 20) else pytest.mark.slow) for dim in DIMS]
+)
 def test_some_starts_on_every_profile_are_certified(dim):
     assert failures(dim, range(3)) == []
 

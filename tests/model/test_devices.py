@@ -31,8 +31,8 @@ FAMILY = {
     "many classes": ufm.Problem([3] * 12, 14, 5e-3, 1e-4),
     "many dimensions": PROBLEM.replace(dim=16),
 }
-#: Every feature set, a bias or none, and both routes to the bend (`row_pass`).
-EVERYDAY = ("free bias", "many dimensions")
+#: The others differ in the feature set, the bias, and the route to the bend (`row_pass`).
+EVERYDAY = ("free bias",)
 
 
 def after(problem, layout, steps=25):
@@ -102,6 +102,7 @@ IN_PLACE = textwrap.dedent(
 )
 
 
+@pytest.mark.slow
 def test_a_step_works_in_place():
     """Two feature buffers, changed in place, and temporaries of a few blocks: XLA copies neither."""
     done = subprocess.run([sys.executable, "-c", IN_PLACE], capture_output=True, text=True, check=True)
@@ -164,6 +165,7 @@ def of_one():
     return result(course(""))
 
 
+@pytest.mark.slow  # every day a sweep does, in `test_sweep_parallel`
 def test_four_devices_take_the_course_of_one(of_one):
     four = result(course("", devices=4))
     assert (of_one["devices"], four["devices"]) == (1, 4)
@@ -182,8 +184,13 @@ print(json.dumps([use_all_cores(*map(int, sys.argv[1:])), use_all_cores(10**6, 5
     [
         ((10**6, 512), {}, None),
         ((100, 10), {}, 1),
-        ((10**6, 512), {"JAX_NUM_CPU_DEVICES": "3"}, 3),
-        ((10**6, 512), {"XLA_FLAGS": "--xla_force_host_platform_device_count=3"}, 3),
+        pytest.param((10**6, 512), {"JAX_NUM_CPU_DEVICES": "3"}, 3, marks=pytest.mark.slow),
+        pytest.param(
+            (10**6, 512),
+            {"XLA_FLAGS": "--xla_force_host_platform_device_count=3"},
+            3,
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_every_core_becomes_a_device_where_that_pays_and_nobody_chose(size, environment, expected):
@@ -196,7 +203,7 @@ def test_every_core_becomes_a_device_where_that_pays_and_nobody_chose(size, envi
     assert json.loads(found.stdout) == [expected, expected]  # the second call comes too late
 
 
-@pytest.mark.slow  # every day two processes run in `test_readme`
+@pytest.mark.slow  # every day two processes run in `test_sweep_parallel`
 def test_two_processes_take_the_course_of_one(of_one, tmp_path):
     with socket.socket() as listener:
         listener.bind(("localhost", 0))
@@ -209,7 +216,7 @@ def test_two_processes_take_the_course_of_one(of_one, tmp_path):
     assert (tmp_path / "run.npz").exists()
 
 
-@pytest.mark.slow  # the README's example does the same every day
+@pytest.mark.slow
 def test_the_command_line_joins_processes_and_only_the_first_one_speaks(tmp_path):
     with socket.socket() as listener:
         listener.bind(("localhost", 0))

@@ -1,5 +1,6 @@
 """The problem: what it derives, that it is immutable, and that every bad input is named."""
 
+import collections
 import copy
 import dataclasses
 import inspect
@@ -124,11 +125,38 @@ def test_levels_stand_for_the_same_samples(level, labels, multiplicities):
     assert row_multiplicities(problem, level).tolist() == multiplicities
 
 
+@pytest.mark.parametrize(
+    "counts",
+    [
+        collections.Counter({1: 500, 2: 50, 3: 5}),
+        {2: 5, 0: 500, 1: 50},
+        {"cat": 500, "dog": 50, "emu": 5},
+        {"10": 5, "2": 50, "1": 500},
+    ],
+)
+def test_a_mapping_is_taken_by_sorted_label(counts):
+    assert make(counts=counts) == make(counts=[500, 50, 5])
+
+
+def test_counts_may_be_real_and_decays_differ_by_class():
+    problem = make(counts=[0.5, 0.3, 0.25], feature_decay=[1e-3, 4e-3, 1e-3])
+    assert problem.counts.dtype == np.float64
+    assert problem.num_samples == pytest.approx(1.05)
+    np.testing.assert_allclose(problem.nuclear_weights**2, 5e-3 * np.array([1e-3, 4e-3, 1e-3]))
+    mean = (0.75 * 1e-3 + 0.3 * 4e-3) / 1.05
+    assert problem.nuclear_weight == pytest.approx(np.sqrt(5e-3 * mean))
+    assert "0.001 to 0.004 by class" in " ".join(str(problem).split())
+    assert make(feature_decay=[1e-5] * 3) == make()
+    assert problem != problem.replace(feature_decay=[1e-3, 4e-3, 2e-3])
+
+
 BAD = [  # argument, value, what the message says of the value
     ("counts", [], "empty"),
     ("counts", [0, 5], r"counts\[0\] = 0"),
     ("counts", [5, -3], r"counts\[1\] = -3"),
-    ("counts", [5, 2.5], "2.5"),
+    ("counts", [5, -2.5], "-2.5"),
+    ("feature_decay", [1e-3, 1e-3], r"one per class \(3\), got 2"),
+    ("feature_decay", [1e-3, 0.0, 1.0], r"\[1\] = 0"),
     ("counts", [5, math.nan], "nan"),
     ("counts", [5, math.inf], "inf"),
     ("counts", [5, "5"], "'5'"),

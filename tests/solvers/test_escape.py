@@ -149,14 +149,19 @@ def test_zero_is_not_left_where_it_is_the_optimum(features, level):
 
 
 OPTIMA = [(name, "class") for name in KINDS if "few dimensions" not in name]
-OPTIMA += [("unregularised bias", "sample")]
-OPTIMA += [
-    pytest.param((name, "sample"), marks=pytest.mark.slow)
-    for name in ("some classes collapsed", "free features")
-]
+OPTIMA += [(name, "sample") for name in ("unregularised bias", "some classes collapsed", "free features")]
+#: Of every way to move (along axes, along singular vectors, with a bias) one.
+EVERYDAY = ("plain", "free features", "regularised bias")
 
 
-@pytest.mark.parametrize("case", OPTIMA, ids=" ".join)
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=[] if case in [(name, "class") for name in EVERYDAY] else pytest.mark.slow)
+        for case in OPTIMA
+    ],
+    ids=" ".join,
+)
 def test_no_move_at_a_certified_optimum(case):
     problem, level = KINDS[case[0]], case[1]
     solution = ufm.solve(problem, level=level, residual_tol=1e-11, tol=1e-10)
@@ -241,7 +246,9 @@ def test_new_atoms_are_balanced_and_of_the_best_strength(level):
     assert along(1.0) < min(along(0.98), along(1.02))
 
 
-@pytest.mark.parametrize("dim", [1, 2, 4])
+@pytest.mark.parametrize(
+    "dim", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(4, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("seed", range(3))
 def test_too_few_dimensions_still_never_raise_the_objective(dim, seed):
     problem = BASE.replace(dim=dim)
@@ -261,7 +268,7 @@ def test_a_nonconvex_loss_may_move_too_but_only_down():
     assert value(problem, "class", move.variables) < value(problem, "class", start)
 
 
-@pytest.mark.parametrize("level", ["class", "sample"])
+@pytest.mark.parametrize("level", ["class", pytest.param("sample", marks=pytest.mark.slow)])
 def test_free_features_of_low_rank_are_turned_until_coordinates_are_free(level):
     """Two equal classes merged exactly, in a basis in which no coordinate is dead: no step can part them."""
     merged = ufm.Problem([20, 20, 4, 4], 4, 8e-2, 8e-2, features="free")

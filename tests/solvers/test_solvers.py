@@ -50,7 +50,13 @@ PUBLISHED = {
 }
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in ("icml2024-cifar10", "step") else pytest.mark.slow)
+        for name in PUBLISHED
+    ],
+)
 def test_published_settings_are_certified_and_every_verdict_passes(name):
     counts, dim, level = PUBLISHED[name]
     decays = {
@@ -74,7 +80,7 @@ def test_published_settings_are_certified_and_every_verdict_passes(name):
         )
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(2))
 def test_both_levels_reach_the_same_value(seed):
     problem = STEP.replace(counts=[40, 30, 20, 10], dim=6)
     values = [ufm.solve(problem, level=level, seed=seed).objective for level in ("class", "sample")]
@@ -105,11 +111,11 @@ def test_collapse_threshold_to_the_sample(offset, smallest):
         assert 3 in report.unresolved_classes or norms[3] < 1e-3 * norms[0]
 
 
-@pytest.mark.parametrize("dim", [10, 16])
-def test_every_start_reaches_the_global_optimum(dim):
-    """A few starts at two dimensions; the slow tests of `test_stress` take more of both."""
+@pytest.mark.parametrize(("dim", "starts"), [(10, 5), pytest.param(16, 20, marks=pytest.mark.slow)])
+def test_every_start_reaches_the_global_optimum(dim, starts):
+    """A few starts; the slow tests of `test_stress` take more of them, in more dimensions."""
     problem = ufm.Problem([100] * 2 + [200] * 2 + [300] * 2 + [400] * 2 + [500] * 2, dim, 1e-4, 1e-5)
-    for seed in range(20):
+    for seed in range(starts):
         solution = ufm.solve(problem, seed=seed)
         assert solution.certified, (seed, solution.status, solution.certificate)
 
@@ -161,7 +167,13 @@ DEGENERATE = {
 }
 
 
-@pytest.mark.parametrize("name", DEGENERATE)
+#: The largest of them run with the slow tests.
+LARGE = ("counts 1 to 1e7", "counts 1 to 1e7, tiny decays", "balanced")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in LARGE else []) for name in DEGENERATE]
+)
 def test_degenerate_problems_are_certified(name):
     for seed in range(3):
         solution = ufm.solve(DEGENERATE[name], seed=seed, max_steps=20_000)
@@ -171,7 +183,7 @@ def test_degenerate_problems_are_certified(name):
         assert np.all(np.isfinite(solution.weight))
 
 
-@pytest.mark.parametrize("dim", [1, 3])
+@pytest.mark.parametrize("dim", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_too_few_dimensions_stall_honestly(dim):
     solution = ufm.solve(STEP.replace(dim=dim))
     assert solution.status is ufm.Status.STALLED
@@ -190,7 +202,7 @@ def test_a_fixed_point_is_no_overflow():
 
 
 def test_ten_digits_are_the_norm_in_float64():
-    gaps = [ufm.solve(STEP, seed=seed).certificate.relative_gap for seed in range(20)]
+    gaps = [ufm.solve(STEP, seed=seed).certificate.relative_gap for seed in range(5)]
     assert max(gaps) <= 1e-10
 
 
@@ -330,6 +342,7 @@ def test_a_climb_is_taken_back():
     assert all(later <= 2 * earlier for earlier, later in itertools.pairwise(objectives))
 
 
+@pytest.mark.slow
 def test_steps_grow_by_no_more_than_the_factor():
     """A window that forgets a wall must not send the next step into it: without this, runs ended in limit cycles."""
     rule, start = ufm.Accelerated(window=1), random_start(STEP, "class", 0)

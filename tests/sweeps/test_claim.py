@@ -69,7 +69,7 @@ def test_a_claim_ends_with_its_run_however_that_ends(tmp_path, claim, monkeypatc
     def fail(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ufm.sweeps.run.solve_together", fail)
+    monkeypatch.setattr("ufm.sweeps.batch_work.solve_together", fail)
     with pytest.raises(KeyboardInterrupt):
         ufm.sweep(FIXED, AXES, out=tmp_path)
     monkeypatch.undo()

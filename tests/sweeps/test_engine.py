@@ -14,9 +14,10 @@ from ufm.model.stack import member as points_at
 from ufm.solvers.batch import sizes
 from ufm.solvers.compiled import chunk_of_many
 from ufm.solvers.escape import escape_all
+from ufm.sweeps.batch_work import solve_together
 from ufm.sweeps.grid import make_grid
 from ufm.sweeps.member import build_member
-from ufm.sweeps.run import plan, solve_together
+from ufm.sweeps.run import plan
 
 SMALL = {"counts": "40x2,10x2", "dim": 6}
 SGD = {"solver": "sgd", "learning_rate": 0.5, "max_steps": 400, "escapes": False}

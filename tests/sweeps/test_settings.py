@@ -137,12 +137,13 @@ def test_losses_and_rules_are_objects_too():
     fixed = FIXED | {"tol": 1e-6, "residual_tol": 1e-3}
     members = list(make_grid(fixed, axes).members())
     assert len({member.key for member in members}) == 12
-    found = ufm.sweep(fixed, axes)
-    assert found.certified.values.all()
-    assert found.loss.values.tolist()[::2] == ["LabelSmoothing(smoothing=0.1)", "ce"]
-    labels = found.solver.values.tolist()
+    labels = make_grid(fixed, axes).axes[1].labels.tolist()
     assert labels[:2] == ["accelerated", "Accelerated(window=3)"]
     assert labels[2].startswith("ProjectedGradient-")
+    assert ufm.sweep(fixed, {"solver": rules[1:]}).certified.values.all()
+    found = ufm.sweep(fixed, axes | {"solver": rules[:2]})
+    assert found.certified.values.all()
+    assert found.loss.values.tolist()[::2] == ["LabelSmoothing(smoothing=0.1)", "ce"]
     alone = ufm.solve(members[1].problem, solver=rules[1], tol=1e-6, residual_tol=1e-3)
     assert int(found.steps.values[0, 1]) == alone.steps
     named = ufm.sweep(fixed | {"loss": "smoothing:0.1", "solver": "accelerated"}, {"window": [3]})

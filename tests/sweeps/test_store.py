@@ -283,6 +283,7 @@ def batches(out):
     return len(list((out / "batches").glob("[0-9]*.npz"))) if out.exists() else 0
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_resumes(tmp_path):
     config, out = tmp_path / "sweep.toml", tmp_path / "out"
     config.write_text(CONFIG)

@@ -85,6 +85,7 @@ def test_tensors_without_numbers_to_copy_are_named(solution, spoil):
         ufm.verify(features=bad, labels=labels, weight=weight, problem=PROBLEM)
 
 
+@pytest.mark.slow
 def test_a_classifier_trained_in_torch_is_verified():
     """torch's own losses and ``weight_decay``: our convention for W; the features' penalty is per sample."""
     generator = torch.Generator().manual_seed(0)

@@ -8,7 +8,7 @@ Commands import what they need when they run, so that ``ufm --help`` and bad inp
 import sys
 from collections.abc import Sequence
 
-from ufm.cli.signals import end, listen
+from ufm.cli.signals import listen
 
 __all__ = ["main"]
 
@@ -19,12 +19,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: the arguments; those of the process, which then also minds Ctrl-C and SIGTERM, if omitted.
     """
-    program = argv is None
-    try:
-        if program:
-            listen()
-        from ufm.cli.entry import run
+    if argv is None:
+        listen()
+    from ufm.cli.entry import run
 
-        return run(sys.argv[1:] if argv is None else argv, program)
-    except KeyboardInterrupt as stop:
-        return end(stop, program)
+    return run(sys.argv[1:] if argv is None else argv, program=argv is None)

@@ -78,6 +78,8 @@ def run(argv: Sequence[str], program: bool = False) -> int:
         return 0
     except OSError as error:  # no space left, no permission, a disk gone: what it was for is in the sentence
         return _complain(1, f"{error.filename or 'output'}: {error.strerror or error}")
+    except KeyboardInterrupt:
+        return _complain(130, "interrupted")
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -122,7 +124,9 @@ def _deferred(command: Callable[..., int]) -> Callable[..., Any]:
 def _sentence(box: str, argv: Sequence[str]) -> str:
     """Return what a parser says in boxes as one sentence."""
     lines = [line.strip("│ ") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
-    parts = " ".join("\n" if set(line) == {"─"} else line for line in lines).split("\n")
+    parts = " ".join("\n" if set(line) in ({"─"}, {"-"}) else line for line in lines).split("\n")
+    if not box.startswith("╭"):  # a terminal without lines to draw has the title, then a line of hyphens
+        parts = parts[1:]
     kept = [
         " ".join(part.partition("Got errors:")[0].split()) for part in parts if "full helptext" not in part
     ]

@@ -7,18 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import OmitArgPrefixes, arg
 
+from ufm.inputs.checks import positive_float
 from ufm.losses.by_name import LOSS_FORMS, parse_loss
 from ufm.model.problem import Problem
 from ufm.profiles import parse_counts
 from ufm.solvers.rules import parameters_of, rule_names, rule_parameters, takers
 from ufm.solvers.settings import SETTINGS, Setting, check_settings
 
-LOSS_HELP = "a name, or name:number for e, g, t other than these: " + "; ".join(
+LOSS_HELP = "a name, or name:number for e, g, t, b, m other than these: " + "; ".join(
     f"{name if default is None else f'{name}:{default:g}'} ({meaning})"
     for name, (default, meaning, _) in LOSS_FORMS.items()
 )
 COUNTS_HELP = (
-    "class counts: 5000x5,50x5 or a profile: cifar10-lt-100, imagenet-lt, exp:K=10,n_max=5000,ratio=100"
+    "class counts: 5000x5,50x5; a profile: cifar10-lt-100, imagenet-lt (reconstructed), "
+    "exp:K=10,n_max=5000,ratio=100; or a file: CSV, text, JSON, a list 'path label'"
 )
 
 
@@ -36,6 +38,8 @@ class ProblemFlags:
 
     def problem(self) -> Problem:
         """Return the validated problem."""
+        for name in ("weight_decay", "feature_decay"):
+            positive_float(name, getattr(self, name))  # before counts that may take long to make
         counts = parse_counts(self.counts)
         loss = parse_loss(self.loss, counts)
         return Problem(
@@ -78,4 +82,5 @@ def given_settings(flags: SolverFlags) -> dict[str, Any]:
 
 
 Flags = OmitArgPrefixes[ProblemFlags]
+Forget = Annotated[bool, arg(help="do not keep compiled programs for the next run (UFM_COMPILED=off: never)")]
 Json = Annotated[bool, arg(help="print one JSON object and nothing else")]

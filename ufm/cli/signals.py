@@ -1,8 +1,8 @@
-"""Ctrl-C and SIGTERM: one sentence and exit code 130 or 143, within two seconds, from the first import on.
+"""Ctrl-C and SIGTERM: one sentence and exit code 130 or 143, at once, from the first import on.
 
-The first signal raises `Stopped` wherever the main thread is, so that whatever writes a file cleans up behind itself.
-A long computation, or a library that swallows the exception, may not let that happen soon: a thread that the signal
-wakes ends the process then. Nothing is torn down afterwards, which with threads still at work has crashed.
+Nothing is raised: an exception out of nowhere has crashed libraries in their imports, and been swallowed by others.
+The process just ends, without tearing down what threads are still at work on. That loses nothing, since every file is
+written under another name until it is whole (`ufm.inputs.files.replacing`): what is not whole is removed here.
 """
 
 from __future__ import annotations
@@ -12,24 +12,14 @@ import os
 import signal
 import sys
 import threading
-import time
 
-#: Seconds that the main thread has to stop by itself.
-GRACE = 1.5
 SENTENCES = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
-_said = threading.Lock()
-
-
-class Stopped(KeyboardInterrupt):
-    """A signal that asks the process to stop; ``number`` says which."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__()
-        self.number = number
+_SHOW_CURSOR = "\r\x1b[2K\x1b[?25h"  # which a progress bar hides
+_ending = threading.Lock()
 
 
 def listen() -> None:
-    """Mind the signals from now on; only in the main thread of a process that is ours."""
+    """Mind the signals from now on; in the main thread of a process that is ours."""
     if threading.current_thread() is not threading.main_thread():
         return
     reading, writing = os.pipe()
@@ -37,40 +27,26 @@ def listen() -> None:
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     for number in SENTENCES:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as for what a shell has put into the background
-            signal.signal(number, _stop)
-    sys.unraisablehook = _without_interrupts
-    threading.Thread(target=_insist, args=(reading,), daemon=True, name="ufm-signals").start()
+            signal.signal(number, lambda number, _: end(number))
+    threading.Thread(target=_watch, args=(reading,), daemon=True, name="ufm-signals").start()
 
 
-def _stop(number: int, frame: object) -> None:
-    for each in SENTENCES:
-        signal.signal(each, signal.SIG_IGN)  # what cleans up is left in peace
-    raise Stopped(number)
-
-
-def _insist(reading: int) -> None:
+def _watch(reading: int) -> None:
+    """End the process while the main thread is in a long computation, where no handler runs."""
     while (number := os.read(reading, 1)[0]) not in SENTENCES:
         pass
-    time.sleep(GRACE)
-    end(Stopped(number), True)
+    end(number)
 
 
-def _without_interrupts(fault: sys.UnraisableHookArgs) -> None:
-    if not isinstance(fault.exc_value, KeyboardInterrupt):
-        sys.__unraisablehook__(fault)
-
-
-def end(stop: KeyboardInterrupt, program: bool) -> int:
-    """Say why, and return the exit code; where this is the whole ``program``, leave without looking back."""
-    number = getattr(stop, "number", signal.SIGINT)
-    if program and not _said.acquire(blocking=False):
-        time.sleep(60)  # the other thread is about to end the process
+def end(number: int) -> None:
+    """Say why, remove what is not whole, and leave without looking back."""
+    if not _ending.acquire(blocking=False):
+        return  # the other thread, or what this signal has interrupted, is about to end the process
+    files = sys.modules.get("ufm.inputs.files")
+    for path in list(getattr(files, "UNFINISHED", ())):
+        with contextlib.suppress(OSError):
+            path.unlink()
     with contextlib.suppress(OSError, ValueError, AttributeError):
-        print(f"ufm: {SENTENCES[number]}", file=sys.stderr, flush=True)
-    if program:
-        files = sys.modules.get("ufm.inputs.files")
-        for path in list(getattr(files, "UNFINISHED", ())):
-            with contextlib.suppress(OSError):
-                path.unlink()
-        os._exit(128 + number)
-    return 128 + number
+        cursor = _SHOW_CURSOR if sys.stderr.isatty() else ""
+        os.write(2, f"{cursor}ufm: {SENTENCES[signal.Signals(number)]}\n".encode())
+    os._exit(128 + number)

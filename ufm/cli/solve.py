@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from tyro.conf import OmitArgPrefixes, arg
 
-from ufm.cli.flags import Flags, Json, ProblemFlags, SolverFlags, given_settings
+from ufm.cli.flags import Flags, Forget, Json, ProblemFlags, SolverFlags, given_settings
 from ufm.cli.output import Output, emit, problem_dict, written
 from ufm.cli.processes import ProcessFlags
 from ufm.inputs.files import check_output
@@ -23,6 +23,7 @@ def solve_command(
     checkpoint: Annotated[Path | None, arg(help="file to keep the state of the run in, every minute")] = None,
     resume: Annotated[bool, arg(help="go on from --checkpoint")] = False,
     processes: OmitArgPrefixes[ProcessFlags] = ProcessFlags(),
+    forget: Forget = False,
     json: Json = False,
 ) -> int:
     """Solve to a certified global optimum and compare it with the closed form.
@@ -34,6 +35,10 @@ def solve_command(
     given, chosen = problem.problem(), given_settings(settings)
     check_output("figure", figure, SUFFIXES)
     check_output("save", save)
+    from ufm.model.compilation import keep_compiled_programs
+
+    if not forget:
+        keep_compiled_programs()
     first = processes.join()
     from ufm.model.devices import use_all_cores
     from ufm.solvers.solve import solve

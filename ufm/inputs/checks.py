@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 import operator
+import os
 import reprlib
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -34,9 +35,12 @@ class CheckpointError(OutputError):
     """A checkpoint could not be written; the one before, if any, is intact."""
 
 
-def positive_integer(name: str, value: Any) -> int:
-    """Return ``value`` as an int of at least 1, or raise `InputError`."""
-    return _integer(name, value, 1)
+def positive_integer(name: str, value: Any, most: int | None = None) -> int:
+    """Return ``value`` as an int of at least 1, and at most ``most``, or raise `InputError`."""
+    number = _integer(name, value, 1)
+    if most is not None and number > most:
+        raise InputError(f"{name} must be at most {most}, got {reprlib.repr(number)}")
+    return number
 
 
 def nonnegative_integer(name: str, value: Any) -> int:
@@ -70,6 +74,22 @@ def nonnegative_float(name: str, value: Any) -> float:
     if not (math.isfinite(number) and number >= 0):
         raise InputError(f"{name} must be a finite number of at least 0, got {number}")
     return number
+
+
+def memory_bytes() -> int:
+    """Return how much memory the machine has; where it does not say, more than any has."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return 2**60
+
+
+def fits_memory(what: str, numbers: int, hint: str) -> None:
+    """Raise `InputError` if so many float64 numbers, needed for ``what``, are more than the machine's memory."""
+    if 8 * numbers > memory_bytes():
+        raise InputError(
+            f"{what} need {8e-9 * numbers:,.0f} GB, and this machine has {1e-9 * memory_bytes():,.0f}; {hint}"
+        )
 
 
 def gap_tolerance(name: str, value: Any) -> float:
@@ -192,7 +212,9 @@ def finite_vector(name: str, values: Any, *, positive: bool = False) -> Float[np
     """Return ``values`` as a read-only float64 vector of finite (and, if asked, positive) entries."""
     given = to_numpy(name, values)
     try:
-        if given.dtype.kind not in "iufVO":
+        if given.dtype.kind not in "iufVO" or not all(
+            isinstance(value, numbers.Real) for value in (given.ravel() if given.dtype.kind == "O" else ())
+        ):
             raise TypeError
         with np.errstate(over="ignore"):
             array = np.array(given, dtype=np.float64)

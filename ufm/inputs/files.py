@@ -13,7 +13,7 @@ from typing import IO, Any
 import numpy as np
 from jaxtyping import Int
 
-from ufm.inputs.checks import InputError, OutputError
+from ufm.inputs.checks import InputError, OutputError, memory_bytes
 
 REQUIRED, OPTIONAL = ("features", "labels", "weight"), ("bias",)
 HOW_TO_WRITE = "write it with numpy.savez(FILE, features=..., labels=..., weight=...)"
@@ -35,7 +35,11 @@ def read_layer(file: Path) -> dict[str, Any]:
             if missing:
                 held = ", ".join(archive.files) or "nothing"
                 raise InputError(f"{file} lacks {', '.join(missing)} (it holds {held}); {HOW_TO_WRITE}")
-            return {name: archive[name] for name in (*REQUIRED, *OPTIONAL) if name in archive}
+            arrays = {name: archive[name] for name in (*REQUIRED, *OPTIONAL) if name in archive}
+        for name, array in arrays.items():
+            if array.ndim == 0:
+                raise InputError(f"{file}: {name} must be an array, got the single number {array}")
+        return arrays
     except FileNotFoundError:
         raise InputError(f"there is no file {file}; `ufm solve --save {file.name}` would write one") from None
     except PermissionError:
@@ -83,14 +87,6 @@ def _check_member(file: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo)
         declared = math.prod(shape) * dtype.itemsize
         if not dtype.hasobject and declared != member.file_size - stream.tell():
             raise ValueError(f"{member.filename} declares {declared:,} bytes and has {member.file_size:,}")
-
-
-def memory_bytes() -> int:
-    """Return how much memory the machine has; where it does not say, more than any has."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):
-        return 2**60
 
 
 @contextlib.contextmanager
@@ -156,6 +152,19 @@ def check_output(name: str, path: Path | None, suffixes: Sequence[str] = ()) -> 
             raise InputError(f"{name} {path} cannot be written there: choose another place")
     except OSError as reason:  # a name that is too long, links in a circle
         raise InputError(f"{name} {path} cannot be written there ({reason.strerror})") from None
+
+
+def check_folder(name: str, path: Path) -> None:
+    """Raise `InputError` if a folder at ``path`` could be neither made nor written to."""
+    path = path_of(name, path)
+    try:
+        nearest = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+            raise InputError(f"{name} {path} cannot be a folder to write to: choose another place")
+        if len(path.name.encode()) > 255:
+            raise InputError(f"{name} must have a name of at most 255 characters, got {len(path.name)}")
+    except OSError as reason:
+        raise InputError(f"{name} {path} cannot be a folder there ({reason.strerror})") from None
 
 
 def write_output(path: Path, write: Callable[[Path], Any]) -> None:

@@ -40,7 +40,7 @@ def measure(
     bias: Any = None,
     *,
     multiplicities: Any = None,
-    num_classes: int | None = None,
+    num_classes: int | Any | None = None,
 ) -> FeatureStatistics:
     """Return the statistics of a feature set that is at hand in one piece: one `FeatureStatistics.update`.
 

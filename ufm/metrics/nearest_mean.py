@@ -25,7 +25,11 @@ class NearestMeanAgreement:
     """
 
     def __init__(
-        self, statistics: FeatureStatistics, *, logit_ties: float = 1e-9, distance_ties: float = 1e-9
+        self,
+        statistics: FeatureStatistics | Any,
+        *,
+        logit_ties: float | Any = 1e-9,
+        distance_ties: float | Any = 1e-9,
     ) -> None:
         self._statistics = instance_of("statistics", statistics, FeatureStatistics)
         logit_ties = nonnegative_float("logit_ties", logit_ties)
@@ -56,7 +60,7 @@ class NearestMeanAgreement:
             self.agreeing += float(weights @ np.any(best & nearest, axis=1))
             self.seen += float(weights.sum())
 
-    def merge(self, other: NearestMeanAgreement) -> None:
+    def merge(self, other: NearestMeanAgreement | Any) -> None:
         """Add the counts of another process."""
         instance_of("other", other, NearestMeanAgreement)
         self.agreeing, self.seen = self.agreeing + other.agreeing, self.seen + other.seen

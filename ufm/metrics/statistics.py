@@ -50,13 +50,13 @@ class FeatureStatistics:
 
     def __init__(
         self,
-        num_classes: int | None = None,
-        dim: int | None = None,
+        num_classes: int | Any | None = None,
+        dim: int | Any | None = None,
         *,
         weight: Any = None,
         bias: Any = None,
-        nonnegative: bool = False,
-        scatter: bool = True,
+        nonnegative: bool | Any = False,
+        scatter: bool | Any = True,
     ) -> None:
         if weight is None and bias is not None:
             raise InputError("bias must be left out if there is no weight")
@@ -126,7 +126,7 @@ class FeatureStatistics:
             self._waiting = []
         return self._sums
 
-    def merge(self, other: FeatureStatistics) -> None:
+    def merge(self, other: FeatureStatistics | Any) -> None:
         """Add the statistics of other samples (of another process) under the same classifier.
 
         Raises:
@@ -235,7 +235,7 @@ class FeatureStatistics:
         return logits
 
 
-def _same(name: str, given: int | None, from_weight: int | None) -> int:
+def _same(name: str, given: Any, from_weight: int | None) -> int:
     if given is None and from_weight is None:
         raise InputError(f"{name} must be given if weight is not")
     number = positive_integer(name, from_weight if given is None else given)

@@ -21,6 +21,8 @@ from ufm.inputs.checks import (
 from ufm.losses import CrossEntropy, Loss
 from ufm.text import count_range, wrapped
 
+#: Largest feature dimension: a guard against typing errors, and what arrays can be indexed with.
+MAX_DIM = 2**31 - 1
 FeatureSet = Literal["nonnegative", "free"]
 Level = Literal["class", "sample"]
 FEATURE_SETS: tuple[FeatureSet, ...] = ("nonnegative", "free")
@@ -76,7 +78,7 @@ class Problem:
         self.loss.check_classes(len(counts))
         fields = {
             "counts": counts,
-            "dim": positive_integer("dim", self.dim),
+            "dim": positive_integer("dim", self.dim, most=MAX_DIM),
             "weight_decay": positive_float("weight_decay", self.weight_decay),
             "feature_decay": _feature_decay(self.feature_decay, len(counts)),
             "features": one_of("features", self.features, FEATURE_SETS),
@@ -142,8 +144,9 @@ class Problem:
     def __str__(self) -> str:
         """The problem in two lines, or three if they would not fit 80 columns."""
         bias = "no bias" if self.bias is None else "unregularised bias"
+        style = "d" if isinstance(self.num_samples, int) else ".6g"
         sizes = (
-            f"K = {self.num_classes} classes, N = {self.num_samples} samples "
+            f"K = {self.num_classes} classes, N = {self.num_samples:{style}} samples "
             f"({count_range(self.counts)} per class), d = {self.dim}"
         )
         low, high = self.feature_decays.min(), self.feature_decays.max()

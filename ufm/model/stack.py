@@ -96,7 +96,10 @@ class Stack:
     @functools.cached_property
     def feature_decays(self) -> Float[np.ndarray, "members K"]:
         """``lambda_H,k``."""
-        return np.stack([problem.feature_decays for problem in self.problems])
+        decays = [np.atleast_1d(problem.feature_decay) for problem in self.problems]
+        if any(len(own) > 1 for own in decays):
+            return np.stack([problem.feature_decays for problem in self.problems])
+        return np.broadcast_to(np.array(decays, np.float64), self.counts.shape)
 
     @functools.cached_property
     def nuclear_weights(self) -> Float[np.ndarray, "members K"]:

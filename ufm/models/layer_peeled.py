@@ -175,8 +175,8 @@ def solve_layer_peeled(
         InputError: naming the argument, its value and the requirement.
 
     Example:
-        >>> solution = solve_layer_peeled(LayerPeeled([10.0] * 4 + [1.0] * 4, dim=8))
-        >>> solution.certified, round(float(np.mean(solution.weight**2)) * 8, 9)
+        >>> solution = solve_layer_peeled(LayerPeeled([10.0] * 5 + [1.0] * 5, dim=10))
+        >>> solution.certified, round(float(np.mean(solution.weight**2)) * 10, 9)
         (True, 1.0)
     """
     trials = _Trials(model, gap_tolerance("tol", tol), seed, max_steps, start)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ufm.inputs.checks import InputError
+from ufm.inputs.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -100,11 +101,11 @@ def save_figure(
         raise InputError(f"path must end in {', '.join(SUFFIXES)}, got {target.name!r}")
     if not target.parent.is_dir():
         raise InputError(f"path must be in a folder that exists, got {str(target)!r}")
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE), replacing(target) as stream:
         width, height = figure.get_size_inches().tolist()
         scale = ON_SCREEN if style == "screen" else 1.0
         figure.set_size_inches(scale * width, scale * height)
-        figure.savefig(target)
+        figure.savefig(stream, format=target.suffix[1:].lower())
         figure.set_size_inches(width, height)
     if colours is not None and target.suffix.lower() == ".png":
         from PIL import Image  # which matplotlib writes its PNGs with

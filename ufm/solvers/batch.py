@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool
 
 from ufm.model.devices import choose_layout
 from ufm.model.objective import Scaling, Variables, to_point, to_variables
@@ -139,6 +139,12 @@ class Many:
             sharding,
         )
         self.nonnegative = tasks[0].problem.features == "nonnegative"
+        self.stack = Stack([task.problem for task in tasks], setup.level)
+        self.scales: Scaling = self.stack.scaling(self.rule.coordinates)
+        self.fields = (
+            self.stack.objective_arrays(self.scales, self.dtype),
+            units_of(self.stack, self.scales, self.dtype),
+        )
         self.sizes = sizes(width, 1 if sharding is None else sharding.num_devices)
         self.members = np.zeros(0, dtype=np.int64)
         self.states: Any = None
@@ -155,7 +161,14 @@ class Many:
         block = self._block(len(self.before.weight))
         count = np.int32(steps)
         self.states, self.seen = chunk_of_many(
-            self.rule, self.nonnegative, block, self.arrays, self.units, self.states, count
+            self.rule,
+            self.nonnegative,
+            block,
+            self.arrays,
+            self.units,
+            self.states,
+            count,
+            np.int32(len(self.members)),
         )
 
     def check(self) -> Check:
@@ -166,7 +179,7 @@ class Many:
         """Return the points of some members as users know them, stacked, now or before the last chunk."""
         index = np.asarray(slots, dtype=np.int64)
         points = jax.tree.map(lambda part: np.asarray(part)[index], self.before if before else self.points)
-        return to_variables(points, member(self.scales, index))
+        return to_variables(points, member(self.scales, self.members[index]))
 
     def renew(self, kept: Sequence[int], new: Sequence[int], restarts: Restarts) -> None:
         """Go on with some slots and new members after them, in the smallest size that holds all.
@@ -180,23 +193,13 @@ class Many:
         self.members = np.concatenate([before[list(kept)], np.asarray(new, dtype=np.int64)])
         padded = np.minimum(np.arange(self._size(count)), count - 1)
         if len(new) or len(self.members) != len(before):
-            self._fill(self.members[padded])
+            self.slots = self.members[padded]
+            self.arrays, self.units = self._put(jax.tree.map(lambda part: part[self.slots], self.fields))
         if self.states is not None:
             old = np.append(kept, np.zeros(len(new), dtype=np.int64)).astype(np.int64)[padded]
             self.states = self._put(take(self.states, old))
         if len(new) or restarts:
             self._begin(np.arange(len(padded)) >= len(kept), restarts)
-
-    def _fill(self, members: Int[np.ndarray, " slots"]) -> None:
-        """Put the fields of the objectives of all slots on the device."""
-        self.stack = Stack([self.tasks[i].problem for i in members], self.level)
-        self.scales: Scaling = self.stack.scaling(self.rule.coordinates)
-        self.slots = members
-        fields = (
-            self.stack.objective_arrays(self.scales, self.dtype),
-            units_of(self.stack, self.scales, self.dtype),
-        )
-        self.arrays, self.units = self._put(fields)
 
     def _begin(self, fresh: Bool[np.ndarray, " slots"], restarts: Restarts) -> None:
         """Begin in fresh slots at their starts, and in others where they are to begin again."""
@@ -206,7 +209,7 @@ class Many:
                 if part is not None:
                     part[slot] = own
             caution[slot], fresh[slot] = cautious, True
-        points = to_point(starts, self.scales, self.dtype)
+        points = to_point(starts, member(self.scales, self.slots), self.dtype)
         points, caution, fresh = self._put((points, caution.astype(self.dtype), fresh))
         fixed = (self.rule, self.nonnegative, self.arrays)
         if self.states is None:  # what stands there before the first start is never used
@@ -215,16 +218,24 @@ class Many:
         self.states = begin_some(*fixed, self.states, points, caution, fresh)
 
     def _starts(self, fresh: Bool[np.ndarray, " slots"]) -> Variables:
-        """Return the starts of fresh slots, anything in the others."""
-        chosen = [self.tasks[i] for i in self.slots]
-        seeds = [task.seed if new else 0 for task, new in zip(chosen, fresh, strict=True)]
-        starts = self.stack.random_starts(seeds)
-        for slot in np.flatnonzero(fresh).tolist():
-            make = chosen[slot].start
-            if make is not None:
-                for part, own in zip(starts, make(), strict=True):
-                    if part is not None:
-                        part[slot] = own
+        """Return the starts of fresh slots, zeros in the others."""
+        stack, slots = self.stack, len(fresh)
+        starts = Variables(
+            np.zeros((slots, stack.num_classes, stack.dim)),
+            np.zeros((slots, stack.labels.shape[1], stack.dim)),
+            None if stack.bias is None else np.zeros((slots, stack.num_classes)),
+        )
+        new = np.flatnonzero(fresh).tolist()
+        chosen = [self.tasks[i] for i in self.slots[new]]
+        mine = (
+            stack.take(self.slots[new].tolist()).random_starts([task.seed for task in chosen])
+            if new
+            else None
+        )
+        for number, (slot, task) in enumerate(zip(new, chosen, strict=True)):
+            for part, own in zip(starts, task.start() if task.start else member(mine, number), strict=True):
+                if part is not None:
+                    part[slot] = own
         return starts
 
     def _block(self, size: int) -> int:

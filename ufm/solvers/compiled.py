@@ -127,18 +127,38 @@ def take(tree: Any, index: Any) -> Any:
 
 @functools.partial(jax.jit, static_argnames=("rule", "nonnegative", "block"))
 def chunk_of_many(
-    rule: StepRule, nonnegative: bool, block: int, arrays: Any, units: Units, states: Any, steps: Any
+    rule: StepRule,
+    nonnegative: bool,
+    block: int,
+    arrays: Any,
+    units: Units,
+    states: Any,
+    steps: Any,
+    count: Any,
 ) -> tuple[Any, Check]:
-    """Take ``steps`` steps of all tasks, ``block`` of them at a time (0: all), and check; compiled."""
+    """Take ``steps`` steps of all tasks, ``block`` of them at a time (0: all), and check; compiled.
+
+    One at a time, those after the first ``count`` only fill the batch and cost nothing.
+    """
 
     def one(task: Any) -> tuple[Any, Check]:
         arrays, units, state = task
         return _chunk(rule, Objective(**arrays, nonnegative=nonnegative), units, state, steps)
 
+    def one_if_real(numbered: Any) -> tuple[Any, Check]:
+        number, task = numbered
+        nothing = jnp.zeros((), rule.point(task[2]).weight.dtype)
+        return jax.lax.cond(
+            number < count, one, lambda task: (task[2], Check(nothing, nothing, nothing)), task
+        )
+
     tasks = (arrays, units, states)
     if block == 0:
         return jax.vmap(one)(tasks)
-    return jax.lax.map(one, tasks, batch_size=None if block == 1 else block)
+    if block == 1:
+        slots = len(jax.tree.leaves(states)[0])
+        return jax.lax.map(one_if_real, (jnp.arange(slots), tasks))
+    return jax.lax.map(one, tasks, batch_size=block)
 
 
 def _chunk(rule: StepRule, objective: Objective, units: Units, state: Any, steps: Any) -> tuple[Any, Check]:

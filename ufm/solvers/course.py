@@ -53,7 +53,7 @@ class Course:
         self.event: str | None = None
         self.history: list[Record] = []
         self.before_look: dict[str, Any] = {}
-        self.may_end = False
+        self.may_end = self.stuck = False
         self.started = time.perf_counter()
         self.start_afresh()
 
@@ -104,7 +104,8 @@ class Course:
         Next to a point that is stuck, a class (or mixture) whose polar exceeds one by x promises a decrease of
         order x squared: that stands in for the gap. A residual that is not known (NaN) always wants one.
         """
-        self.before_look = self.memory
+        if self.task.report is not None:  # only what is watched is ever kept in a checkpoint
+            self.before_look = self.memory
         self.due = self.steps + self.task.chunk(self.steps)
         self.decrease, self.objective = max(self.objective - objective, 0.0), objective
         merit = math.inf if math.isnan(residual) else residual

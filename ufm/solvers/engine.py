@@ -8,7 +8,6 @@ lanes, so that the device works on one while the host judges the other; a task t
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -121,7 +120,7 @@ class Lane:
         # a solve that is watched gets the sharpest bound there is, wherever it may end
         watched = courses[0].task.report is not None and courses[0].may_end
         found = certificates(self._stack(slots), points, tol, residual, thorough=watched)
-        return [Certificate(*agreed(dataclasses.astuple(each))) for each in found]
+        return [Certificate(*agreed(tuple(vars(each).values()))) for each in found]
 
     def _looks(self, slots: Sequence[int]) -> Iterator[tuple[int, Result]]:
         """Yield (slot, end or new start) of the courses that a certificate ends, frees or calms."""

@@ -23,6 +23,7 @@ def sweep(
     process_index: int = 0,
     process_count: int = 1,
     progress: bool = False,
+    client: Any = None,
 ) -> xr.Dataset:
     """Solve all problems of a grid to certified global optima and compare each with its closed form.
 
@@ -44,6 +45,7 @@ def sweep(
         process_index: which of ``process_count`` processes this is; each takes its own batches.
         process_count: number of processes that share the sweep and the folder.
         progress: show a progress bar, and a line for every member that is not certified.
+        client: of `dask.distributed`, whose workers are to solve the batches; they must see ``out`` at the same path.
 
     Returns:
         A data set whose dimensions are the axes and ``class`` (NaN beyond a member's own classes): certificates,
@@ -70,6 +72,7 @@ def sweep(
         process_index=process_index,
         process_count=process_count,
         progress=progress,
+        client=client,
     )
 
 
@@ -81,6 +84,7 @@ def run_config(
     process_index: int = 0,
     process_count: int = 1,
     progress: bool = False,
+    client: Any = None,
 ) -> xr.Dataset:
     """Run the sweep that a TOML file describes (see `ufm.sweeps.config.load_config`) and return its data set.
 
@@ -91,6 +95,7 @@ def run_config(
         process_index: which of ``process_count`` processes this is.
         process_count: number of processes that share the sweep.
         progress: show a progress bar, and a line for every member that is not certified.
+        client: of `dask.distributed`, whose workers are to solve the batches; they must see ``out`` at the same path.
 
     Raises:
         InputError: naming the key, its value and what is required.
@@ -106,6 +111,7 @@ def run_config(
         process_index=process_index,
         process_count=process_count,
         progress=progress,
+        client=client,
         **settings,
     )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ufm.inputs.checks import InputError, positive_integer
+from ufm.inputs.files import path_of
 from ufm.solvers.settings import SETTINGS as SOLVER_SETTINGS
 from ufm.sweeps.grid import RANGE_KEYS, Grid, make_grid
 from ufm.sweeps.member import PROBLEM_FIELDS
@@ -40,11 +41,16 @@ def load_config(path: str | Path) -> tuple[Grid, dict[str, Any]]:
     Raises:
         InputError: naming the key, its value and what is required.
     """
+    path = path_of("configuration", path)
+    if path.exists() and not path.is_file():
+        raise InputError(f"configuration must be a file, got {path}")
     try:
-        with Path(path).open("rb") as stream:
+        with path.open("rb") as stream:
             config = tomllib.load(stream)
     except OSError as reason:
         raise InputError(f"configuration {path} cannot be read: {reason.strerror}") from None
+    except RecursionError:
+        raise InputError(f"configuration {path} must not be nested that deeply") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as reason:
         raise InputError(f"configuration {path} is no valid TOML: {reason}") from None
     try:

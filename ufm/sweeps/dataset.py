@@ -100,7 +100,7 @@ class Memory:
     """Keeps results in memory only, with the interface of a `Store`."""
 
     def __init__(self, layout: Layout, batches: Sequence[Sequence[int]]) -> None:
-        self.layout, self.batches = layout, batches
+        self.layout, self.batches, self.place = layout, batches, None
         self.found = {
             name: np.full((layout.size, *layout.inner_shape(variable)), variable.fill, variable.dtype)
             for name, variable in layout.variables.items()

@@ -6,6 +6,9 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import math
+import re
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -58,7 +61,7 @@ class Grid:
     @property
     def size(self) -> int:
         """Number of members."""
-        return int(np.prod(self.shape, dtype=np.int64))
+        return math.prod(self.shape)
 
     def members(self) -> Iterator[Member]:
         """Yield all members in order.
@@ -66,17 +69,23 @@ class Grid:
         Raises:
             InputError: naming the field, and the position if one member only is at fault.
         """
-        for position in np.ndindex(*self.shape):
-            settings = [axis.settings[i] for axis, i in zip(self.axes, position, strict=True)]
-            fields = dict(self.fixed)
-            for setting in settings:
-                fields |= setting
-            try:
-                yield build_member(fields)
-            except InputError as error:
-                raise InputError(
-                    f"{error} (at {self.describe(position)})" if position else str(error)
-                ) from None
+        for index in range(self.size):
+            yield self.member(index)
+
+    def member(self, index: int) -> Member:
+        """Return one member by its place in that order; errors as in `members`."""
+        position = self.position(index)
+        fields = dict(self.fixed)
+        for axis, i in zip(self.axes, position, strict=True):
+            fields |= axis.settings[i]
+        try:
+            return build_member(fields)
+        except InputError as error:
+            raise InputError(f"{error} (at {self.describe(position)})" if position else str(error)) from None
+
+    def position(self, index: int) -> tuple[int, ...]:
+        """Return the place of a member on every axis."""
+        return tuple(int(i) for i in np.unravel_index(index, self.shape)) if self.shape else ()
 
     def describe(self, position: Sequence[int]) -> str:
         """Return the coordinates of a member in words."""
@@ -179,16 +188,21 @@ def _range(name: str, table: Mapping[str, Any]) -> np.ndarray:
     if unknown or missing:
         problem = f"unknown {unknown[0]}" if unknown else f"missing {missing[0]}"
         raise InputError(f"axis {name} must be a list or a range of {', '.join(RANGE_KEYS)}; {problem}")
-    num = positive_integer(f"axis {name}: num", table["num"])
+    num = positive_integer(f"axis {name}: num", table["num"], most=MAX_MEMBERS)
     spacing = one_of(f"axis {name}: spacing", table.get("spacing", "linear"), ("linear", "log"))
     if spacing == "log":
         start, stop = (positive_float(f"axis {name}: {end}", table[end]) for end in ("start", "stop"))
         values = np.geomspace(start, stop, num)
     else:
         try:
-            values = np.linspace(float(table["start"]), float(table["stop"]), num)
-        except (TypeError, ValueError):
-            raise InputError(f"axis {name} must have numbers as start and stop, got {dict(table)}") from None
+            start, stop = float(table["start"]), float(table["stop"])
+            if not (math.isfinite(start) and math.isfinite(stop)):
+                raise ValueError
+            values = np.linspace(start, stop, num)
+        except (OverflowError, TypeError, ValueError):
+            raise InputError(
+                f"axis {name} must have finite numbers as start and stop, got {dict(table)}"
+            ) from None
     return np.unique(np.rint(values).astype(np.int64)) if table.get("integer", False) else values
 
 
@@ -202,9 +216,20 @@ def _with_short_names(axes: list[Axis]) -> tuple[Axis, ...]:
         for axis, last in zip(axes, short, strict=True)
     ]
     for name in names:
-        if name in RESERVED:
+        if name in reserved_names():
             raise InputError(f"axis {name} must have another name: the data set uses it itself")
+        if re.fullmatch(r"\w[\w-]{0,63}", name) is None:
+            raise InputError(
+                f"axis must have a name of at most 64 letters, digits, _ and -, got {reprlib.repr(name)}"
+            )
     return tuple(dataclasses.replace(axis, name=name) for axis, name in zip(axes, names, strict=True))
+
+
+def reserved_names() -> set[str]:
+    """Return the names that the data set uses itself."""
+    from ufm.sweeps.measure import variables
+
+    return {*RESERVED, *variables(matrices=True)}
 
 
 def _check_field(name: str) -> None:
@@ -224,5 +249,10 @@ def _none(value: Any) -> Any:
 def _labels(values: list[Any]) -> np.ndarray:
     """Return the coordinate: numbers where all values are, else text."""
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
-        return np.array(values)
+        labels = np.array(values)
+        if labels.dtype.kind not in "iuf":
+            raise InputError(
+                f"an axis must have numbers below 2^63, got {reprlib.repr(max(values, key=abs))}"
+            )
+        return labels
     return np.array([label(value) for value in values], dtype=object)

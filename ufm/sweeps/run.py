@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import math
+import importlib.metadata
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import jax
 import numpy as np
 import xarray as xr
 
 from ufm.inputs.checks import InputError, positive_integer
-from ufm.solvers.engine import solve_many
-from ufm.solvers.status import Status
-from ufm.solvers.task import Outcome, Setup, Task
+from ufm.sweeps.batch_work import solve_batch
 from ufm.sweeps.dataset import Memory, layout_of
 from ufm.sweeps.grid import Grid
-from ufm.sweeps.measure import measure_members
 from ufm.sweeps.member import Member
 from ufm.sweeps.store import Store
 from ufm.text import Progress, progress_bar
@@ -28,8 +25,6 @@ BATCH_SIZE = 2048
 BATCH_BYTES = 1 << 29
 #: Members on the device at a time (see `solve_many`).
 WIDTH = 512
-
-Report = Callable[[int], None]
 
 
 def run_grid(
@@ -42,49 +37,80 @@ def run_grid(
     process_index: int = 0,
     process_count: int = 1,
     progress: bool = False,
+    client: Any = None,
 ) -> xr.Dataset:
     """Solve every member of ``grid`` and return the data set (see `ufm.sweeps.sweep` for the arguments)."""
     members = list(grid.members())
     batches = plan(members, positive_integer("batch_size", batch_size))
     mine = _share(len(batches), process_index, process_count)
+    if client is not None and process_count > 1:
+        raise InputError(f"process_count must be 1 where a client has workers, got {process_count}")
     alike = Counter(member.shape for member in members)
-    num_classes = max(member.problem.num_classes for member in members)
+    layout = layout_of(grid, max(member.problem.num_classes for member in members), matrices)
     settings = {"matrices": matrices, "batch_size": batch_size}
-    store: Memory | Store
-    layout = layout_of(grid, num_classes, matrices)
-    store = (
-        Memory(layout, batches)
-        if out is None
-        else Store(Path(out), layout, batches, settings, grid.content())
-    )
+    store: Memory | Store = Memory(layout, batches)
+    if out is not None:
+        store = Store(Path(out), layout, batches, settings, grid.content())
     total = sum(len(batches[batch]) for batch in mine)
     with contextlib.ExitStack() as stack:
         done = stack.enter_context(store.opened(resume or process_count > 1, (process_index, process_count)))
         todo = [batch for batch in mine if batch not in done]
         left = sum(len(batches[batch]) for batch in todo)
         bar = stack.enter_context(progress_bar(progress, "solving", total, total - left, stays=True))
+        widths = {}
         for batch in todo:
-            chosen = [members[i] for i in batches[batch]]
-            wide = width(chosen[0], min(batch_size, alike[chosen[0].shape]))
-            solved = solve_together(chosen, wide, _sharding(), bar.advance)
-            store.write(batch, measure_members(chosen, solved, matrices))
-            _report_failures(grid, batches[batch], chosen, solved, bar)
+            first = members[batches[batch][0]]
+            widths[batch] = width(first, min(batch_size, alike[first.shape]))
+        if client is None:
+            _run_here(grid, members, batches, widths, matrices, store, bar)
+        else:
+            _run_there(client, grid, batches, widths, matrices, store, bar)
     return store.dataset()
 
 
-def solve_together(
+def _run_here(
+    grid: Grid,
     members: Sequence[Member],
-    width: int,
-    sharding: jax.sharding.NamedSharding | None = None,
-    report: Report = lambda members: None,
-) -> list[Outcome]:
-    """Solve members of equal `Member.shape`, at most ``width`` at a time (`ufm.solvers.engine.solve_many`)."""
-    first = members[0]
+    batches: Sequence[Sequence[int]],
+    widths: dict[int, int],
+    matrices: bool,
+    store: Memory | Store,
+    bar: Progress,
+) -> None:
+    """Solve batches one after the other in this process."""
+    for batch, wide in widths.items():
+        chosen = [members[i] for i in batches[batch]]
+        rows, failures = solve_batch(grid, batches[batch], chosen, wide, matrices, bar.advance)
+        store.write(batch, rows)
+        for line in failures:
+            bar.line(line)
+
+
+def _run_there(
+    client: Any,
+    grid: Grid,
+    batches: Sequence[Sequence[int]],
+    widths: dict[int, int],
+    matrices: bool,
+    store: Memory | Store,
+    bar: Progress,
+) -> None:
+    """Have the workers of a Dask client solve batches."""
+    from ufm.sweeps.cluster import Work, run_on
+
+    def ended(batch: int, rows: dict[str, np.ndarray] | None, failures: list[str]) -> None:
+        if rows is not None:
+            store.write(batch, rows)
+        bar.advance(len(batches[batch]))
+        for line in failures:
+            bar.line(line)
+
+    version = importlib.metadata.version("ufm")
     tasks = [
-        Task(member.problem, member.limits, member.fields["seed"], escapes=member.fields["escapes"])
-        for member in members
+        Work(grid, batch, batches[batch], wide, matrices, store.place, version)
+        for batch, wide in widths.items()
     ]
-    return solve_many(tasks, Setup(first.level, first.rule, first.precision), width, sharding, report)
+    run_on(client, tasks, ended)
 
 
 def plan(members: Sequence[Member], batch_size: int) -> list[list[int]]:
@@ -116,25 +142,3 @@ def _share(batches: int, index: int, count: int) -> list[int]:
     if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < count:
         raise InputError(f"process_index must be from 0 to process_count - 1 = {count - 1}, got {index!r}")
     return list(range(index, batches, count))
-
-
-def _sharding() -> jax.sharding.NamedSharding | None:
-    """Return how to spread members over the local devices, if there is more than one."""
-    devices = jax.local_devices()
-    if len(devices) == 1:
-        return None
-    mesh = jax.sharding.Mesh(np.array(devices), ("members",))
-    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("members"))
-
-
-def _report_failures(
-    grid: Grid, indices: Sequence[int], members: Sequence[Member], solved: Sequence[Outcome], bar: Progress
-) -> None:
-    """Say which members are not certified though they could be, and how to run each of them alone."""
-    for index, member, end in zip(indices, members, solved, strict=True):
-        if end.status not in (Status.CERTIFIED, Status.NO_CERTIFICATE):
-            position = [int(i) for i in np.unravel_index(index, grid.shape)] if grid.shape else []
-            where = grid.describe(position) or "the only member"
-            gap = end.certificate.relative_gap
-            text = f"{gap:.1e}" if math.isfinite(gap) else "unknown"
-            bar.line(f"{end.status} at {where}: relative gap {text}; alone: {member.command()}")

@@ -17,7 +17,7 @@ import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -37,6 +37,13 @@ from ufm.sweeps.sealed import (
 )
 
 FORMAT = 2
+
+
+class Place(NamedTuple):
+    """Where the batches of a sweep are written: all that a process that solves one needs to know."""
+
+    folder: Path
+    sweep: str
 
 
 class Store:
@@ -63,6 +70,7 @@ class Store:
         described = {"format": FORMAT, "settings": dict(settings), "sweep": dict(content), "plan": plan}
         described |= {"batches": len(batches), "layout": layout.to_json()}
         self.description: dict[str, Any] = json.loads(json.dumps(described))
+        self.place = Place(folder.resolve(), checksum(self.description))
 
     @contextlib.contextmanager
     def opened(self, resume: bool, share: Share) -> Iterator[set[int]]:
@@ -81,7 +89,7 @@ class Store:
             if alone:
                 for left_over in self.folder.rglob(f".*{PARTIAL}"):
                     left_over.unlink()
-            with self._writing():
+            with _writing(self.folder):
                 if not (self.folder / "sweep.json").exists():
                     write_description(self.folder / "sweep.json", self.description)
                 (self.folder / "batches").mkdir(exist_ok=True)
@@ -93,22 +101,11 @@ class Store:
         Raises:
             CheckpointError: if that fails; the batches before are kept.
         """
-        with self._writing():
-            write_batch(self.folder, self.description, batch, self.batches[batch], rows)
+        write_batch(self.place, batch, self.batches[batch], rows)
 
     def dataset(self) -> xr.Dataset:
         """Return the data set, its values read when needed."""
         return open_dataset(self.folder)
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as reason:
-            raise CheckpointError(
-                f"cannot write to {self.folder}: {reason.strerror or reason}; batches written before are kept, "
-                "go on with --resume"
-            ) from None
 
     def _require_mine(self, resume: bool) -> None:
         """Create the folder, or raise `InputError` unless it is empty or holds this sweep to go on with."""
@@ -146,17 +143,27 @@ class Store:
             raise InputError(f"{self.folder} holds another sweep: {what}; choose another folder")
 
 
-def write_batch(
-    folder: Path,
-    description: Mapping[str, Any],
-    batch: int,
-    members: Sequence[int],
-    rows: Mapping[str, np.ndarray],
-) -> None:
-    """Write the file of a batch."""
-    about = {"format": FORMAT, "sweep": checksum(description), "batch": batch}
+def write_batch(place: Place, batch: int, members: Sequence[int], rows: Mapping[str, np.ndarray]) -> None:
+    """Write the file of a batch.
+
+    Raises:
+        CheckpointError: if that fails; the batches before are kept.
+    """
+    about = {"format": FORMAT, "sweep": place.sweep, "batch": batch}
     arrays = {"about": np.array(json.dumps(about)), "member": np.asarray(members, dtype=np.int64)}
-    write_archive(_path(folder, batch), arrays | dict(rows))
+    with _writing(place.folder):
+        write_archive(_path(place.folder, batch), arrays | dict(rows))
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as reason:
+        raise CheckpointError(
+            f"cannot write to {folder}: {reason.strerror or reason}; batches written before are kept, "
+            "go on with --resume"
+        ) from None
 
 
 def open_dataset(folder: str | Path) -> xr.Dataset:

@@ -30,7 +30,8 @@ class ClosedFormError(ValueError):
 def not_covered(reason: str) -> ClosedFormError:
     """Return the error that says which assumption fails and what to do instead."""
     return ClosedFormError(
-        f"no closed form: {reason}; the certified solver, ufm.solve, is then the prediction"
+        f"no closed form: {reason}; the certified solver, ufm.solve, is then the prediction, "
+        "as ufm.predict(problem, solve=True) returns it"
     )
 
 
@@ -45,20 +46,22 @@ def require_matrix_size(name: str, num_classes: int) -> None:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Prediction:
-    """The geometry of the global optimum in closed form.
+    """The geometry of the global optimum, in closed form or (`ufm.predict` with ``solve=True``) as certified.
 
     Vectors have one entry per class. The K x K matrices are formed only when asked for, so a prediction for a
     million classes costs a few vectors; above `MAX_MATRIX_CLASSES` asking for one raises `InputError`.
 
     Attributes:
         problem: the problem that the prediction is for.
-        theorem: source of the closed form, for people.
+        theorem: source of the closed form, for people; of a solved one its gap.
         norms: ``|h_k|``, norm of the feature of class k (class mean at sample level).
         weight_norms: ``|w_k|``, norm of the classifier row of class k.
-        margins: ``M_k = z_kk - max_{j != k} z_kj`` of the logits of class k; 0 when it is collapsed.
+        margins: ``M_k = z_kk - max_{j != k} z_kj`` of the logits of class k; 0 when it is collapsed. Where others'
+            logits differ and the loss is shift-invariant, log-odds against their mean (`ufm.metrics.margins`).
         collapsed: classes whose feature is zero and whose classifier row is shared ("minority collapse").
         objective: the optimal value P*.
         bias: the optimal bias, or None for a problem without one.
+        relative_gap: duality gap of a solved prediction, None for a theorem.
 
     Margins and logits are in nats for the losses of the cross-entropy family.
 
@@ -82,6 +85,12 @@ class Prediction:
     _gram_weights: Callable[[], np.ndarray]
     _logits: Callable[[], np.ndarray]
     bias: Float[np.ndarray, " K"] | None = None
+    relative_gap: float | None = None
+
+    @property
+    def source(self) -> str:
+        """``theorem ...`` or ``solved, relative gap ...``."""
+        return f"theorem: {self.theorem}" if self.relative_gap is None else self.theorem
 
     @property
     def gram_features(self) -> Float[np.ndarray, "K K"]:
@@ -110,6 +119,7 @@ class Prediction:
         """Return the per-class vectors and the optimal value as plain Python objects, ready for JSON."""
         return {
             "theorem": self.theorem,
+            "source": self.source,
             "objective": self.objective,
             "num_collapsed": self.num_collapsed,
             "collapsed": self.collapsed.tolist(),
