@@ -165,7 +165,11 @@ class Advice:
 
 
 def advise(
-    counts: Any, weight_decay: float | Any, feature_decay: float | Any, charge: float | Any = 0
+    counts: Any,
+    weight_decay: float | Any,
+    feature_decay: float | Any,
+    charge: float | Any = 0,
+    solve: bool = False,
 ) -> Advice:
     r"""Say which classes collapse under ReLU features and cross-entropy, and what would prevent it.
 
@@ -178,6 +182,7 @@ def advise(
         feature_decay: ``lambda_H``, as in `ufm.Problem`; with a charge, that of a class of average size.
         charge: the exponent g of who pays for features, ``lambda_H,k = lambda_H (N/(K n_k))^g``: 0 for samples (a
             penalty on the features), near 1 for classes (weight decay on all layers).
+        solve: whether to solve for remedies without a closed form, such as logit adjustment; this loads JAX.
 
     Raises:
         InputError: if an argument is invalid.
@@ -215,7 +220,7 @@ def advise(
         extra_samples=_extra_samples(problem, collapsed, g),
         feature_decay=decay,
         charge=g,
-        remedies=predicted_remedies(problem, decay, g),
+        remedies=predicted_remedies(problem, decay, g, solve),
     )
 
 

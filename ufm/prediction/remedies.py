@@ -11,7 +11,8 @@ from jaxtyping import Int
 from ufm.conventions import charged, sampled_counts
 from ufm.losses.by_name import parse_loss
 from ufm.model.problem import Problem
-from ufm.theory import ClosedFormError, Prediction, predict
+from ufm.prediction.solved import predict
+from ufm.theory import ClosedFormError, Prediction
 
 #: Name -> loss as text, and the power of the counts that the sampler draws by.
 REMEDIES = {
@@ -30,7 +31,7 @@ _LISTED = 8
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Remedy:
-    """A remedy and its prediction; None where no theorem makes one (`ufm.solve` does).
+    """A remedy and its prediction; None where no theorem makes one and nothing is solved.
 
     Attributes:
         name: one of `REMEDIES`.
@@ -52,7 +53,9 @@ class Remedy:
         }
 
 
-def predicted_remedies(problem: Problem, feature_decay: float, charge: float) -> tuple[Remedy, ...]:
+def predicted_remedies(
+    problem: Problem, feature_decay: float, charge: float, solve: bool = False
+) -> tuple[Remedy, ...]:
     """Return every remedy with its prediction.
 
     A sampler acts as counts proportional to its class probabilities, N in all; who pays for features stays the same.
@@ -61,19 +64,20 @@ def predicted_remedies(problem: Problem, feature_decay: float, charge: float) ->
         problem: as it is.
         feature_decay: ``lambda_H`` of a class of average size.
         charge: the exponent g.
+        solve: whether to solve those without a closed form, which loads JAX.
     """
     found = []
     for name, (loss, power) in REMEDIES.items():
         counts = problem.counts if power == 1 else sampled_counts(problem.counts, power)
         decay: Any = charged(feature_decay, counts, charge) if charge else feature_decay
         changed = problem.replace(counts=counts, feature_decay=decay, loss=parse_loss(loss, problem.counts))
-        found.append(Remedy(name, _closed_form(changed)))
+        found.append(Remedy(name, _prediction(changed, solve)))
     return tuple(found)
 
 
-def _closed_form(problem: Problem) -> Prediction | None:
+def _prediction(problem: Problem, solve: bool) -> Prediction | None:
     try:
-        return predict(problem)
+        return predict(problem, solve)
     except ClosedFormError:
         return None
 
@@ -86,7 +90,7 @@ def remedy_table(remedies: tuple[Remedy, ...]) -> str:
             lines.append(_line(remedy.name, remedy.prediction))
     open_ones = ", ".join(remedy.name for remedy in remedies if remedy.prediction is None)
     if open_ones:
-        lines.append(f"No closed form, so not listed: {open_ones} (ufm solve).")
+        lines.append(f"No closed form, so not listed: {open_ones} (--solve).")
     return "\n".join(lines)
 
 
