@@ -147,3 +147,33 @@ def test_mistakes_are_named(net):
 def test_watching_modules_do_not_import_torch():
     script = "import sys, ufm.training.watch; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@pytest.mark.slow
+def test_a_trained_network_is_seen_to_collapse_and_says_who_pays(tmp_path):
+    """The road: train the usual way, watch, verify without a problem, ask for advice."""
+    torch.manual_seed(0)
+    counts = np.array([200] * 2 + [40] * 2)
+    labels = torch.tensor(np.repeat(np.arange(4), counts))
+    inputs = torch.randn(4, 20)[labels] * 2 + torch.randn(len(labels), 20) * 0.5
+    body = torch.nn.Sequential(
+        torch.nn.Linear(20, 64), torch.nn.ReLU(), torch.nn.Linear(64, 32), torch.nn.ReLU()
+    )
+    model = torch.nn.Sequential(body, torch.nn.Linear(32, 4, bias=False))
+    watch = ufm.training.watch(model[1], counts=counts)
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=2e-3)
+    epochs = []
+    for _ in range(150):
+        for rows in torch.randperm(len(labels)).split(60):
+            optimiser.zero_grad()
+            with watch(labels[rows]):
+                loss = torch.nn.functional.cross_entropy(model(inputs[rows]), labels[rows])
+            loss.backward()
+            optimiser.step()
+        epochs.append(watch.epoch())
+    assert epochs[-1]["NC1"] < 0.1 * epochs[0]["NC1"]
+    assert epochs[-1]["accuracy"] > 0.99
+    assert epochs[-1]["margin_median/head"] > epochs[-1]["margin_median/tail"]
+    found = ufm.verify(features=body(inputs), labels=labels, weight=model[1].weight).estimate
+    assert found["charge_from_margins"] > 0.3
+    assert found["weight_decay"] == pytest.approx(2e-3, rel=0.5)

@@ -81,7 +81,7 @@ def advise_command(
     """
     from ufm.prediction.advice import advise
 
-    given = _measured(training) if training.measured is not None else _given(training)
+    given = _measured(training, training.measured) if training.measured is not None else _given(training)
     advice = advise(given.counts, given.weight_decay, given.feature_decay, given.charge, solve)
     notes = [wrapped(note) for note in (*given.notes, *_on_all_layers(training, advice), CAVEAT)]
     text = "\n".join([str(advice), "", advice.table(), "", *notes])
@@ -121,7 +121,7 @@ def _given(training: TrainingFlags) -> _Training:
     return _Training(counts, weight, float(feature), charge)
 
 
-def _measured(training: TrainingFlags) -> _Training:
+def _measured(training: TrainingFlags, file: Path) -> _Training:
     """Effective decays and charge of a trained last layer, for its own counts or others."""
     from ufm.verification.verify import verify
 
@@ -129,7 +129,7 @@ def _measured(training: TrainingFlags) -> _Training:
         raise InputError(
             "feature_decay and batch_size must be left out with measured, which estimates the decay"
         )
-    arrays = read_layer(training.measured)
+    arrays = read_layer(file)
     own = counts_of(arrays["labels"], len(arrays["weight"]))
     report = verify(**arrays, charge=None if training.charge is None else _exponent(training.charge))
     found = report.estimate

@@ -37,7 +37,7 @@ class Monitor:
         >>> monitor.update(np.array([[2.0, 0.1], [2.0, -0.1], [0.0, 2.0]]), [0, 0, 1], weight)
         >>> epoch = monitor.epoch()
         >>> epoch["accuracy"], round(epoch["margin_min"], 3), epoch["samples"]
-        (1.0, 3.995, 3.0)
+        (1.0, 3.981, 3.0)
     """
 
     def __init__(

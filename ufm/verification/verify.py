@@ -251,10 +251,10 @@ def _verify_unknown(subject: Subject, tolerance: float, loss: Loss, charge: floa
     loss.check_classes(statistics.num_classes)
     measured = measured_geometry(statistics, loss)
     fit = fit_decays(statistics, measured, loss, charge)
-    accuracy, loss = metrics.accuracy(statistics), metrics.mean_cross_entropy(statistics)
+    accuracy, nats = metrics.accuracy(statistics), metrics.mean_cross_entropy(statistics)
     rows = [
         checks.info_row("accuracy", "fraction of samples classified correctly", accuracy),
-        checks.info_row("cross-entropy", "mean cross-entropy, in nats", loss),
+        checks.info_row("cross-entropy", "mean cross-entropy, in nats", nats),
     ]
     tolerances, notes = None, fit.notes
     if fit.prediction is None:
