@@ -40,13 +40,13 @@ def test_a_missing_feature_decay_is_asked_for(capsys):
 
 def test_both_decays_are_printed_and_defaults_called_so(capsys):
     _, out, _ = run(capsys, "advise")
-    assert "lambda_W = 0.005, lambda_H = 0.0002" in out
-    assert "defaults of this package" in out
+    assert "At lambda_W = 0.005 and lambda_H = 0.0002." in out
+    assert "which is a default for show" in out
     _, out, _ = run(
         capsys, "advise", "--counts", "150x5,15x5", "--weight-decay", "5e-4", "--feature-decay", "1e-6"
     )
-    assert "lambda_W = 0.0005, lambda_H = 1e-06" in out
-    assert "defaults" not in out
+    assert "At lambda_W = 0.0005 and lambda_H = 1e-06." in out
+    assert "default" not in out
     assert "if lambda_W alone is" in " ".join(out.split())
 
 

@@ -66,6 +66,7 @@ class _Training:
     feature_decay: float
     charge: float
     notes: tuple[str, ...] = ()
+    assumed: bool = False
 
 
 def advise_command(
@@ -75,7 +76,7 @@ def advise_command(
 ) -> int:
     """Say which classes will collapse, which nearly do, and what saves them.
 
-    Example: ufm advise --counts 5000x5,50x5 --weight-decay 5e-3 --feature-decay 2e-5
+    Example: ufm advise --counts 500x5,5x5 --weight-decay 5e-3 --feature-decay 2e-5
 
     For a training script: ufm advise --torch-weight-decay 5e-4 --measured layer.npz
     """
@@ -85,7 +86,8 @@ def advise_command(
     advice = advise(given.counts, given.weight_decay, given.feature_decay, given.charge, solve)
     notes = [wrapped(note) for note in (*given.notes, *_on_all_layers(training, advice), CAVEAT)]
     text = "\n".join([str(advice), "", advice.table(), "", *notes])
-    emit(advice.to_dict() | {"notes": list(given.notes)}, json, text)
+    said = {"notes": list(given.notes), "feature_decay_assumed": given.assumed}
+    emit(advice.to_dict() | said, json, text)
     return 0
 
 
@@ -106,8 +108,9 @@ def _given(training: TrainingFlags) -> _Training:
     charge = _exponent(training.charge or default)
     weight = _weight_decay(training)
     if weight is None and training.feature_decay is None:
-        note = "Both decays are defaults of this package, for show: give your own."
-        return _Training(counts, ProblemFlags.weight_decay, ProblemFlags.feature_decay, charge, (note,))
+        decay = ProblemFlags.feature_decay
+        note = f"Here lambda_H = {decay:g}, which is a default for show, as is lambda_W: give your own."
+        return _Training(counts, ProblemFlags.weight_decay, decay, charge, (note,), assumed=True)
     if training.feature_decay is None:
         raise InputError(NEEDED)
     if weight is None:

@@ -41,7 +41,7 @@ def verify_command(
 ) -> int:
     """Check the last layer of any network: an npz of features, labels, weight[, bias].
 
-    Without the two decays they are estimated, and who pays for features with them: the rest is a test.
+    Without the two decays they are estimated, and who pays for features, too.
 
     Example: ufm verify layer.npz, after
 

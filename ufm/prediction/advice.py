@@ -92,7 +92,7 @@ class Advice:
     def lines(self) -> list[str]:
         """Return the advice as lines of at most 80 columns."""
         paragraphs = [
-            self._basis(),
+            *self._basis(),
             self._collapse(),
             *self._danger(),
             self._decay(),
@@ -108,11 +108,11 @@ class Advice:
         """Return the remedies as a table: who lives, and between which margins."""
         return remedy_table(self.remedies)
 
-    def _basis(self) -> str:
-        payers = {0.0: "samples pay for features", 1.0: "classes pay for features"}
-        payer = payers.get(self.charge, f"charge exponent {self.charge:.3g}")
-        decays = f"lambda_W = {self.prediction.problem.weight_decay:.4g}, lambda_H = {self.feature_decay:.4g}"
-        return f"For {decays}; {payer}."
+    def _basis(self) -> list[str]:
+        payer = {0.0: "Samples", 1.0: "Classes"}.get(self.charge)
+        who = f"{payer} pay for features." if payer else f"Charge exponent of features: {self.charge:.3g}."
+        weight_decay = self.prediction.problem.weight_decay
+        return [f"At lambda_W = {weight_decay:.4g} and lambda_H = {self.feature_decay:.4g}.", who]
 
     def _collapse(self) -> str:
         K = self.prediction.problem.num_classes
@@ -191,7 +191,8 @@ def advise(
 
     Example:
         >>> print(advise([500] * 5 + [50] * 5, weight_decay=5e-3, feature_decay=2e-3))
-        For lambda_W = 0.005, lambda_H = 0.002; samples pay for features.
+        At lambda_W = 0.005 and lambda_H = 0.002.
+        Samples pay for features.
         5 of 10 classes collapse (5-9): those of at most 84.03 samples do.
         No living class is within a factor of two of that.
         All classes live if weight_decay * feature_decay is below 5.95e-06: divide it by
