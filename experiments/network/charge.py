@@ -2,10 +2,11 @@
 
 Networks with weight decay on all layers, no penalty on the features, no bias in the classifier: SGD with momentum and
 batches of 128 on scikit-learn's digits, long-tailed counts. For every setting of a fixed grid (depth, weight decay,
-class weights n^-a told to the fit) the exponent g of ``lambda_H,k = lambda_H (N/(K n_k))^g`` is estimated from margins
-and from norms (`ufm.verification.effective`), averaged over cyclic shifts of which class is large, with standard
-errors: that removes the classes' own difficulty. Printed besides: how constant ``c_k n_k q_k |h_k|^2/M_k`` is, the mean
-cosine of class means (0 in the model), and the residual of the last layer given its features (0 where it is stationary).
+class weights n^-a that the fit is told) the exponent g of ``lambda_H,k = lambda_H (N/(K n_k))^g`` is estimated from
+margins and from norms (`ufm.verification.effective`), averaged over cyclic shifts of which class is large, with
+standard errors: that removes the classes' own difficulty. Printed besides: how constant ``c_k n_k q_k |h_k|^2/M_k``
+is, the mean cosine of class means (0 in the model), and the residual of the last layer given its features (0 where it
+is stationary).
 
     python -m experiments.network.charge [--quick]
 """
@@ -13,6 +14,7 @@ cosine of class means (0 in the model), and the residual of the last layer given
 from __future__ import annotations
 
 import functools
+import itertools
 from typing import Any, NamedTuple
 
 import jax
@@ -55,8 +57,7 @@ def initial(depth: int, inputs: int, seed: int) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
     sizes = [inputs, *[WIDTH] * depth]
     layers = [
-        [rng.standard_normal((m, n)) * np.sqrt(2 / m), np.zeros(n)]
-        for m, n in zip(sizes[:-1], sizes[1:], strict=True)
+        [rng.standard_normal((m, n)) * np.sqrt(2 / m), np.zeros(n)] for m, n in itertools.pairwise(sizes)
     ]
     network = {"layers": layers, "weight": rng.standard_normal((10, WIDTH)) / np.sqrt(WIDTH)}
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), network)
