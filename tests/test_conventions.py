@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ufm import conventions
 from ufm.conventions import (
     Decays,
     from_icml2024_code,
@@ -191,3 +192,18 @@ def test_bad_strengths():
         Decays(1.0, math.nan)
     with pytest.raises(InputError, match=r"weight_decay must be .*0"):
         Decays(0.0, 1.0)
+
+
+def test_torch_weighted_mean_is_the_mean_with_these_weights():
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    counts, weights = np.array([5, 9, 2]), np.array([1.0, 0.2, 7.0])
+    labels, logits = np.repeat(np.arange(3), counts), rng.standard_normal((16, 3))
+    theirs = torch.nn.functional.cross_entropy(
+        torch.tensor(logits), torch.tensor(labels), weight=torch.tensor(weights)
+    )
+    each = np.logaddexp.reduce(logits, axis=1) - logits[np.arange(16), labels]
+    ours = np.mean(conventions.from_torch_weights(weights, counts)[labels] * each)
+    assert ours == pytest.approx(float(theirs))
+    with pytest.raises(InputError, match="class_weights must have one entry per class, 3, got 2"):
+        conventions.from_torch_weights([1, 2], counts)

@@ -4,6 +4,7 @@ from . import losses as losses
 from . import metrics as metrics
 from . import profiles as profiles
 from . import theory as theory
+from . import training as training
 from .duality.certificate import Certificate as Certificate
 from .duality.certificate import certify as certify
 from .inputs.checks import InputError as InputError

@@ -8,6 +8,8 @@ with the features' squared norms *summed* over samples. Both are in units of the
 weight or squared feature. The theorems of Dang et al. (ICML 2023; ICML 2024, equation (3)) use this very
 convention; their training code does not.
 
+Weight decay that is decoupled from the loss (AdamW) is no penalty: it has no such optimum, and nothing converts it.
+
 Example:
     >>> decays = from_icml2024_code(1e-4, 1e-5, num_samples=30_000, batch_size=256)
     >>> [f"{decay:.4g}" for decay in decays]
@@ -28,6 +30,7 @@ from ufm.inputs.arrays import classifier, float_array, label_array
 from ufm.inputs.checks import (
     InputError,
     class_counts,
+    finite_vector,
     instance_of,
     nonnegative_float,
     one_of,
@@ -273,3 +276,63 @@ def charged(feature_decay: float | int, counts: Any, exponent: float | int) -> F
     return positive_float("feature_decay", feature_decay) * (n.mean() / n) ** nonnegative_float(
         "exponent", exponent
     )
+
+
+def from_torch_weights(class_weights: Any, counts: Any) -> Float[np.ndarray, " K"]:
+    """Return the class weights ``w_k N / sum_j n_j w_j`` that torch's weighted cross-entropy amounts to here.
+
+    ``torch.nn.CrossEntropyLoss(weight=w)`` divides the sum over a batch by the sum of the *weights* in it, which is
+    ``B sum_j n_j w_j / N`` on average (exactly so for the whole training set): only ratios of weights matter.
+
+    Args:
+        class_weights: ``w_k > 0``.
+        counts: samples per class.
+
+    Raises:
+        InputError: naming the argument, its value and the requirement.
+
+    Example:
+        >>> from_torch_weights([1.0, 3.0], [300, 100]).round(4).tolist()
+        [0.6667, 2.0]
+    """
+    n, weights = (
+        class_counts(counts).astype(np.float64),
+        finite_vector("class_weights", class_weights, positive=True),
+    )
+    if weights.shape != n.shape:
+        raise InputError(f"class_weights must have one entry per class, {len(n)}, got {len(weights)}")
+    return weights * (n.sum() / (n @ weights))
+
+
+def sampled_counts(counts: Any, power: float | int) -> Float[np.ndarray, " K"]:
+    """Return the counts, N in all, as which a sampler with class probabilities proportional to ``n_k^power`` acts.
+
+    1 is plain sampling, 0.5 the square-root sampler, 0 class-balanced batches.
+
+    Args:
+        counts: samples per class.
+        power: at least 0.
+
+    Source: Kang et al., ICLR 2020 (arXiv:1910.09217) for the samplers.
+
+    Example:
+        >>> sampled_counts([300, 100], 0).tolist()
+        [200.0, 200.0]
+    """
+    n = class_counts(counts).astype(np.float64)
+    shares = n ** nonnegative_float("power", power)
+    return n.sum() * shares / shares.sum()
+
+
+def from_hong_ling(bias_penalty: float | int = 0.01) -> float:
+    """Return ``lambda_b`` for the code of Hong and Ling, which adds ``bias_penalty |b|^2`` without the factor 1/2.
+
+    Their other two decays are those of this package.
+
+    Source: Hong and Ling, 2023 (arXiv:2309.09725).
+
+    Example:
+        >>> from_hong_ling()
+        0.02
+    """
+    return 2 * positive_float("bias_penalty", bias_penalty)

@@ -71,7 +71,7 @@ MISTAKES = {
         "tol must be below 1",
     ),
     "counts without decays": ("verify missing.npz --counts 5,3", "need weight_decay and feature_decay"),
-    "loss without decays": ("verify layer.npz --loss mse", "need weight_decay and feature_decay"),
+    "bias without decays": ("verify layer.npz --bias 0", "need weight_decay and feature_decay"),
     "features without decays": ("verify layer.npz --features free", "need weight_decay and feature_decay"),
     "no folder to draw": ("figures out", "`ufm sweep CONFIG.toml --out FOLDER` wrote"),
     "folder without a sweep": ("figures taken", "holds no sweep"),

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ufm.conventions import charged
 from ufm.inputs.checks import InputError
-from ufm.losses import WeightedCrossEntropy
+from ufm.losses import CrossEntropy, WeightedCrossEntropy
 from ufm.model.problem import Problem
 from ufm.prediction.advice import advise
 from ufm.theory import predict
@@ -41,6 +42,64 @@ def test_every_statement_holds(counts, level):
     assert set(advice.extra_samples) == set(advice.collapsed.tolist())
     for k, extra in advice.extra_samples.items():
         _check_extra(counts, product, k, extra)
+
+
+@exact
+@given(
+    st.lists(st.integers(1, 2000), min_size=2, max_size=8),
+    st.floats(0.05, 20),
+    st.sampled_from([0.5, 1, 1.3]),
+)
+def test_every_statement_holds_whoever_pays_for_features(counts, level, charge):
+    counts = np.array(counts)
+    product = level * counts.min() / counts.sum() ** 2
+
+    def problem(n, scale=1.0, loss=None):
+        decays = charged(product * scale, n, charge)
+        return Problem(n, len(n), 1.0, decays, loss=loss or CrossEntropy())
+
+    advice = advise(counts, 1.0, product, charge)
+    dead = predict(problem(counts)).collapsed
+    np.testing.assert_array_equal(advice.collapsed, np.flatnonzero(dead))
+    far = np.abs(counts / advice.collapse_count - 1) > 1e-9
+    np.testing.assert_array_equal(dead[far], (counts < advice.collapse_count)[far])
+    assert not predict(problem(counts, (1 - 1e-9) / advice.reduction)).collapsed.any()
+    assert predict(problem(counts, (1 + 1e-9) / advice.reduction)).collapsed.any()
+    assert advice.largest_product == pytest.approx(product / advice.reduction)
+    weighted = predict(problem(counts, loss=WeightedCrossEntropy(advice.class_weights))).margins
+    np.testing.assert_allclose(weighted, weighted[0], rtol=1e-6, atol=1e-6)
+    for k, extra in advice.extra_samples.items():
+        if extra is not None:
+            more = counts + extra * (np.arange(len(counts)) == k)
+            decays = charged(product, more, charge)
+            assert not predict(Problem(more, len(more), 1.0, decays)).collapsed[k]
+
+
+def test_remedies_are_predictions_of_changed_problems():
+    counts = [500] * 5 + [50] * 5
+    table = {remedy.name: remedy.prediction for remedy in advise(counts, 5e-3, 2e-3).remedies}
+    assert table["logit adjustment"] is None
+    assert table["as it is"].num_collapsed == 5
+    assert table["weights n^-1/2"].num_collapsed == 0
+    balanced = predict(Problem([275] * 10, 10, 5e-3, 2e-3)).margins
+    np.testing.assert_allclose(table["balanced sampler"].margins, balanced)
+    for charge, equal in ((0, "weights n^-1/2"), (1, "weights 1/n")):
+        found = {
+            r.name: r.prediction.margins for r in advise(counts, 5e-3, 1e-4, charge).remedies if r.prediction
+        }
+        assert [name for name, margins in found.items() if np.ptp(margins) < 1e-9] == [
+            equal,
+            "balanced sampler",
+        ]
+
+
+def test_remedies_without_a_closed_form_are_solved_if_asked():
+    text = advise([60, 60, 10], 5e-3, 2e-4, solve=True)
+    adjusted = next(remedy for remedy in text.remedies if remedy.name == "logit adjustment").prediction
+    assert adjusted.source.startswith("solved")
+    assert adjusted.margins[2] > adjusted.margins[0]
+    assert "No closed form" not in text.table()
+    assert max(map(len, text.table().splitlines())) <= 80
 
 
 def _check_extra(counts, product, k, extra):

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 from tyro.conf import Positional, arg
 
 from ufm.cli.flags import LOSS_HELP, Json
@@ -26,6 +27,10 @@ def verify_command(
     loss: Annotated[str, arg(help=LOSS_HELP)] = "ce",
     features: Annotated[str, arg(help="nonnegative (after a ReLU) or free")] = "nonnegative",
     bias: Annotated[float | None, arg(help="decay of the bias in the file; 0 = unregularised")] = None,
+    charge: Annotated[
+        float | None,
+        arg(help="without decays: who pays for features, 0 samples, 1 classes; default: estimated"),
+    ] = None,
     tol: Annotated[float | None, arg(help="relative duality gap that the point claims, below 1")] = None,
     tolerance: Annotated[
         float | None,
@@ -36,7 +41,7 @@ def verify_command(
 ) -> int:
     """Check the last layer of any network: an npz of features, labels, weight[, bias].
 
-    Without the two decays they are estimated, and only what has no scale is a test.
+    Without the two decays they are estimated, and who pays for features, too.
 
     Example: ufm verify layer.npz, after
 
@@ -57,18 +62,23 @@ def verify_command(
         raise InputError(
             "weight_decay and feature_decay must be given together, or both left out to be estimated"
         )
-    if weight_decay is None and (loss, features, bias) != ("ce", "nonnegative", None):
+    if weight_decay is None and (features, bias) != ("nonnegative", None):
         raise InputError(
-            "loss, features and bias need weight_decay and feature_decay: decays are estimated for "
-            "cross-entropy and nonnegative features"
+            "features and bias need weight_decay and feature_decay: without these the sign of the features is seen, "
+            "and a bias ignored"
         )
-    problem = None
+    if weight_decay is not None and charge is not None:
+        raise InputError("charge must be left out where weight_decay and feature_decay are given")
+    problem, told = None, {}
+    if weight_decay is None:
+        sizes = counts_of(arrays["labels"], len(arrays["weight"])) if loss != "ce" else np.ones(2)
+        told = {"loss": parse_loss(loss, sizes), "charge": charge}
     if weight_decay is not None and feature_decay is not None:
         sizes = parse_counts(counts) if counts else counts_of(arrays["labels"], len(arrays["weight"]))
         dim = arrays["weight"].shape[1] if arrays["weight"].ndim == 2 else 1
         problem = Problem(sizes, dim, weight_decay, feature_decay, parse_loss(loss, sizes), features, bias)
     with progress_bar(show, f"verifying {len(arrays['features']):,} rows"):
-        report = verify(**arrays, problem=problem, tol=tol, tolerance=tolerance)
+        report = verify(**arrays, problem=problem, **told, tol=tol, tolerance=tolerance)
         lines, failure = written({"Figure": (figure, report.plot)})
     emit(report.to_dict(), json, "\n".join([report.table(), *lines]))
     if failure is not None:

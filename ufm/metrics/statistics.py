@@ -70,6 +70,21 @@ class FeatureStatistics:
         self._sums = Sums.empty(self.num_classes, self.dim, bool(scatter), self._classifier is not None)
         self._waiting: list[Block] = []
 
+    @classmethod
+    def of_sums(cls, sums: Sums, weight: Any, bias: Any = None, smallest: float = 0.0) -> FeatureStatistics:
+        """Return statistics that were added up elsewhere, for instance while a network trained.
+
+        Args:
+            sums: with those of the logits, which may come from a classifier that moved.
+            weight: classifier ``W`` to hold the means against.
+            bias: its bias, if any.
+            smallest: the smallest entry of a feature, or 0.
+        """
+        statistics = cls(weight=weight, bias=bias, scatter=sums.moments.scatter is not None)
+        statistics._sums, statistics.smallest = sums, smallest
+        statistics.rows = int(sums.moments.counts.sum())
+        return statistics
+
     def update(self, features: Any, labels: Any, multiplicities: Any = None) -> None:
         """Add a batch: features (rows, d), labels (rows,), and how many samples each row stands for.
 

@@ -1,15 +1,17 @@
-r"""Which decays would make a measured last layer optimal? The inverse of the closed form, class by class.
+r"""Which decays would make a measured last layer optimal? The inverse of theorem (T), class by class.
 
-At the optimum of cross-entropy without bias the off-target probability of a living class is
-``q_k = N l sqrt(a/n_k) / K`` with ``l = sqrt(lambda_W lambda_H)`` and ``a = K/(K-1)`` for non-negative
-features (general orthogonal frame), ``a = 1`` for free features and equal counts (simplex ETF); and ``q =
-1/(K-1 + exp(M))``. So every class says
+At the optimum of a symmetric loss without bias every living class has ``-phi_k'(M_k) sqrt(n_k) = N l_k a`` and
+``|h_k|^2 = M_k a sqrt(lambda_W / (lambda_H,k n_k))`` (`ufm.theory.scalar`): a constant a, ``l_k = sqrt(lambda_W
+lambda_H,k)``, and ``lambda_H,k = lambda_H (N/(K n_k))^g`` with the exponent g of who pays for features, samples (0)
+or classes (1). Hence
 
-    ``l_k = K sqrt(n_k/a) / (N (K - 1 + exp(M_k)))``.
+* ``log(-phi_k'(M_k))`` has the slope ``-(1+g)/2`` on ``log n_k``: g from margins;
+* ``log(|h_k|^2 / M_k)`` has the slope ``-(1-g)/2``: g once more, from norms;
+* ``-phi_k'(M_k) n_k |h_k|^2 / M_k`` is the same for all classes, whatever g is: a test of the whole;
+* with g from the margins (or told) every class says ``l``. The median over classes that clearly live is the estimate:
+  collapsed classes only give bounds, and a few badly fitted classes do not matter.
 
-The median over classes that clearly live is the estimate: collapsed classes only give bounds, and a few
-badly fitted classes do not matter. Balancedness, ``lambda_W |W|^2 = lambda_H sum_i
-|h_i|^2`` at every critical point, gives the ratio of the two.
+Balancedness, ``lambda_W |W|^2 = sum_k lambda_H,k n_k |h_k|^2`` at every critical point, gives the ratio of decays.
 """
 
 from __future__ import annotations
@@ -21,14 +23,19 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from ufm.conventions import charged
+from ufm.losses import CrossEntropy, Loss
 from ufm.metrics.statistics import FeatureStatistics
 from ufm.model.problem import FeatureSet, Problem
 from ufm.theory import ClosedFormError, Prediction, predict
+from ufm.theory.scalar import symmetric_form
 from ufm.verification.checks import listed
 from ufm.verification.measured import Measured
 
 #: Classes whose margin is below this many nats, or this fraction of the largest one if less, take no part.
 LIVING = 0.1
+#: A class deviates if its own estimate is off by more than this factor.
+DEVIATING = 1.5
 _SMALLEST_LOG = -300.0
 
 
@@ -41,7 +48,12 @@ class EffectiveDecays:
         spread: factor by which single classes typically deviate from it (1 plus zero deviation is 1).
         per_class: each class's own estimate; 0 where it takes no part.
         weight_decay: ``lambda_W``.
-        feature_decay: ``lambda_H``.
+        feature_decay: ``lambda_H``, of a class of average size.
+        charge: the exponent g that was used.
+        charge_from_margins: g from the margins; None where it is told, or counts are too alike to say.
+        charge_from_norms: g from the norms; likewise.
+        constancy: factor by which ``-phi_k'(M_k) n_k |h_k|^2/M_k``, which should not depend on the class, typically
+            deviates from its mean; None without norms.
     """
 
     nuclear_weight: float
@@ -49,6 +61,17 @@ class EffectiveDecays:
     per_class: Float[np.ndarray, " K"]
     weight_decay: float
     feature_decay: float
+    charge: float = 0.0
+    charge_from_margins: float | None = None
+    charge_from_norms: float | None = None
+    constancy: float | None = None
+
+    @property
+    def deviating(self) -> np.ndarray:
+        """Classes whose own estimate is off by more than a factor `DEVIATING`."""
+        used = self.per_class > 0
+        off = np.abs(np.log(np.where(used, self.per_class, 1.0) / self.nuclear_weight))
+        return np.flatnonzero(used & (off > math.log(DEVIATING)))
 
     @property
     def sentence(self) -> str:
@@ -56,26 +79,45 @@ class EffectiveDecays:
         used = int(np.sum(self.per_class > 0))
         factor = f"{self.spread:.3g}"
         agreement = "all the same" if factor == "1" else f"which typically deviates by a factor {factor}"
+        odd = self.deviating
+        more = f"; more than a factor {DEVIATING:g} off: {listed(odd)}" if len(odd) else ""
         return (
             f"Effective lambda_W lambda_H = {self.nuclear_weight**2:.4g} "
             f"(square root {self.nuclear_weight:.4g}): median over {used} classes of what each margin says, "
-            f"{agreement}; lambda_W = {self.weight_decay:.4g} and "
+            f"{agreement}{more}; lambda_W = {self.weight_decay:.4g} and "
             f"lambda_H = {self.feature_decay:.4g} from the ratio of norms."
+        )
+
+    @property
+    def charge_sentence(self) -> str:
+        """Who pays for features, in words; empty where the counts do not say."""
+        if self.charge_from_margins is None or self.charge_from_norms is None:
+            return ""
+        return (
+            f"Charge exponent g (0: samples pay for features, 1: classes): {self.charge_from_margins:.2f} from "
+            f"margins, {self.charge_from_norms:.2f} from norms; g = {self.charge:.2f} is used. Where the theory "
+            f"holds the two agree, and c_k n_k q_k |h_k|^2/M_k is the same for all classes: it deviates by a factor "
+            f"{self.constancy:.3g}."
         )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain Python objects, ready for JSON."""
-        return {
+        own = {
             key: getattr(value, "tolist", lambda value=value: value)() for key, value in vars(self).items()
         }
+        return own | {"deviating": self.deviating.tolist()}
 
 
 def estimate_decays(
     margins: Float[np.ndarray, " K"],
     counts: Float[np.ndarray, " K"],
     weight_energy: float,
-    feature_energy: float,
+    feature_energies: float | Float[np.ndarray, " K"],
     features: FeatureSet = "nonnegative",
+    *,
+    loss: Loss | None = None,
+    norms: Float[np.ndarray, " K"] | None = None,
+    charge: float | None = None,
 ) -> EffectiveDecays | None:
     """Return the decays that explain measured margins, or None if there is no class to learn them from.
 
@@ -83,8 +125,14 @@ def estimate_decays(
         margins: effective margins, from `ufm.metrics.margins`.
         counts: samples per class.
         weight_energy: ``|W|^2``.
-        feature_energy: ``sum_i |h_i|^2`` over samples.
+        feature_energies: ``sum_i |h_i|^2`` over the samples of each class, or of all (for g = 0).
         features: which closed form to invert; ``"free"`` is meaningful for equal counts only.
+        loss: a symmetric loss of the cross-entropy family; cross-entropy if omitted.
+        norms: ``|h_k|``, which are needed to learn g.
+        charge: g, if it is known; 0 if neither that nor the norms are given.
+
+    Raises:
+        ClosedFormError: if the loss has no scalar form.
 
     Example:
         >>> from ufm import Problem, predict
@@ -95,21 +143,60 @@ def estimate_decays(
         (0.001, 1e-05)
     """
     K = len(margins)
-    living = (margins > LIVING * min(1.0, margins.max())) & (margins > 0) & (counts > 0)
-    if not np.any(living) or not (weight_energy > 0 and feature_energy > 0):
+    form = symmetric_form(Problem(np.maximum(counts, 1.0), K, 1.0, 1.0, loss=loss or CrossEntropy()))
+    orthogonal = features == "nonnegative" or form.overlap == 0
+    frame = math.sqrt(form.squared_length) if orthogonal else 1 - 1 / K
+    pulls = -form.slope(margins / form.own)
+    living = (margins > LIVING * min(1.0, margins.max())) & (counts > 0) & (margins > 0) & (pulls > 0)
+    if not np.any(living) or not (weight_energy > 0 and np.sum(feature_energies) > 0):
         return None
-    shape = K / (K - 1) if features == "nonnegative" else 1.0
-    log_q = -np.logaddexp(math.log(K - 1), margins[living])
-    logs = math.log(K) + np.log(counts[living] / shape) / 2 - math.log(counts.sum()) + log_q
+    told, found = charge, None
+    if charge is None and norms is not None:
+        found = _charges(counts[living], pulls[living], norms[living] ** 2 / margins[living])
+    charge = told if told is not None else max(found.margins, 0.0) if found else 0.0
+    costs = charged(1.0, counts, charge) if charge else np.ones(K)
+    logs = np.log(pulls[living] / frame / counts.sum()) + np.log(counts[living] / costs[living]) / 2
     middle = float(np.median(logs))
     if middle < _SMALLEST_LOG:
         return None
     spread = math.exp(1.4826 * float(np.median(np.abs(logs - middle))))
     per_class = np.zeros(K)
     per_class[living] = np.exp(logs)
-    ratio = math.sqrt(weight_energy) / math.sqrt(feature_energy)  # sqrt(lambda_H / lambda_W)
+    energy = (
+        float(np.sum(costs * feature_energies))
+        if np.ndim(feature_energies)
+        else float(np.sum(feature_energies))
+    )
+    ratio = math.sqrt(weight_energy) / math.sqrt(energy)  # sqrt(lambda_H / lambda_W)
     weight = math.exp(middle)
-    return EffectiveDecays(weight, spread, per_class, weight / ratio, weight * ratio)
+    decays = (weight, spread, per_class, weight / ratio, weight * ratio, charge)
+    return EffectiveDecays(*decays, *(found or ()))
+
+
+class Charges(NamedTuple):
+    """The exponent g from margins and from norms, and how constant the product of both is."""
+
+    margins: float
+    norms: float
+    constancy: float
+
+
+def _charges(
+    counts: Float[np.ndarray, " L"], pulls: Float[np.ndarray, " L"], stretch: Float[np.ndarray, " L"]
+) -> Charges | None:
+    """Fit both slopes on ``log n`` by least squares; None where counts (or margins) leave nothing to fit.
+
+    Args:
+        counts: of the living classes.
+        pulls: ``-phi_k'(M_k)``.
+        stretch: ``|h_k|^2 / M_k``.
+    """
+    if np.ptp(counts) == 0 or not np.all(stretch > 0):
+        return None
+    size = np.log(counts) - np.log(counts).mean()
+    slopes = [float(size @ np.log(values)) / float(size @ size) for values in (pulls, stretch)]
+    constant = np.log(pulls * counts * stretch)
+    return Charges(-2 * slopes[0] - 1, 2 * slopes[1] + 1, math.exp(float(np.std(constant))))
 
 
 class Fit(NamedTuple):
@@ -120,8 +207,11 @@ class Fit(NamedTuple):
     notes: tuple[str, ...]
 
 
-def fit_decays(statistics: FeatureStatistics, measured: Measured) -> Fit:
-    """Return what the data alone predict: cross-entropy without bias, counts from the labels."""
+def fit_decays(
+    statistics: FeatureStatistics, measured: Measured, loss: Loss | None = None, charge: float | None = None
+) -> Fit:
+    """Return what the data alone predict: counts from the labels, a loss (cross-entropy unless told), no bias."""
+    loss = loss or CrossEntropy()
     if not np.all(statistics.present):
         missing = listed(np.flatnonzero(~statistics.present))
         return _no_fit(f"{missing} without samples, which take part in no feature metric")
@@ -130,18 +220,29 @@ def fit_decays(statistics: FeatureStatistics, measured: Measured) -> Fit:
         return _no_fit("features with negative entries and unequal counts have no closed form")
     if np.any(statistics.counts != np.floor(statistics.counts)):
         return _no_fit("the rows stand for fractions of samples")
-    feature_energy = float(statistics.counts @ (measured.norms**2 + statistics.variances))
+    energies = statistics.counts * (measured.norms**2 + statistics.variances)
     weight_energy = float(np.sum(measured.weight**2))
-    estimate = estimate_decays(measured.margins, statistics.counts, weight_energy, feature_energy, features)
+    data = (measured.margins, statistics.counts, weight_energy, energies, features)
+    try:
+        estimate = estimate_decays(*data, loss=loss, norms=measured.norms, charge=charge)
+    except ClosedFormError as error:
+        return _no_fit(str(error).rstrip("."))
     if estimate is None:
         return _no_fit("no class has a margin above zero")
-    decays = (estimate.weight_decay, estimate.feature_decay)
-    prediction, notes = predicted(Problem(statistics.counts, statistics.dim, *decays, features=features))
+    cost: Any = estimate.feature_decay
+    if estimate.charge:
+        cost = charged(cost, statistics.counts, estimate.charge)
+    problem = Problem(
+        statistics.counts, statistics.dim, estimate.weight_decay, cost, loss=loss, features=features
+    )
+    prediction, notes = predicted(problem)
     if prediction is not None:
         ignored = "" if statistics.classifier[1] is None else " The fit ignores the bias."
-        assumed = f"Predictions are for cross-entropy and {features} features at these decays;"
+        name = "cross-entropy" if type(loss) is CrossEntropy else repr(loss).partition("(")[0]
+        assumed = f"Predictions are for {name} and {features} features at these decays;"
         notes = (f"{assumed} norms and margins were used for the fit and are not judged.{ignored}",)
-    return Fit(estimate, prediction, (estimate.sentence, *notes))
+    said = (estimate.sentence, estimate.charge_sentence)
+    return Fit(estimate, prediction, (*(text for text in said if text), *notes))
 
 
 def _no_fit(reason: str) -> Fit:

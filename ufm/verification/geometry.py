@@ -36,40 +36,36 @@ def collapse_row(prediction: Prediction, measured: Measured, tolerances: Toleran
     return Row("collapsed classes", meaning, *counts, 0, verdict, place, note)
 
 
+#: What each residual of directions compares; predicted 0, insensitive to scale.
+RESIDUALS = {
+    "NC2_H": "Gram matrix of class means against the predicted one, both of norm 1",
+    "NC2_W": "classifier against the combination of class means that stationarity calls for, both of norm 1",
+    "NC2_WWT": "Gram matrix of classifier rows against the predicted one, both of norm 1",
+    "NC3_WH": "logits of class means against the predicted ones, both of norm 1",
+}
+
+
+def direction_residuals(prediction: Prediction, measured: Measured) -> dict[str, float]:
+    """Return the residuals of directions of the ICML 2024 paper, by their names in `RESIDUALS`."""
+    problem = prediction.problem
+    costs = problem.counts * problem.feature_decays / problem.feature_decays.max()
+    wanted = metrics.classifier_from_means(measured.means, costs, dual_directions(prediction))
+    pairs = (
+        (measured.gram_features, prediction.gram_features),
+        (measured.weight, wanted),
+        (measured.gram_weights, prediction.gram_weights),
+        (measured.logits, prediction.logits),
+    )
+    return {name: metrics.direction_residual(*pair) for name, pair in zip(RESIDUALS, pairs, strict=True)}
+
+
 def residual_rows(prediction: Prediction, measured: Measured, tolerances: Tolerances) -> list[Row]:
     """Residuals of directions of the ICML 2024 paper: predicted 0, insensitive to scale."""
-    counts = np.asarray(prediction.problem.counts, dtype=np.float64)
-    wanted = metrics.classifier_from_means(measured.means, counts, dual_directions(prediction))
-    residual = metrics.direction_residual
+    residuals = direction_residuals(prediction, measured)
+    allowed = (tolerances.nc2_h, tolerances.nc2_w, tolerances.nc2_wwt, tolerances.nc3_wh)
     return [
-        scalar_row(
-            "NC2_H",
-            "Gram matrix of class means against the predicted one, both of norm 1",
-            0.0,
-            residual(measured.gram_features, prediction.gram_features),
-            tolerances.nc2_h,
-        ),
-        scalar_row(
-            "NC2_W",
-            "classifier against the combination of class means that stationarity calls for, both of norm 1",
-            0.0,
-            residual(measured.weight, wanted),
-            tolerances.nc2_w,
-        ),
-        scalar_row(
-            "NC2_WWT",
-            "Gram matrix of classifier rows against the predicted one, both of norm 1",
-            0.0,
-            residual(measured.gram_weights, prediction.gram_weights),
-            tolerances.nc2_wwt,
-        ),
-        scalar_row(
-            "NC3_WH",
-            "logits of class means against the predicted ones, both of norm 1",
-            0.0,
-            residual(measured.logits, prediction.logits),
-            tolerances.nc3_wh,
-        ),
+        scalar_row(name, RESIDUALS[name], 0.0, residuals[name], tolerance)
+        for name, tolerance in zip(residuals, allowed, strict=True)
     ]
 
 

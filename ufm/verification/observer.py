@@ -34,7 +34,7 @@ def collapse_observer(problem: Problem | Any) -> Callable[[Any, np.ndarray], dic
     """
     instance_of("problem", problem, Problem)
     prediction, _ = predicted(problem)
-    counts = problem.counts.astype(np.float64)
+    costs = problem.counts * problem.feature_decays / problem.feature_decays.max()
     targets: dict[str, np.ndarray] = {}
     if prediction is not None:
         targets = {
@@ -55,7 +55,7 @@ def collapse_observer(problem: Problem | Any) -> Callable[[Any, np.ndarray], dic
         logits = statistics.means @ point.weight.T
         if point.bias is not None:
             logits = logits + (point.bias - point.bias.mean() * problem.loss.shift_invariant)
-        wanted = metrics.classifier_from_means(statistics.means, counts, targets["directions"])
+        wanted = metrics.classifier_from_means(statistics.means, costs, targets["directions"])
         residual = metrics.direction_residual
         return values | {
             "nc2_h": residual(metrics.gram(statistics.means), targets["nc2_h"]),

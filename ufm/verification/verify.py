@@ -24,8 +24,8 @@ import numpy as np
 
 from ufm import metrics
 from ufm.duality.certificate import Certificate
-from ufm.inputs.checks import InputError, fraction, gap_tolerance, instance_of
-from ufm.losses import CrossEntropy
+from ufm.inputs.checks import InputError, fraction, gap_tolerance, instance_of, nonnegative_float
+from ufm.losses import CrossEntropy, Loss
 from ufm.metrics.nearest_mean import NearestMeanAgreement
 from ufm.metrics.statistics import FeatureStatistics
 from ufm.model.problem import Problem
@@ -61,6 +61,8 @@ def verify(
     statistics: FeatureStatistics | Any | None = None,
     second_pass: NearestMeanAgreement | Any | None = None,
     problem: Problem | Any | None = None,
+    loss: Loss | Any | None = None,
+    charge: float | Any | None = None,
     tol: float | Any | None = None,
     tolerance: float | Any | None = None,
 ) -> Report:
@@ -78,9 +80,10 @@ def verify(
         bias: its bias, if any.
         statistics: `FeatureStatistics` of the features, made with the classifier.
         second_pass: NC4 of streamed features, which takes a second pass over them; left out if omitted.
-        problem: counts, decays and loss. If omitted for arrays, counts come from the labels, cross-entropy
-            without bias is assumed, and the decays are estimated (`ufm.verification.effective`): only the
-            scale-free part is a test.
+        problem: counts, decays and loss. If omitted for arrays, counts come from the labels, a bias is ignored, and
+            the decays and who pays for features are estimated (`ufm.verification.effective`): the rest is a test.
+        loss: without a problem: what the network was trained with, class weights included; else cross-entropy.
+        charge: without a problem: the exponent g of who pays for features (`ufm.conventions.charged`), if known.
         tol: relative duality gap that the point claims, default ``solution.tol``; below 1, as larger ones prove
             nothing. With arrays: hold them to this gap like a solution. Without it they are if they happen to be
             certified to 1e-8.
@@ -122,6 +125,11 @@ def verify(
             instance_of(name, value, kind)
     arrays = (features, labels, weight)
     given = [solution is not None, any(array is not None for array in arrays), statistics is not None]
+    if (loss is not None or charge is not None) and (problem is not None or solution is not None):
+        raise InputError("loss and charge must be omitted with a problem, which has its own loss and decays")
+    if loss is not None:
+        instance_of("loss", loss, Loss)
+    charge = None if charge is None else nonnegative_float("charge", charge)
     if sum(given) != 1:
         raise InputError(
             "verify needs exactly one of a solution, arrays (features, labels, weight), or statistics"
@@ -139,7 +147,8 @@ def verify(
     else:
         subject = subject_of_arrays(features, labels, weight, bias, problem)
     if problem is None:
-        return _verify_unknown(subject, NETWORK_TOLERANCE if tolerance is None else tolerance)
+        told = (loss or CrossEntropy(), charge)
+        return _verify_unknown(subject, NETWORK_TOLERANCE if tolerance is None else tolerance, *told)
     subject = dataclasses.replace(subject, claims_optimum=tol is not None)
     return _verify_point(subject, problem, tol or DEFAULT_TOL, tolerance)
 
@@ -236,15 +245,16 @@ def _open_rows(
     ]
 
 
-def _verify_unknown(subject: Subject, tolerance: float) -> Report:
-    """Verify without a problem: fit the decays, then judge what does not depend on scale."""
+def _verify_unknown(subject: Subject, tolerance: float, loss: Loss, charge: float | None) -> Report:
+    """Verify without a problem: fit the decays and the charge, then judge what does not follow from the fit."""
     statistics = subject.statistics
-    measured = measured_geometry(statistics, CrossEntropy())
-    fit = fit_decays(statistics, measured)
-    accuracy, loss = metrics.accuracy(statistics), metrics.mean_cross_entropy(statistics)
+    loss.check_classes(statistics.num_classes)
+    measured = measured_geometry(statistics, loss)
+    fit = fit_decays(statistics, measured, loss, charge)
+    accuracy, nats = metrics.accuracy(statistics), metrics.mean_cross_entropy(statistics)
     rows = [
         checks.info_row("accuracy", "fraction of samples classified correctly", accuracy),
-        checks.info_row("cross-entropy", "mean cross-entropy, in nats", loss),
+        checks.info_row("cross-entropy", "mean cross-entropy, in nats", nats),
     ]
     tolerances, notes = None, fit.notes
     if fit.prediction is None:

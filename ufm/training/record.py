@@ -1,0 +1,47 @@
+"""What one epoch leaves behind: sums over its samples, on the host, which can be sent and merged."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ufm.metrics.batches import Sums
+
+
+class Record(NamedTuple):
+    """Sums over the samples of an epoch, or of one process's share of it.
+
+    Attributes:
+        sums: moments of the features, and what the classifier said about them.
+        smallest: the smallest entry of a feature, if below 0.
+        agreeing: samples on which the classifier and the nearest of last epoch's class means agree.
+        compared: samples for which that was asked.
+        dropped: rows left out, because their label is negative or something in them is not finite.
+    """
+
+    sums: Sums
+    smallest: float = 0.0
+    agreeing: float = 0.0
+    compared: float = 0.0
+    dropped: float = 0.0
+
+    @staticmethod
+    def empty(num_classes: int, dim: int, scatter: bool) -> Record:
+        """Return the record of no samples."""
+        return Record(Sums.empty(num_classes, dim, scatter, logits=True))
+
+    def merged(self, other: Record) -> Record:
+        """Return the record of the samples of both; neither is changed."""
+        sums, theirs = self.sums.copy(), other.sums
+        classes = np.arange(len(sums.moments.counts))
+        sums.moments.add(classes, theirs.moments)
+        if sums.logits is not None and theirs.logits is not None:
+            sums.logits.add(classes, theirs.logits)
+        return Record(
+            sums,
+            min(self.smallest, other.smallest),
+            self.agreeing + other.agreeing,
+            self.compared + other.compared,
+            self.dropped + other.dropped,
+        )
