@@ -169,7 +169,7 @@ def summary(outcomes: list[Outcome]) -> str:
 
 def figure(outcomes: list[Outcome]) -> Figure:
     """Return the figure: for every setting one row of convergence, margins and norms over epochs, and the end."""
-    with canvas(PAGE, 0.4 + 1.65 * len(outcomes)) as drawing:
+    with canvas(PAGE, 0.9 + 1.65 * len(outcomes)) as drawing:
         grid = drawing.subplots(len(outcomes), 4, squeeze=False, width_ratios=(1.15, 1, 1, 1))
         scale = _class_scale(outcomes)
         for row, outcome in zip(grid, outcomes, strict=True):

@@ -32,7 +32,7 @@ def keep_compiled_programs() -> Path | None:
     wanted = os.environ.get(VARIABLE, "")
     if wanted.lower() == "off" or os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return None
-    if jax.config.jax_compilation_cache_dir is not None:
+    if getattr(jax.config, "jax_compilation_cache_dir", None) is not None:
         return None
     folder = Path(wanted) if wanted else _cache_folder() / "ufm" / "compiled"
     folder = folder / _kind_of_machine()
