@@ -16,8 +16,9 @@ from ufm.model.groups import (
     groups_of,
     reduce_point,
 )
-from ufm.model.objective import build_objective, scaling, to_point
+from ufm.model.objective import to_point
 from ufm.model.problem import Problem
+from ufm.model.stack import build_objective, scaling
 
 COUNTS = np.array([50, 20, 50, 5, 20, 7, 50])
 
