@@ -76,3 +76,33 @@ def test_every_long_tail_is_certified(profile, bias, decays, form):
     counts = parse_counts(profile)
     problem = ufm.Problem(counts, 32, *decays, loss=parse_loss(form, counts), bias=bias)
     assert ufm.solve(problem).certified
+
+
+@pytest.mark.parametrize(
+    ("form", "bias", "decay"), [("ce", 0.0, 1e-3), ("ce", 0.0, 2e-3), ("smoothing:0.1", 0.0, 1e-3)]
+)
+def test_a_class_without_a_feature_that_the_bias_carries(form, bias, decay):
+    """The largest class has no feature, the others share directions: least squares alone left 1e-3 open here."""
+    counts = np.array([5000, 1888, 713, 269, 101, 38])
+    solution = ufm.solve(ufm.Problem(counts, 8, decay, decay, loss=parse_loss(form, counts), bias=bias))
+    assert solution.certified
+    assert not np.any(solution.features[0])
+    assert solution.certificate.relative_gap < 1e-8
+
+
+@settings(max_examples=30)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_a_planted_multiplier_is_found(seed):
+    """With ``G + S = U U' + inner`` for a planted S, sparse where classes occur together, the bound is one."""
+    rng = np.random.default_rng(seed)
+    K, rank = int(rng.integers(3, 9)), 2
+    means = rng.uniform(0.1, 1, (K, rank)) * (rng.integers(0, rank, (K, 1)) == np.arange(rank))
+    means[0] = rng.uniform(0.1, 1, rank)  # a class that shares with all, and one that has nothing
+    means[1] = 0
+    used = np.linalg.qr(means)[0]
+    apart = (means @ means.T == 0) & ~np.eye(K, dtype=bool)
+    planted = np.where(apart, rng.uniform(0, 1, (K, K)), 0)
+    planted = planted + planted.T
+    others = np.eye(K) - used @ used.T
+    product = used @ used.T + 0.5 * others - planted
+    assert sharing_bound(product, means @ means.T) <= 1 + 1e-9

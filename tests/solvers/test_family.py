@@ -35,8 +35,8 @@ def name(cell):
 def check(problem, seed):
     solution = ufm.solve(problem, seed=seed, tol=TOL)
     if not problem.loss.convex:
-        assert solution.status == "no_certificate"
-        assert solution.certificate.lower_bound == -np.inf
+        assert solution.certified or solution.status == "no_certificate"
+        assert solution.certificate.lower_bound <= solution.objective * (1 + 1e-12)
         assert solution.certificate.residual <= 1e-7
         return solution
     assert solution.status == "certified", (seed, solution.to_dict())

@@ -1,4 +1,4 @@
-r"""A duality gap for any point of any convex unconstrained-feature model: optimality as a number.
+r"""A duality gap for any point of any unconstrained-feature model: optimality as a number.
 
 For every class choose a vector ``Q_k`` in the domain of the conjugate ``loss_k*``. Then for *all* ``(W, H, b)``
 
@@ -10,6 +10,8 @@ every sample with the Q of its class; ``(1/N) sum_i <Q_{y_i}, W h_i> = sum_j <B'
 ``B = sqrt(lambda_W lambda_H) A``, ``v^j_k = sum_{i in k} h_i^j / sqrt(n_k)`` and ``|v^j| <= |H^j|``
 (Cauchy-Schwarz), hence at least ``-sqrt(lambda_W lambda_H) sum_j |w^j||H^j|``, which the regulariser makes up for.
 A regularised bias subtracts ``|sum_k (n_k/N) Q_k|^2/(2 lambda_b)``; an unregularised one requires that sum to be 0.
+
+The bound holds for a loss that is not convex, too, but need not be attained: its gap may stay open at the optimum.
 
 No theorem about the optimum is used, any d and both levels are covered, and everything is float64 NumPy at the
 point that is returned. Candidates for Q start from the class means of the loss gradient. Scaling all of them by
@@ -45,7 +47,7 @@ class Certificate:
 
     Attributes:
         objective: ``P`` at the point.
-        lower_bound: ``D <= P*``; minus infinity when there is none (non-convex loss, infeasible point).
+        lower_bound: ``D <= P*``; minus infinity when there is none (a loss without a conjugate, infeasible point).
         polar: bound on ``polar(A)`` of the raw class-mean gradients; above 1 an escape move may exist.
         residual: norm of the projected gradient in balanced coordinates over ``sqrt(2 P)``, the scale of a point.
         num_classes: ``K``, which scales the allowance for rounding.
@@ -185,7 +187,7 @@ def _judged(
     objective = sums.loss / problem.num_samples + _regulariser(problem, point, sums.charge)
     usable = sums.feasible & np.all(np.isfinite(sums.slopes), axis=(-2, -1)) & np.all(rows_per_class > 0)
     lower_bound, polar = np.full(usable.shape, -math.inf), np.full(usable.shape, math.nan)
-    if problem.loss.convex and np.any(usable):
+    if problem.loss.bounded and np.any(usable):
         slopes, means = (part / rows_per_class[:, None] for part in (sums.slopes, sums.features))
         balanced = means * np.sqrt(problem.feature_decays * problem.counts)[..., None]
         slopes = np.where(usable[..., None, None], slopes, math.nan)

@@ -46,7 +46,7 @@ def best_lower_bound(
     """Return the best lower bound on the optimal value found from ``raw``, and a bound on its polar.
 
     Args:
-        problem: a problem with a convex loss, or a stack.
+        problem: a problem whose loss has a conjugate, or a stack.
         raw: class means of the gradient of the loss in the logits, at any point.
         gram: ``<g_k, g_l>`` of the class means of that point in balanced coordinates. It only suggests which
             constraints are active; the bound is valid whatever it is.

@@ -23,8 +23,8 @@ from ufm.model.problem import FeatureSet
 ROUNDING = 8 * float(np.finfo(np.float64).eps)
 #: Up to this size the eigenvalue is computed directly; above it by power iteration.
 DENSE_LIMIT = 200
-#: Up to this size the bound is sharpened for classes that share directions: the cost grows like the cube.
-SHARING_LIMIT = 400
+#: Up to this size the bound is sharpened for classes that share directions, in a few seconds: the cost is cubic.
+SHARING_LIMIT = 600
 #: Squared bounds above this come from points far from optimal, which no sharper bound would certify.
 SHARPENED = 2.0
 

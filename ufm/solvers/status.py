@@ -11,7 +11,7 @@ class Status(enum.StrEnum):
     * ``certified``: the relative duality gap ``(P - D)/P`` is at most ``tol``, proof of the global optimum.
     * ``max_steps``: the step limit came first.
     * ``stalled``: nothing improves the point any more, yet the gap is open.
-    * ``no_certificate``: a stationary point of a loss that is not convex.
+    * ``no_certificate``: a stationary point of a loss that is not convex, whose gap is open.
     * ``nonfinite``: the iterates overflowed.
 
     Example:
@@ -35,11 +35,13 @@ _SENTENCES = {
     Status.CERTIFIED: "The duality gap proves that this is the global optimum to the tolerance asked for.",
     Status.MAX_STEPS: "The step limit came first; raise max_steps, or start again from this solution.",
     Status.STALLED: (
-        "No step and no escape move (if allowed) improves the point, yet the gap is open: with dim < K the bound "
-        "need not be attained (raise dim to at least K); otherwise tol is below what this precision can show."
+        "No step and no escape move (if allowed) improves the point, yet the gap is open: the point may be the "
+        "optimum and the bound not attained (always possible with dim < K; with dim >= K where classes share "
+        "directions), or tol is below what this precision can show."
     ),
     Status.NO_CERTIFICATE: (
-        "The loss is not convex, so no bound exists: this is a stationary point, compare several seeds."
+        "This is a stationary point, but the loss is not convex: its lower bound need not be attained, and the gap "
+        "stays open here; compare several seeds."
     ),
     Status.NONFINITE: "The iterates overflowed; lower the learning rate, or use the default solver in float64.",
 }
