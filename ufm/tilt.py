@@ -13,6 +13,8 @@ from jaxtyping import Float, Int
 from ufm.softmax import label_mask, softmax
 
 NEWTON_STEPS = 60
+#: The first step moves no bias by more; every one that did not go too far doubles that.
+FIRST_STEP = 1.0
 RIDGE = 1e-13
 
 
@@ -38,18 +40,23 @@ def tilted_residual(
     mask = label_mask(labels, num_classes)
     r = np.where(mask, np.maximum(1.0 - rest.sum(axis=1, keepdims=True), 0.0), rest)
     log_r = np.where(r > 0, np.log(np.where(r > 0, r, 1.0)), -np.inf)
-    bias = np.zeros(num_classes)
+    bias, move, radius = np.zeros(num_classes), np.zeros(num_classes), FIRST_STEP
+    best = np.full(num_classes, np.inf)
     for _ in range(NEWTON_STEPS):
-        tilted = softmax(log_r + bias)
+        tilted = softmax(log_r + bias + move)
         others = np.where(mask, 0.0, tilted - smoothing / num_classes)
-        residual = np.where(mask, -others.sum(axis=1, keepdims=True), others)
-        slope = weights @ residual
+        found = np.where(mask, -others.sum(axis=1, keepdims=True), others)
+        slope = weights @ found
+        if np.any(move) and not abs(slope @ move) <= abs(best @ move):  # convex: it went past the minimum
+            move, radius = move / 4, radius / 4
+            continue
+        bias, best, residual = bias + move, slope, found
         scale = weights @ (np.abs(residual) + smoothing / num_classes)
         if np.all(np.abs(slope) <= 4 * np.finfo(float).eps * scale):
             break
         step = _newton_step(tilted, weights, slope)
-        bias = bias - step / max(1.0, float(np.abs(step).max()))
-    return residual - slope / weights.sum()
+        move, radius = -step * min(1.0, radius / float(np.abs(step).max())), 2 * radius
+    return residual - best / weights.sum()
 
 
 def _newton_step(
