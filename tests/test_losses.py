@@ -260,7 +260,7 @@ def test_centred_rows_are_feasible_for_a_free_bias(loss, seed, scale):
     gradient = loss.gradient(logits, labels)
     dual = loss.centre(gradient, labels, priors)
     assert np.all(np.abs(priors @ dual) <= 100 * EPS * (priors @ np.abs(dual)))
-    if tells_its_distributions(loss, gradient, labels):  # else the one on the label may have become zero
+    if tells_its_distributions(loss, gradient, labels):  # else there may be no bias that centres them
         np.testing.assert_allclose(
             loss.into_domain(dual, labels), dual, rtol=0, atol=1e3 * EPS * np.abs(dual).max()
         )
@@ -276,7 +276,7 @@ def tells_its_distributions(loss, gradient, labels):
 
 
 def test_centring_finds_biases_of_any_size():
-    """Logits of a hundred need biases as large: steps of at most 1 would leave most of these points without a bound."""
+    """Logits of a hundred need biases as large: steps of at most 1 would leave most such points without a bound."""
     loss, labels, reached = CrossEntropy(), np.arange(K), 0
     for seed in range(100):
         rng = np.random.default_rng(seed)
