@@ -38,12 +38,12 @@ def optimality_rows(
 ) -> list[Row]:
     """Gap, objective, KKT residual: judged if ``eps`` is given, otherwise for information.
 
-    The gap of a point that claims to be optimal is judged whenever there can be one.
+    The gap of a point that claims to be optimal is judged whenever there must be one, and one that is closed always.
     """
     if certificate is None:
         return []
-    judge = eps is not None or (subject.claims_optimum and problem.loss.convex)
-    rows = [_gap_row(certificate, tol, judge, problem.loss.convex)]
+    claimed = subject.claims_optimum and (problem.loss.convex or certificate.certifies(tol))
+    rows = [_gap_row(certificate, tol, judge=claimed or eps is not None)]
     if prediction is not None:
         rows.append(_objective_row(certificate, prediction, eps))
     if subject.reported is not None:
@@ -55,14 +55,10 @@ def optimality_rows(
     return [*rows, scalar_row("KKT residual", meaning, 0.0, residual, math.sqrt(eps / certificate.objective))]
 
 
-def _gap_row(certificate: Certificate, tol: float, judge: bool, convex: bool) -> Row:
+def _gap_row(certificate: Certificate, tol: float, judge: bool) -> Row:
     meaning = "objective minus a lower bound that holds for every point, over the objective"
     gap = certificate.relative_gap if math.isfinite(certificate.lower_bound) else None
-    note = ""
-    if gap is None:
-        note = (
-            "infinite: no lower bound follows from this point" if convex else "none: the loss is not convex"
-        )
+    note = "" if gap is not None else "infinite: no lower bound follows from this point"
     if not judge:
         return info_row("duality gap", meaning, gap, note)
     verdict: Verdict = "pass" if certificate.certifies(tol) else "fail"

@@ -196,7 +196,7 @@ def _basis(certificate: Certificate | None, eps: float | None, tol: float, toler
             return text
         return f"{text} The point has no lower bound, so its own gap is infinite: it is held to the gap it claims."
     if tolerance is None:
-        return "The loss is not convex: no gap certifies anything, so nothing is judged."
+        return "The loss is not convex: a closed gap is judged, the geometry is not."
     gap = "" if certificate is None else f" The relative duality gap is {certificate.relative_gap:.1e}."
     return (
         f"Tolerance {tolerance:g} for every residual, cosine and fraction; for norms and margins times the "
