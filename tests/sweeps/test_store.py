@@ -17,7 +17,7 @@ from ufm.sweeps.member import build_member
 
 FIXED = {"counts": "step:K=4,n_max=40", "dim": 6}
 AXES = {"counts.ratio": [1.0, 4.0, 10.0], "nuclear_weight": list(np.geomspace(1e-3, 1e-1, 4))}
-BATCHES = {"batch_size": 8}  # the lanes are then four wide, as everywhere in these tests
+BATCHES = {"batch_size": 8}  # the blocks are then four wide, as everywhere in these tests
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from ufm.inputs.checks import CheckpointError, InputError
 from ufm.inputs.files import open_archive, replacing
 from ufm.model.processes import agreed, is_first_process
 from ufm.solvers.batch import Alone
-from ufm.solvers.course import Course
+from ufm.solvers.run import Run
 
 #: Changes when the contents of a checkpoint do.
 FORMAT = 3
@@ -53,24 +53,24 @@ class Checkpoints:
         if self.path.exists():
             raise InputError(f"checkpoint {self.path} exists; resume from it, give another file or delete it")
 
-    def keep(self, device: Alone, course: Course, now: bool = False) -> None:
+    def keep(self, device: Alone, run: Run, now: bool = False) -> None:
         """Write a checkpoint if it is time to, or ``now``; not twice at one step."""
-        if self.last_step == course.steps:
+        if self.last_step == run.steps:
             return
         if agreed(now or time.monotonic() - self.written >= self.every):
-            self.write(device, course)
-            self.written, self.last_step = time.monotonic(), course.steps
+            self.write(device, run)
+            self.written, self.last_step = time.monotonic(), run.steps
 
-    def write(self, device: Alone, course: Course) -> None:
+    def write(self, device: Alone, run: Run) -> None:
         """Write a checkpoint; raise `CheckpointError` if that fails, in every process."""
         leaves = [_on_host(leaf, device) for leaf in jax.tree.leaves(device.state)]
-        failure = self._replace(course, leaves) if is_first_process() else None
+        failure = self._replace(run, leaves) if is_first_process() else None
         if agreed(failure is not None):
             raise CheckpointError(failure or f"the first process cannot write checkpoint {self.path}")
 
-    def _replace(self, course: Course, leaves: list[np.ndarray]) -> str | None:
+    def _replace(self, run: Run, leaves: list[np.ndarray]) -> str | None:
         """Put a new file in the place of the old one; return why that failed, if it did."""
-        about = {"format": FORMAT, "key": self.key, "course": course.before_look}
+        about = {"format": FORMAT, "key": self.key, "run": run.before_look}
         arrays: dict[str, Any] = {"about": json.dumps(about)}
         arrays.update((f"leaf{i}", leaf) for i, leaf in enumerate(leaves))
         try:
@@ -83,7 +83,7 @@ class Checkpoints:
             return f"cannot write checkpoint {self.path}: {error.strerror or error}; {kept}"
         return None
 
-    def restore(self, device: Alone, course: Course) -> None:
+    def restore(self, device: Alone, run: Run) -> None:
         """Put a run where the checkpoint left it, just before a look; raise `InputError` if it does not fit."""
         about, leaves = self._read()
         if about["key"] != self.key:
@@ -98,18 +98,18 @@ class Checkpoints:
         )
         if not fits:
             raise InputError(f"{self.path} was written by another version of the solver; use another file")
-        remembered = about["course"]
+        remembered = about["run"]
         if (
             not isinstance(remembered, dict)
-            or set(remembered) != set(course.memory)
+            or set(remembered) != set(run.memory)
             or not remembered["history"]
         ):
             raise InputError(
                 f"{self.path} is not a whole checkpoint (the record of the run); use another file"
             )
         device.state = jax.tree.unflatten(structure, map(_on_device, leaves, now))
-        course.memory = remembered
-        self.last_step = course.steps
+        run.memory = remembered
+        self.last_step = run.steps
 
     def _read(self) -> tuple[dict[str, Any], list[np.ndarray]]:
         try:
@@ -117,7 +117,7 @@ class Checkpoints:
                 about = json.loads(str(file["about"]))
                 leaves = [file[f"leaf{i}"] for i in range(len(file.files) - 1)]
             if about["format"] == FORMAT:
-                about = {name: about[name] for name in ("format", "key", "course")}
+                about = {name: about[name] for name in ("format", "key", "run")}
         except FileNotFoundError:
             raise InputError(
                 f"there is no checkpoint {self.path} to resume from; leave out resume to begin"

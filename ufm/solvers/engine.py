@@ -2,7 +2,7 @@
 
 A single solve is a batch of one. The rule runs on the device in its own precision; the certificate is evaluated in
 float64 at the point that would be returned. Nothing on the device decides when to stop. Many tasks travel in two
-lanes, so that the device works on one while the host judges the other; a task that has ended costs nothing.
+blocks, so that the device works on one while the host judges the other; a task that has ended costs nothing.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from ufm.model.stack import Stack, member
 from ufm.solvers.batch import Alone, Many
 from ufm.solvers.checkpoint import Checkpoints
 from ufm.solvers.coordinates import with_few_coordinates
-from ufm.solvers.course import Action, Course
 from ufm.solvers.escape import Move, escape_all
 from ufm.solvers.limits import Precision
+from ufm.solvers.run import Action, Run
 from ufm.solvers.status import Status
 from ufm.solvers.task import Outcome, Setup, Task
 
@@ -32,20 +32,20 @@ from ufm.solvers.task import Outcome, Setup, Task
 Result = Outcome | list[Variables]
 
 
-class Lane:
-    """Some courses with a chunk under way on the device."""
+class Block:
+    """Some runs with a chunk under way on the device."""
 
-    def __init__(self, device: Alone | Many, courses: list[Course], width: int, setup: Setup) -> None:
-        self.device, self.courses, self.width, self.setup = device, courses, width, setup
+    def __init__(self, device: Alone | Many, runs: list[Run], width: int, setup: Setup) -> None:
+        self.device, self.runs, self.width, self.setup = device, runs, width, setup
         self.chunk = 0
 
     def advance(self) -> None:
-        """Send the next chunk on its way: no course is taken beyond its next look."""
-        self.chunk = min(course.due - course.steps for course in self.courses)
+        """Send the next chunk on its way: no run is taken beyond its next look."""
+        self.chunk = min(run.due - run.steps for run in self.runs)
         self.device.advance(self.chunk)
 
-    def turn(self, waiting: deque[Course]) -> dict[int, Outcome]:
-        """Judge all courses after the chunk, fill free slots; return what has ended. The next chunk is not sent."""
+    def turn(self, waiting: deque[Run]) -> dict[int, Outcome]:
+        """Judge all runs after the chunk, fill free slots; return what has ended. The next chunk is not sent."""
         restarts: dict[int, list[Variables]] = {}
         ended: dict[int, Outcome] = {}
         for slot, result in self._results():
@@ -53,27 +53,27 @@ class Lane:
                 ended[slot] = result
             else:
                 restarts[slot] = result
-        solved = {self.courses[slot].index: outcome for slot, outcome in ended.items()}
-        kept = [slot for slot in range(len(self.courses)) if slot not in ended]
+        solved = {self.runs[slot].index: outcome for slot, outcome in ended.items()}
+        kept = [slot for slot in range(len(self.runs)) if slot not in ended]
         places = {slot: place for place, slot in enumerate(kept)}
-        again = {places[slot]: (box, self.courses[slot].caution) for slot, box in restarts.items()}
+        again = {places[slot]: (box, self.runs[slot].caution) for slot, box in restarts.items()}
         new = [waiting.popleft() for _ in range(min(self.width - len(kept), len(waiting)))]
-        self.courses = [self.courses[slot] for slot in kept] + new
-        if self.courses and (ended or new or again):
-            self.device.renew(kept, [course.index for course in new], again)
+        self.runs = [self.runs[slot] for slot in kept] + new
+        if self.runs and (ended or new or again):
+            self.device.renew(kept, [run.index for run in new], again)
         return solved
 
     def _results(self) -> Iterator[tuple[int, Result]]:
-        """Yield (slot, end or new start) of the courses for which something happens."""
+        """Yield (slot, end or new start) of the runs for which something happens."""
         seen = self.device.check()
         objectives, residuals, polars = (part.tolist() for part in seen)
         back, looked = [], []
-        for slot, course in enumerate(self.courses):
-            passed = course.passed(self.chunk, objectives[slot])
+        for slot, run in enumerate(self.runs):
+            passed = run.passed(self.chunk, objectives[slot])
             if passed == "back":
                 back.append(slot)
             elif passed == "due":
-                if course.wants_certificate(objectives[slot], residuals[slot], polars[slot]):
+                if run.wants_certificate(objectives[slot], residuals[slot], polars[slot]):
                     looked.append(slot)
                 else:
                     self._record(slot, objectives[slot], residuals[slot])
@@ -83,82 +83,80 @@ class Lane:
             yield from self._looks(looked)
 
     def record_start(self) -> None:
-        """Begin the history of a course that has one, before its first step."""
+        """Begin the history of a run that has one, before its first step."""
         self.device.advance(0)
         objective, residual, _ = (float(part[0]) for part in self.device.check())
         if math.isnan(residual):  # not computed on the device
             certificate = self._certify([0], self.device.variables([0]))[0]
-            self.courses[0].bound = certificate.lower_bound
+            self.runs[0].bound = certificate.lower_bound
             objective, residual = certificate.objective, certificate.residual
         self._record(0, objective, residual)
 
     def _record(self, slot: int, objective: float, residual: float, point: Variables | None = None) -> None:
-        """Add to the history of a course, with what its observer sees of the point."""
-        task = self.courses[slot].task
+        """Add to the history of a run, with what its observer sees of the point."""
+        task = self.runs[slot].task
         found: dict[str, float] = {}
         if task.observe is not None:
             point = member(self.device.variables([slot]), 0) if point is None else point
             found = task.observe(point, self._stack([slot]).labels[0])
-        self.courses[slot].record(objective, residual, found)
+        self.runs[slot].record(objective, residual, found)
 
     def _go_back(self, slot: int) -> Result:
         """Go on more cautiously from the point before the chunk, or end there if that is exhausted."""
-        course, point = self.courses[slot], self.device.variables([slot], before=True)
-        if not course.exhausted:
+        run, point = self.runs[slot], self.device.variables([slot], before=True)
+        if not run.exhausted:
             return [member(point, 0)]
         certificate = self._certify([slot], point)[0]
         self._record(slot, certificate.objective, certificate.residual, member(point, 0))
-        return course.end(member(point, 0), certificate, Status.NONFINITE)
+        return run.end(member(point, 0), certificate, Status.NONFINITE)
 
     def _stack(self, slots: Sequence[int]) -> Stack:
-        return Stack([self.courses[slot].task.problem for slot in slots], self.setup.level)
+        return Stack([self.runs[slot].task.problem for slot in slots], self.setup.level)
 
     def _certify(self, slots: Sequence[int], points: Variables) -> list[Certificate]:
-        courses = [self.courses[slot] for slot in slots]
-        tol = np.array([course.limits.tol for course in courses])
-        residual = np.array([10 * course.limits.residual for course in courses])
+        runs = [self.runs[slot] for slot in slots]
+        tol = np.array([run.limits.tol for run in runs])
+        residual = np.array([10 * run.limits.residual for run in runs])
         # a solve that is watched gets the sharpest bound there is, wherever it may end
-        watched = courses[0].task.report is not None and courses[0].may_end
+        watched = runs[0].task.report is not None and runs[0].may_end
         found = certificates(self._stack(slots), points, tol, residual, thorough=watched)
         return [Certificate(*agreed(tuple(vars(each).values()))) for each in found]
 
     def _looks(self, slots: Sequence[int]) -> Iterator[tuple[int, Result]]:
-        """Yield (slot, end or new start) of the courses that a certificate ends, frees or calms."""
+        """Yield (slot, end or new start) of the runs that a certificate ends, frees or calms."""
         points = self.device.variables(slots)
         found = self._certify(slots, points)
         actions: list[Action] = []
         for slot, certificate in zip(slots, found, strict=True):
-            course = self.courses[slot]
-            actions.append(course.judge(certificate))
+            run = self.runs[slot]
+            actions.append(run.judge(certificate))
             self._record(slot, certificate.objective, certificate.residual)
         stuck = [i for i, action in enumerate(actions) if action == "escape"]
         moves = escape_all(self._stack([slots[i] for i in stuck]), member(points, stuck)) if stuck else []
         for i, move in zip(stuck, moves, strict=True):
-            course = self.courses[slots[i]]
-            if agreed(move is not None and move.decrease > course.least):
+            run = self.runs[slots[i]]
+            if agreed(move is not None and move.decrease > run.least):
                 point = agreed(member(points, i) if move is None else move.variables)
                 yield slots[i], self._escape(slots[i], point, move)
             else:
-                actions[i] = course.refuse(found[i])
+                actions[i] = run.refuse(found[i])
         for i, action in enumerate(actions):
             if isinstance(action, Status):
-                yield slots[i], self.courses[slots[i]].end(member(points, i), found[i], action)
+                yield slots[i], self.runs[slots[i]].end(member(points, i), found[i], action)
             elif action == "calm":
                 yield slots[i], [member(points, i)]
 
     def _escape(self, slot: int, point: Variables, move: Move | None) -> Result:
         """Go on from where an escape move leads, or end there if the steps are used up."""
-        course, task = self.courses[slot], self.courses[slot].task
-        course.escaped("" if move is None else move.sentence)
-        if task.report is None and course.steps < task.limits.max_steps:
+        run, task = self.runs[slot], self.runs[slot].task
+        run.escaped("" if move is None else move.sentence)
+        if task.report is None and run.steps < task.limits.max_steps:
             return [point]
         certificate = self._certify([slot], member(point, None))[0]
-        course.bound = max(course.bound, certificate.lower_bound)
+        run.bound = max(run.bound, certificate.lower_bound)
         self._record(slot, certificate.objective, certificate.residual, point)
         return (
-            course.end(point, certificate, Status.MAX_STEPS)
-            if course.steps >= task.limits.max_steps
-            else [point]
+            run.end(point, certificate, Status.MAX_STEPS) if run.steps >= task.limits.max_steps else [point]
         )
 
 
@@ -181,22 +179,22 @@ def solve_one(
 def _run(task: Task, setup: Setup, checkpoints: Checkpoints | None = None, resume: bool = False) -> Outcome:
     """Run one task in the coordinates of its problem."""
     with precision(setup.dtype):
-        device, course = Alone(task, setup), Course(0, task, setup.rule.descends)
-        lane = Lane(device, [course], 1, setup)
+        device, run = Alone(task, setup), Run(0, task, setup.rule.descends)
+        block = Block(device, [run], 1, setup)
         if checkpoints is not None and resume:
-            checkpoints.restore(device, course)
+            checkpoints.restore(device, run)
             device.advance(0)  # and look again, as when the checkpoint was written
         else:
-            lane.record_start()
-            lane.advance()
+            block.record_start()
+            block.advance()
         while True:
-            ended = lane.turn(deque())
+            ended = block.turn(deque())
             if checkpoints is not None and not device.fresh:
-                last = bool(ended) or course.steps >= task.limits.max_steps
-                checkpoints.keep(device, course, now=last)
+                last = bool(ended) or run.steps >= task.limits.max_steps
+                checkpoints.keep(device, run, now=last)
             if ended:
                 return ended[0]
-            lane.advance()
+            block.advance()
 
 
 def solve_many(
@@ -211,8 +209,8 @@ def solve_many(
     Args:
         tasks: the tasks.
         setup: what they share.
-        width: how many share the device at a time, both lanes together.
-        sharding: how to spread each lane over devices; None for the default device.
+        width: how many share the device at a time, both blocks together.
+        sharding: how to spread each block over devices; None for the default device.
         report: called with the number of tasks solved, now and then.
 
     Returns:
@@ -234,21 +232,21 @@ def _run_together(
     solved: dict[int, Outcome] = {}
     half = math.ceil(width / 2)
     with precision(setup.dtype):
-        waiting = deque(Course(i, task, setup.rule.descends) for i, task in enumerate(tasks))
-        lanes: list[Lane] = []
-        while waiting and len(lanes) < 2:
+        waiting = deque(Run(i, task, setup.rule.descends) for i, task in enumerate(tasks))
+        blocks: list[Block] = []
+        while waiting and len(blocks) < 2:
             taken = [waiting.popleft() for _ in range(min(half, len(waiting)))]
-            device = Many(tasks, [course.index for course in taken], half, setup, sharding)
-            lanes.append(Lane(device, taken, half, setup))
-            lanes[-1].advance()
-        while lanes:
-            for lane in lanes:
-                ended = lane.turn(waiting)
+            device = Many(tasks, [run.index for run in taken], half, setup, sharding)
+            blocks.append(Block(device, taken, half, setup))
+            blocks[-1].advance()
+        while blocks:
+            for block in blocks:
+                ended = block.turn(waiting)
                 solved |= ended
                 report(len(ended))
-                if lane.courses:
-                    lane.advance()
-            lanes = [lane for lane in lanes if lane.courses]
+                if block.runs:
+                    block.advance()
+            blocks = [block for block in blocks if block.runs]
     return [solved[i] for i in range(len(tasks))]
 
 

@@ -53,13 +53,13 @@ class Move:
     """A better point and what was done to get there."""
 
     variables: Variables
-    deed: str
+    description: str
     decrease: float
 
     @property
     def sentence(self) -> str:
         """The move in words, for the history."""
-        return f"{self.deed}, objective down {self.decrease:.2e}"
+        return f"{self.description}, objective down {self.decrease:.2e}"
 
 
 def escape_all(stack: Stack, points: Variables) -> list[Move | None]:
@@ -78,8 +78,8 @@ def escape_all(stack: Stack, points: Variables) -> list[Move | None]:
         if applicable(mine):
             moved, atoms, decrease = with_own_coordinates(mine, member(points, group))
             for i in np.flatnonzero(decrease > 0).tolist():
-                deed = f"rotated classes towards axes of their own, added {int(atoms[i])} atoms"
-                found[group[i]] = Move(member(moved, i), deed, float(decrease[i]))
+                description = f"rotated classes towards axes of their own, added {int(atoms[i])} atoms"
+                found[group[i]] = Move(member(moved, i), description, float(decrease[i]))
     for i, problem in enumerate(stack.problems):
         if i not in found and (move := escape(problem, stack.level, member(points, i))) is not None:
             found[i] = move
@@ -94,26 +94,26 @@ def escape(problem: Problem, level: Level, variables: Variables) -> Move | None:
         level: level of the feature rows.
         variables: the point ``(W, H, b)``.
     """
-    scene = _Scene(problem, level, variables)
-    dual = dual_scales(problem)[:, None] * scene.means(scene.slopes)
+    here = _Evaluated(problem, level, variables)
+    dual = dual_scales(problem)[:, None] * here.means(here.slopes)
     atoms = violating_atoms(dual, problem.features == "nonnegative")
     if not len(atoms.u):
         return None
     most = min(len(atoms.u), problem.dim)
     counts = [most >> halvings for halvings in range(most.bit_length())]
     if problem.features == "nonnegative":
-        bases = [scene.balanced]
-        bases += _onto_axes(*scene.balanced, scene.means(scene.balanced[1] / scene.share))
+        bases = [here.balanced]
+        bases += _onto_axes(*here.balanced, here.means(here.balanced[1] / here.share))
     else:
-        bases = [_onto_principal_axes(*scene.balanced)]
+        bases = [_onto_principal_axes(*here.balanced)]
     moves = itertools.chain(
-        (_add_atoms(scene, base, atoms, count) for count in counts for base in bases),
-        (_slide(scene, base) for base in bases[1:]),
+        (_add_atoms(here, base, atoms, count) for count in counts for base in bases),
+        (_slide(here, base) for base in bases[1:]),
     )
     return next(filter(None, moves), None)
 
 
-class _Scene:
+class _Evaluated:
     """The point to escape from, in balanced coordinates, with its logits and their gradients."""
 
     def __init__(self, problem: Problem, level: Level, variables: Variables) -> None:
@@ -139,7 +139,7 @@ class _Scene:
         return class_means(rows, self.labels, self.problem.num_classes)
 
     def variables(self, weight: Float[np.ndarray, "K d"], features: Float[np.ndarray, "rows d"]) -> Variables:
-        """Return a balanced point as ``(W, H, b)``, with the bias of the scene."""
+        """Return a balanced point as ``(W, H, b)``, with the bias of this one."""
         return Variables(weight / self.scales.weight, features / self.scales.rows[:, None], self.bias)
 
     def value_of(self, variables: Variables) -> float:
@@ -149,36 +149,36 @@ class _Scene:
         )
 
 
-def _add_atoms(scene: _Scene, base: Balanced, atoms: Atoms, count: int) -> Move | None:
+def _add_atoms(here: _Evaluated, base: Balanced, atoms: Atoms, count: int) -> Move | None:
     """Free ``count`` coordinates of the base and give them to the strongest atoms, if that lowers the objective."""
     weight, features, free, merged = _free_coordinates(*base, count)
     chosen = Atoms(atoms.u[: len(free)], atoms.w[: len(free)])
-    sizes = np.sqrt(strengths(scene.problem, scene.means(scene.logits), chosen))
+    sizes = np.sqrt(strengths(here.problem, here.means(here.logits), chosen))
     # without a gap to close, moves within rounding would never end
-    least = 0.0 if scene.problem.loss.convex else WORTHWHILE * scene.value
+    least = 0.0 if here.problem.loss.convex else WORTHWHILE * here.value
     for _ in range(SHRINKS):
         weight[:, free] = (sizes[:, None] * chosen.w).T
-        features[:, free] = (sizes[:, None] * chosen.u).T[scene.labels] * scene.share
-        moved = scene.variables(weight, features)
-        decrease = scene.value - scene.value_of(moved)
+        features[:, free] = (sizes[:, None] * chosen.u).T[here.labels] * here.share
+        moved = here.variables(weight, features)
+        decrease = here.value - here.value_of(moved)
         if decrease > least:
             return Move(moved, f"merged {merged} coordinates, added {len(free)} atoms", decrease)
         sizes = sizes / 2
     return None
 
 
-def _slide(scene: _Scene, base: Balanced) -> Move | None:
+def _slide(here: _Evaluated, base: Balanced) -> Move | None:
     """Take a projected gradient step from a rotated point, which need not be stationary any more."""
     weight, features = base
-    slopes = scene.problem.loss.gradient(scene.logits_of(scene.variables(*base)), scene.labels)
-    slopes = slopes * (scene.multiplicities / scene.problem.num_samples)[:, None]
-    scaled = slopes / (scene.scales.weight * scene.scales.rows[:, None])
+    slopes = here.problem.loss.gradient(here.logits_of(here.variables(*base)), here.labels)
+    slopes = slopes * (here.multiplicities / here.problem.num_samples)[:, None]
+    scaled = slopes / (here.scales.weight * here.scales.rows[:, None])
     in_weight, in_features = scaled.T @ features + weight, scaled @ weight + features
     step = 1.0
     for _ in range(HALVINGS):
-        moved = scene.variables(weight - step * in_weight, np.maximum(features - step * in_features, 0))
-        decrease = scene.value - scene.value_of(moved)
-        if decrease > WORTHWHILE * scene.value:
+        moved = here.variables(weight - step * in_weight, np.maximum(features - step * in_features, 0))
+        decrease = here.value - here.value_of(moved)
+        if decrease > WORTHWHILE * here.value:
             return Move(moved, "rotated classes towards axes of their own", decrease)
         step = step / 2
     return None

@@ -40,13 +40,13 @@ class GroupMove:
     """A better point, what was done to get there, and by how much the objective fell."""
 
     point: Point
-    deed: str
+    description: str
     decrease: float
 
     @property
     def sentence(self) -> str:
         """The move in words, for the history."""
-        return f"{self.deed}, objective down {self.decrease:.2e}"
+        return f"{self.description}, objective down {self.decrease:.2e}"
 
 
 def group_escape(dual: GroupDual, point: Point, least: float = 0.0) -> GroupMove | None:
@@ -61,8 +61,8 @@ def group_escape(dual: GroupDual, point: Point, least: float = 0.0) -> GroupMove
     moves = _cone_moves if dual.problem.features == "nonnegative" else _free_moves
     for shrinks in range(1 if least > 0 else SHRINKS):  # weaker atoms only where nothing else goes on
         found = [
-            GroupMove(moved, deed, value - float(dual.objective.value(moved)))
-            for moved, deed in moves(dual, point, 4.0**-shrinks)
+            GroupMove(moved, description, value - float(dual.objective.value(moved)))
+            for moved, description in moves(dual, point, 4.0**-shrinks)
         ]
         best = max(found, key=lambda move: move.decrease, default=None)
         if best is None or best.decrease > least:
@@ -79,10 +79,10 @@ def _cone_moves(dual: GroupDual, point: Point, share: float) -> Iterator[tuple[P
     energies = np.sum(point.features**2, axis=1) / dual.algebra.members
     dead = violating & (energies < NEARLY_DEAD / dual.objective.logit_scales)
     chosen = [dead, violating] if np.any(dead) and np.any(dead != violating) else [violating]
-    for base, deed in ((onto_axes(dual, point), "turned onto axes, "), (point, "")):
+    for base, description in ((onto_axes(dual, point), "turned onto axes, "), (point, "")):
         for groups in chosen:
             classes = int(dual.algebra.members[groups].sum())
-            yield _with_atoms(dual, base, groups, share), f"{deed}added {classes} atoms"
+            yield _with_atoms(dual, base, groups, share), f"{description}added {classes} atoms"
 
 
 def row_lengths(dual: GroupDual, point: Point) -> Float[np.ndarray, " G"]:

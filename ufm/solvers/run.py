@@ -35,7 +35,7 @@ FIRST_SUSPICION = 80
 Action = Status | Literal["escape", "calm"] | None
 
 
-class Course:
+class Run:
     """One task under way.
 
     Args:
@@ -216,7 +216,7 @@ class Course:
         self.task.report(self.history[-1])
 
     def end(self, variables: Variables, certificate: Certificate, status: Status) -> Outcome:
-        """Return the end of the course: the certificate has the last word on the status."""
+        """Return the end of the run: the certificate has the last word on the status."""
         if certificate.certifies(self.limits.tol):
             status = Status.CERTIFIED
         elif not self.convex and status is not Status.NONFINITE:
