@@ -338,7 +338,14 @@ def test_a_climb_is_taken_back():
     assert solution.certified
     assert any("climbed" in str(record["event"]) for record in solution.history)
     objectives = [record["objective"] for record in solution.history]
-    assert all(later <= 2 * earlier for earlier, later in itertools.pairwise(objectives))
+    assert all(later <= 1.01 * earlier for earlier, later in itertools.pairwise(objectives))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_momentum_settles_under_an_imbalance_of_200000(seed):
+    """Steps a little too long for the stiffest direction went up and down for 100,000 steps, never uphill in sum."""
+    problem = ufm.Problem([200_000] * 10 + [1] * 10, 40, 6e-6, 1.2e-7, features="free")
+    assert ufm.solve(problem, seed=seed, max_steps=1500).certified
 
 
 @pytest.mark.slow
