@@ -25,8 +25,8 @@ CREEP = 0.1
 PATIENCE = 40
 #: Times a run that overflowed or climbed is taken back, each time with a more cautious step.
 RETREATS = 12
-#: A chunk of a rule that should descend climbed if it ends above this many times where it began. Where steps are a little
-#: too long for the stiffest direction momentum never settles, and the objective goes up and down by a few percent.
+#: A chunk of a rule that should descend climbed if it ends above this many times where it began. Where steps are a
+#: little too long for the stiffest direction, momentum never settles and the objective goes up and down by percents.
 CLIMB = 1.01
 #: Times a run that moves without getting anywhere is given shorter steps before it counts as stalled.
 CALMINGS = 3
