@@ -52,10 +52,7 @@ PUBLISHED = {
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=[] if name in ("icml2024-cifar10", "step") else pytest.mark.slow)
-        for name in PUBLISHED
-    ],
+    [pytest.param(name, marks=[] if name == "step" else pytest.mark.slow) for name in PUBLISHED],
 )
 def test_published_settings_are_certified_and_every_verdict_passes(name):
     counts, dim, level = PUBLISHED[name]

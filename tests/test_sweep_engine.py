@@ -85,6 +85,7 @@ def test_a_member_ends_where_it_ends_alone(fixed):
             assert end.steps == solution.steps == 400
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_convex_ends_stationary_and_uncertified():
     for end in solve_together(
         members_of(SMALL | {"loss": "focal:2", "nuclear_weight": 3e-3}, {"seed": [0, 1, 2]}), 8
@@ -224,6 +225,7 @@ def test_limits_are_those_of_each_member():
     assert exact.certificate.residual <= 1e-9
 
 
+@pytest.mark.slow
 def test_fewer_dimensions_than_classes_end_stalled():
     members = members_of(SMALL | {"dim": 2, "counts": "40x4"}, {"nuclear_weight": [1e-3, 1e-2]})
     for end in solve_together(members, 8):
