@@ -126,8 +126,8 @@ def test_the_gap_asked_for_is_reached_with_few_solves(ratio, tol):
 
 @pytest.mark.parametrize("cap", [1e-6, pytest.param(1.0, marks=pytest.mark.slow), 1e4])
 def test_prices_far_from_the_first_guess_are_found(cap):
-    """Caps of eleven decades: the optimum barely off zero, and losses down to ``exp(-1000)``."""
-    solution = solve_layer_peeled(LayerPeeled(np.array([9.0, 3.0, 1.0]), 3, feature_cap=cap))
+    """Caps of ten decades: the optimum barely off zero, and losses down to ``exp(-100)``."""
+    solution = solve_layer_peeled(step_model(3.0, feature_cap=cap))
     assert solution.certified
     assert solution.solves <= 40
 
@@ -191,12 +191,8 @@ def test_data_loss_is_the_mean_over_samples():
 
 
 def test_only_ratios_of_counts_and_the_product_of_caps_matter_for_the_loss():
-    first = solve_layer_peeled(
-        LayerPeeled(np.array([8.0, 8.0, 1.0, 1.0]), 4, weight_cap=1.0, feature_cap=6.0)
-    )
-    second = solve_layer_peeled(
-        LayerPeeled(np.array([80.0, 80.0, 10.0, 10.0]), 4, weight_cap=2.0, feature_cap=3.0)
-    )
+    first = solve_layer_peeled(step_model(8.0, feature_cap=6.0))
+    second = solve_layer_peeled(LayerPeeled(np.repeat([80.0, 10.0], 5), 10, weight_cap=2.0, feature_cap=3.0))
     assert second.objective == pytest.approx(first.objective, rel=1e-7)
     assert second.nuclear_weight == pytest.approx(first.nuclear_weight, rel=1e-3)
 

@@ -74,6 +74,7 @@ def test_notebook_holds_no_path_of_a_machine(path):
     assert not any(place in text for place in ("/home/", "/Users/", "/tmp/", "/work", "C:\\\\"))
 
 
+@pytest.mark.slow
 def test_notebooks_find_the_experiments_from_the_repository_root():
     """Everything before the first computation, in the root; the notebooks themselves run in their folder."""
     cells = [code_cells(nbformat.read(path, as_version=4))[0].source for path in NOTEBOOKS]

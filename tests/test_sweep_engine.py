@@ -63,7 +63,10 @@ def rmax(a, b):
         pytest.param(
             SMALL | {"level": "sample", "counts": "6x2,3x2", "loss": "weighted:0.5"}, marks=pytest.mark.slow
         ),
-        SMALL | SGD | {"precision": "float32", "tol": 1e-4, "loss": "mse", "bias": 0.0},
+        pytest.param(
+            SMALL | SGD | {"precision": "float32", "tol": 1e-4, "loss": "mse", "bias": 0.0},
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=lambda fixed: "-".join(
         str(value) for name, value in fixed.items() if name not in ("dim", "max_steps")
