@@ -32,15 +32,8 @@ def test_there_are_seven():
     assert [path.stem[:2] for path in NOTEBOOKS] == [f"0{number}" for number in range(1, 8)]
 
 
-#: Run every day; the others, in a minute and a half on two cores, with the slow tests.
-EVERYDAY = ("01_quickstart",)
-
-
-@pytest.mark.parametrize(
-    "path",
-    [pytest.param(path, marks=[] if path.stem in EVERYDAY else pytest.mark.slow) for path in NOTEBOOKS],
-    ids=map(named, NOTEBOOKS),
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=map(named, NOTEBOOKS))
 def test_notebook_runs(path):
     """In a kernel of its own, from notebooks/; a warning would be text on stderr."""
     notebook = nbformat.read(path, as_version=4)
@@ -81,6 +74,7 @@ def test_notebook_holds_no_path_of_a_machine(path):
     assert not any(place in text for place in ("/home/", "/Users/", "/tmp/", "/work", "C:\\\\"))
 
 
+@pytest.mark.slow
 def test_notebooks_find_the_experiments_from_the_repository_root():
     """Everything before the first computation, in the root; the notebooks themselves run in their folder."""
     cells = [code_cells(nbformat.read(path, as_version=4))[0].source for path in NOTEBOOKS]

@@ -179,6 +179,7 @@ def test_advise_speaks(capsys):
     assert max(map(len, out.splitlines())) <= 80
 
 
+@pytest.mark.slow
 def test_figures_draws_a_stored_sweep_complete_or_not(capsys, tmp_path):
     fixed = {"counts": "step:K=4,n_max=40,ratio=4", "dim": 6}
     axes = {"nuclear_weight": list(np.geomspace(1e-3, 1e-1, 12))}

@@ -56,7 +56,9 @@ def test_the_polar_is_sharpened_up_to_a_number_of_classes(monkeypatch):
     assert polar_bound(dual, "nonnegative", means @ means.T) == polar_bound(dual, "nonnegative")
 
 
-@pytest.mark.parametrize(("form", "sharing"), [("adjustment:1", True), ("cdt:0.3", False)])
+@pytest.mark.parametrize(
+    ("form", "sharing"), [("adjustment:1", True), pytest.param("cdt:0.3", False, marks=pytest.mark.slow)]
+)
 def test_long_tail_is_certified(form, sharing):
     """Adjusted logits put the last classes between all others: cutting off negative products leaves 4e-3 open."""
     counts = parse_counts("cifar10-lt-100")

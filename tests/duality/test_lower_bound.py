@@ -103,8 +103,11 @@ def test_unregularised_bias_needs_a_balanced_dual_point():
     assert feasible_value(problem, unbalanced) <= optimum
 
 
-#: Some of the cells that `test_family` solves every day.
-SECOND_ORDER = [cell for cell in EVERYDAY if cell[0].convex][::2]
+#: Some of the cells that `test_family` solves every day: two of them every day here too.
+SECOND_ORDER = [
+    pytest.param(*cell, marks=[] if number < 2 else pytest.mark.slow)
+    for number, cell in enumerate([cell for cell in EVERYDAY if cell[0].convex][::2])
+]
 
 
 @pytest.mark.parametrize(("cls", "features", "bias"), SECOND_ORDER)

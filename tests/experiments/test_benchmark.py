@@ -19,12 +19,13 @@ NEEDS = {"scipy": "scipy", "jaxopt": "jaxopt", "torch": "torch"}
 @pytest.mark.parametrize(
     ("solver", "level"),
     [
-        pytest.param(solver, level, marks=[] if run is peers.ufm_default else pytest.mark.slow)
+        (solver, level)
         for solver, run in peers.SOLVERS.items()
         for level in race.LEVELS
         if (run, level) != (peers.ufm_together, "sample")
     ],
 )
+@pytest.mark.slow
 def test_every_contender_comes_close_to_the_optimum(solver, level, monkeypatch):
     """From a start whose basin holds the optimum: what a peer is asked to minimise is the problem that ufm solves."""
     needed = NEEDS.get(solver.split()[0].strip(","))

@@ -143,8 +143,17 @@ def test_quick_table_of_geometries(tmp_path, capsys):
             assert record["threshold"]["found"] == pytest.approx(record["threshold"]["predicted"], rel=1e-2)
 
 
+#: With a closed form and without.
+EVERYDAY = ("UFM+ MSE", "UFM+ CDT 0.1")
+
+
 @pytest.mark.parametrize(
-    "case", [case for case in FIXED if case not in geometries.MODELS[1::3]], ids=lambda case: case.name
+    "case",
+    [
+        pytest.param(case, marks=[] if case.name in EVERYDAY else pytest.mark.slow, id=case.name)
+        for case in FIXED
+        if case not in geometries.MODELS[1::3]
+    ],
 )
 def test_every_model_agrees_with_its_closed_form(case):
     record = geometries.compare(dataclasses.replace(case, decay=0.3), 0.3, 1.0)

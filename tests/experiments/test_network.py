@@ -55,7 +55,7 @@ def dataset(tmp_path):
     [
         pytest.param({}, [], marks=pytest.mark.slow),
         pytest.param({"level": 1.4}, [2], marks=pytest.mark.slow),
-        ({"counts": "50x2,10", "level": 1.4, "batch_size": 55}, [2]),
+        pytest.param({"counts": "50x2,10", "level": 1.4, "batch_size": 55}, [2], marks=pytest.mark.slow),
     ],
 )
 def test_any_dataset(tmp_path, dataset, monkeypatch, options, collapsed):

@@ -52,7 +52,14 @@ class OneVersusRest(ufm.Loss):
         return dual * np.where(own, *parts)
 
 
-@pytest.mark.parametrize(("features", "bias"), [("nonnegative", None), ("free", 0.02), ("nonnegative", 0.0)])
+@pytest.mark.parametrize(
+    ("features", "bias"),
+    [
+        pytest.param("nonnegative", None, marks=pytest.mark.slow),
+        ("free", 0.02),
+        pytest.param("nonnegative", 0.0, marks=pytest.mark.slow),
+    ],
+)
 def test_it_is_solved_certified_and_verified(features, bias):
     counts = [300, 300, 300, 30, 30, 30]
     problem = ufm.Problem(counts, 6, 5e-3, 2e-5, loss=OneVersusRest(), features=features, bias=bias)

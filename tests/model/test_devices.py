@@ -203,7 +203,7 @@ def test_every_core_becomes_a_device_where_that_pays_and_nobody_chose(size, envi
     assert json.loads(found.stdout) == [expected, expected]  # the second call comes too late
 
 
-@pytest.mark.slow  # every day two processes run in `test_sweep_parallel`
+@pytest.mark.slow
 def test_two_processes_take_the_course_of_one(of_one, tmp_path):
     with socket.socket() as listener:
         listener.bind(("localhost", 0))

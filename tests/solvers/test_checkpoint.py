@@ -32,8 +32,8 @@ def same(one, other):
     ("problem", "level", "rule"),
     [
         (PROBLEM, "class", "accelerated"),
-        (PROBLEM, "sample", "adam"),
-        (PROBLEM.replace(dim=4, bias=0.0), "class", "adam"),
+        pytest.param(PROBLEM, "sample", "adam", marks=pytest.mark.slow),
+        pytest.param(PROBLEM.replace(dim=4, bias=0.0), "class", "adam", marks=pytest.mark.slow),
         (PROBLEM.replace(dim=4, bias=0.0), "sample", "accelerated"),
     ],
     ids=["plain", "samples, adam", "d = K, bias, adam", "d = K, bias, samples"],

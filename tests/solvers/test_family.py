@@ -109,9 +109,9 @@ def optimum(loss, features="nonnegative", bias=None, counts=PROFILES["step"]):
     ("loss", "bias"),
     [
         (ufm.LabelSmoothing(0.0), 0.0),
-        (ufm.WeightedCrossEntropy(np.ones(K)), 0.02),
+        pytest.param(ufm.WeightedCrossEntropy(np.ones(K)), 0.02, marks=pytest.mark.slow),
         (ufm.LogitAdjustment(np.full(K, 3.0)), None),
-        (ufm.VectorScaling(np.ones(K), np.full(K, -1.0)), 0.0),
+        pytest.param(ufm.VectorScaling(np.ones(K), np.full(K, -1.0)), 0.0, marks=pytest.mark.slow),
         (ufm.Focal(0.0), None),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, ufm.Loss) else str(value),

@@ -71,7 +71,10 @@ def rmax(a, b):
         pytest.param(
             SMALL | {"level": "sample", "counts": "6x2,3x2", "loss": "weighted:0.5"}, marks=pytest.mark.slow
         ),
-        SMALL | SGD | {"precision": "float32", "tol": 1e-4, "loss": "mse", "bias": 0.0},
+        pytest.param(
+            SMALL | SGD | {"precision": "float32", "tol": 1e-4, "loss": "mse", "bias": 0.0},
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=lambda fixed: "-".join(
         str(value) for name, value in fixed.items() if name not in ("dim", "max_steps")
@@ -93,6 +96,7 @@ def test_a_member_ends_where_it_ends_alone(fixed):
             assert end.steps == solution.steps == 400
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_convex_ends_stationary_and_certified_where_its_gap_closes():
     for end in solve_together(
         members_of(SMALL | {"loss": "focal:2", "nuclear_weight": 3e-3}, {"seed": [0, 1, 2]}), 8
@@ -233,6 +237,7 @@ def test_limits_are_those_of_each_member():
     assert exact.certificate.residual <= 1e-9
 
 
+@pytest.mark.slow
 def test_fewer_dimensions_than_classes_end_stalled():
     members = members_of(SMALL | {"dim": 2, "counts": "40x4"}, {"nuclear_weight": [1e-3, 1e-2]})
     for end in solve_together(members, 8):

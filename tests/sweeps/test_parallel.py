@@ -62,6 +62,7 @@ def test_four_devices_give_the_data_set_of_one(alone, tmp_path):
         np.testing.assert_allclose(found[name], alone[name], atol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_fill_one_data_set(tmp_path):
     config, out = tmp_path / "sweep.toml", tmp_path / "out"
     config.write_text(CONFIG)
