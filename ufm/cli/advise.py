@@ -76,9 +76,9 @@ def advise_command(
 ) -> int:
     """Say which classes will collapse, which nearly do, and what saves them.
 
-    Example: ufm advise --counts 500x5,5x5 --weight-decay 5e-3 --feature-decay 2e-5
+    A training script has one decay in torch's units and a last layer: --torch-weight-decay 5e-4 --measured layer.npz.
 
-    For a training script: ufm advise --torch-weight-decay 5e-4 --measured layer.npz
+    Example: ufm advise --counts 500x5,5x5 --weight-decay 5e-3 --feature-decay 2e-5
     """
     from ufm.prediction.advice import advise
 

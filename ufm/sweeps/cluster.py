@@ -123,6 +123,9 @@ def connected(workers: int | None, scheduler: str | None) -> Iterator[Any]:
                     threads_per_worker=1,
                     processes=True,
                     dashboard_address=None,
+                    scheduler_kwargs={
+                        "dashboard_address": "127.0.0.1:0"
+                    },  # no dashboard, yet it takes a port
                     env=_environment(),
                 )
             )
