@@ -13,29 +13,25 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parent
-#: Files whose outcome hangs on rounding.
+#: Folders and files whose outcome hangs on rounding.
 SENSITIVE = [
-    "certificate",
-    "copositive",
-    "dual",
-    "escape",
-    "family",
-    "layer_peeled",
+    "duality",
+    "experiments/test_stress.py",
     "losses",
     "metrics",
-    "separability",
-    "softmax",
+    "models",
     "solvers",
-    "stress",
-    "theory_cross_entropy",
-    "theory_frames",
-    "theory_free_thresholds",
-    "theory_oracle",
-    "theory_thresholds",
-    "verify",
+    "theory",
+    "verification",
 ]
-#: The quick ones among them, for every day that the slow tests run.
-QUICK = ["copositive", "layer_peeled", "softmax", "theory_frames", "verify"]
+#: The quick ones among them, and the settings, for whenever the slow tests run.
+QUICK = [
+    "duality/test_copositive.py",
+    "losses/test_softmax.py",
+    "models/test_layer_peeled.py",
+    "theory/test_frames.py",
+]
+OFTEN = ["AVX2", "oldest", "one thread"]
 ONE_THREAD = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
@@ -58,7 +54,7 @@ SETTINGS = {
 
 def command(name, files):
     seed = [f"--hypothesis-seed={name.removeprefix('seed ')}"] if name.startswith("seed ") else []
-    paths = [str(FOLDER / f"test_{file}.py") for file in files]
+    paths = [str(FOLDER / file) for file in files]
     return [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", *seed, *paths]
 
 
@@ -69,7 +65,7 @@ def environment(name, cache):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in SETTINGS if name not in ("as it is", "seed 0")])
+@pytest.mark.parametrize("name", OFTEN)
 def test_quick_ones_pass_on(name, tmp_path):
     done = subprocess.run(
         command(name, QUICK),
