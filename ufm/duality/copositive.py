@@ -17,7 +17,9 @@ enough. What is not met exactly costs tightness and never validity.
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -61,8 +63,8 @@ def sharing_bound(product: Float[np.ndarray, "K K"], gram: Float[np.ndarray, "K 
     for complement, steps in ((None, STEPS), (others, min(EIGEN_STEPS, int(EIGEN_WORK / len(gram) ** 3)))):
         if best <= 1 + EXACT * len(gram):
             break
-        with np.errstate(all="ignore"):
-            multiplier = _nearest(product, multiplier, apart, used, complement, steps)
+        displacement = functools.partial(_displacement, used=used, others=complement)
+        multiplier = nearest(product, multiplier, apart, displacement, steps)
         best = min(best, _largest(product + multiplier))
     return best
 
@@ -72,25 +74,33 @@ def _largest(matrix: Float[np.ndarray, "K K"]) -> float:
     return float(np.linalg.eigvalsh(matrix)[-1]) if np.all(np.isfinite(matrix)) else math.inf
 
 
-def _nearest(
-    product: Float[np.ndarray, "K K"],
-    start: Float[np.ndarray, "K K"],
-    apart: Bool[np.ndarray, "K K"],
-    used: Float[np.ndarray, "K r"],
-    others: Float[np.ndarray, "K s"] | None,
+def nearest(
+    product: Float[np.ndarray, "rows columns"],
+    start: Float[np.ndarray, "rows columns"],
+    apart: Bool[np.ndarray, "rows columns"],
+    displacement: Callable[[np.ndarray], np.ndarray],
     steps: int,
-) -> Float[np.ndarray, "K K"]:
-    """Return ``S >= 0`` on the pairs ``apart`` for which ``G + S`` comes close to C: FISTA with restart."""
+) -> Float[np.ndarray, "rows columns"]:
+    """Return ``S >= 0`` on the entries ``apart`` for which ``G + S`` comes close to C: FISTA with restart.
+
+    Args:
+        product: ``G``, a matrix or an element of `ufm.model.algebra`, as is all else.
+        start: ``S`` to start from.
+        apart: where S may differ from zero.
+        displacement: ``X`` less its projection onto C.
+        steps: at most so many.
+    """
     point = ahead = start
     momentum = 1.0
-    for _ in range(steps):
-        moved = np.where(apart, np.maximum(ahead - _displacement(product + ahead, used, others), 0.0), 0.0)
-        travelled = moved - point
-        if not np.max(np.abs(moved - ahead), initial=0.0) > EXACT:  # nor if anything is not a number
-            return moved
-        momentum = 1.0 if np.sum((ahead - moved) * travelled) > 0 else momentum
-        following = (1 + math.sqrt(1 + 4 * momentum**2)) / 2
-        ahead, point, momentum = moved + (momentum - 1) / following * travelled, moved, following
+    with np.errstate(all="ignore"):
+        for _ in range(steps):
+            moved = np.where(apart, np.maximum(ahead - displacement(product + ahead), 0.0), 0.0)
+            travelled = moved - point
+            if not np.max(np.abs(moved - ahead), initial=0.0) > EXACT:  # nor if anything is not a number
+                return moved
+            momentum = 1.0 if np.sum((ahead - moved) * travelled) > 0 else momentum
+            following = (1 + math.sqrt(1 + 4 * momentum**2)) / 2
+            ahead, point, momentum = moved + (momentum - 1) / following * travelled, moved, following
     return point
 
 

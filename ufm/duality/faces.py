@@ -68,7 +68,7 @@ def onto_cone_face(
         if not np.any(near):
             break
         change = functools.partial(_change, problem, crossed, active)
-        correction = _conjugate_gradients(change, np.where(near, excess, 0.0))
+        correction = conjugate_gradients(change, np.where(near, excess, 0.0))
         dual = dual - _centred(problem, correction) @ dual
     return dual
 
@@ -103,7 +103,7 @@ def has_free_bias(problem: Any) -> bool:
     return problem.bias is not None and not np.any(problem.bias)
 
 
-def _conjugate_gradients(change: Callable[[np.ndarray], np.ndarray], target: np.ndarray) -> np.ndarray:
+def conjugate_gradients(change: Callable[[np.ndarray], np.ndarray], target: np.ndarray) -> np.ndarray:
     """Solve ``change(x) = target`` for positive semidefinite linear maps, one per member, from zero."""
     x, residual, direction = np.zeros_like(target), target, target
     square = _inner(residual, residual)

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from ufm.duality.certificate import Certificate
-from ufm.duality.copositive import STEPS, TOGETHER, USED
-from ufm.duality.faces import INNER_STEPS, LINEAR_RANGE, NEWTON_STEPS
+from ufm.duality.copositive import STEPS, TOGETHER, USED, nearest
+from ufm.duality.faces import LINEAR_RANGE, NEWTON_STEPS, conjugate_gradients
 from ufm.duality.polar import ROUNDING, SHARING_LIMIT, SHARPENED, perron_bound
 from ufm.model.algebra import Algebra, Blocks
 from ufm.model.groups import GroupObjective, Groups, group_objective
@@ -250,25 +250,6 @@ class GroupDual:
         return Blocks(rows.square - across, rows.single)
 
 
-def conjugate_gradients(
-    change: Callable[[np.ndarray], np.ndarray], target: Float[np.ndarray, "G columns"]
-) -> Float[np.ndarray, "G columns"]:
-    """Solve ``change(x) = target`` for a positive semidefinite linear map, from zero."""
-    x, residual = np.zeros_like(target), target
-    direction, square = residual, float(np.vdot(residual, residual))
-    enough = 1e-20 * square
-    for _ in range(INNER_STEPS):
-        image = change(direction)
-        bend = float(np.vdot(direction, image))
-        if not bend > 0 or square <= enough:
-            break
-        x = x + (square / bend) * direction
-        residual = residual - (square / bend) * image
-        previous, square = square, float(np.vdot(residual, residual))
-        direction = residual + (square / previous) * direction
-    return x
-
-
 def sharing_bound(algebra: Algebra, product: Blocks, gram: Blocks) -> float:
     """Return an upper bound on ``max u' G u`` over ``u >= 0, |u| = 1`` (see `ufm.duality.copositive`).
 
@@ -288,22 +269,23 @@ def sharing_bound(algebra: Algebra, product: Blocks, gram: Blocks) -> float:
     used = _range(algebra, algebra.blocks(algebra.roots * cosines), norms)
     start = np.where(apart, np.maximum(-algebra.element(product), 0.0), 0.0)
 
-    def image(x: np.ndarray) -> np.ndarray:
-        return algebra.element(algebra.blocks(x) @ used)
+    def displacement(element: np.ndarray) -> np.ndarray:
+        along = algebra.blocks(element) @ used
+        image = Blocks(along.square - used.square, along.single - used.single)
+        twice = used @ image
+        half, single = image.square - twice.square / 2, image.single - twice.single / 2
+        return algebra.element(Blocks(half + half.T, 2 * single))
 
-    def back(residual: np.ndarray) -> np.ndarray:
-        image = algebra.blocks(residual) @ used
-        return (
-            np.where(apart, algebra.element(Blocks(image.square + image.square.T, 2 * image.single)), 0) / 2
-        )
+    found = nearest(algebra.element(product), start, apart, displacement, STEPS)
+    return min(_largest(algebra, algebra.element(product) + added) for added in (start, found))
 
-    with np.errstate(all="ignore"):
-        missing = algebra.element(used) - image(algebra.element(product) + start)
-        multiplier = start + _least_squares(image, back, missing)
-    if not np.all(np.isfinite(multiplier)):
+
+def _largest(algebra: Algebra, element: Float[np.ndarray, "G columns"]) -> float:
+    """Return the largest eigenvalue of a symmetric matrix; infinity where an entry is not finite."""
+    if not np.all(np.isfinite(element)):
         return math.inf
-    added = algebra.blocks(algebra.element(product) + np.maximum(multiplier, 0.0))
-    return max(float(np.linalg.eigvalsh(added.square)[-1]), float(added.single.max()))
+    blocks = algebra.blocks(element)
+    return max(float(np.linalg.eigvalsh(blocks.square)[-1]), float(blocks.single.max()))
 
 
 def _range(algebra: Algebra, cosines: Blocks, norms: np.ndarray) -> Blocks:
@@ -312,24 +294,3 @@ def _range(algebra: Algebra, cosines: Blocks, norms: np.ndarray) -> Blocks:
     least = USED * max(float(values[-1]), float(cosines.single.max()))
     basis = np.linalg.qr(norms[:, None] * vectors[:, values > least])[0]
     return Blocks(basis @ basis.T, np.where((cosines.single > least) & (algebra.members > 1), 1.0, 0.0))
-
-
-def _least_squares(
-    image: Callable[[np.ndarray], np.ndarray], back: Callable[[np.ndarray], np.ndarray], missing: np.ndarray
-) -> np.ndarray:
-    """Return the X whose image comes closest to what is missing, by conjugate gradients."""
-    x, residual = np.zeros_like(missing), missing
-    slope = back(residual)
-    direction, square = slope, float(np.vdot(slope, slope))
-    least = EPS**2 * square
-    for _ in range(STEPS):
-        there = image(direction)
-        bend = float(np.vdot(there, there))
-        if not (square > least and bend > 0):
-            break
-        length = square / bend
-        x, residual = x + length * direction, residual - length * there
-        slope = back(residual)
-        square, last = float(np.vdot(slope, slope)), square
-        direction = slope + square / last * direction
-    return x

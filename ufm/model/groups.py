@@ -17,7 +17,6 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from ufm.losses import Loss
 from ufm.model.algebra import Algebra
 from ufm.model.objective import Objective, Point, Variables, loss_arrays
 from ufm.model.problem import Problem, bias_curvature
@@ -121,16 +120,6 @@ class GroupObjective(Objective):
         curvatures: bounds on the Hessian of the loss in the logits.
     """
 
-    labels: Int[Any, " G"]
-    loss: Loss
-    loss_weights: Float[Any, " G"]
-    logit_scales: Float[Any, " G"]
-    weight_decay: Float[Any, ""]
-    row_decays: Float[Any, " G"]
-    bias_scale: Float[Any, ""]
-    bias_decay: Float[Any, ""]
-    nonnegative: bool = dataclasses.field(metadata={"static": True})
-    layout: None = dataclasses.field(default=None, metadata={"static": True})
     algebra: Algebra = dataclasses.field(kw_only=True)
     curvatures: Float[Any, " G"] = dataclasses.field(kw_only=True)
 

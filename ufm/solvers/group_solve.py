@@ -19,6 +19,7 @@ from ufm.model.problem import Problem
 from ufm.solvers.accelerated import Accelerated
 from ufm.solvers.compiled import advance, begin
 from ufm.solvers.group_escape import MARGIN, group_escape
+from ufm.solvers.run import CLIMB
 from ufm.solvers.status import Status
 
 #: Steps before the first escape move, and between two of them.
@@ -29,8 +30,8 @@ FIRST_CHUNK = 20
 STUCK_RATIO = 1e3
 #: Looks without progress after which nothing more is to be expected.
 PATIENCE = 20
-#: A chunk climbed if it ends above this many times where it began; the steps are then made shorter.
-CLIMB, CALMER = 2.0, 2.0
+#: Steps of a chunk that climbed are made this many times shorter.
+CALMER = 2.0
 
 
 class Check(NamedTuple):
