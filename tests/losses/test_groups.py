@@ -5,10 +5,10 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from helpers.losses import CLASSES as KINDS
+from helpers.losses import example, is_vector
 
 import ufm
-from tests.helpers.losses import CLASSES as KINDS
-from tests.helpers.losses import example, is_vector
 from ufm.losses import CrossEntropy
 
 GROUPS = [2, 1, 3]  # classes 0, 1 alike, 2 alone, 3, 4, 5 alike

@@ -111,13 +111,12 @@ def solve(
         raise InputError(f"solver must be a step rule such as ufm.Accelerated(), got {solver!r}")
     rule = step_rule(SETTINGS["solver"].default if solver is None else solver, parameters)
     seed, bounds = settings["seed"], limits(settings)
-    if level in ("class", "sample"):  # a group takes as many numbers however many classes it has
-        rows = problem.num_classes if level == "class" else int(problem.num_samples)
-        fits_memory(
-            f"{rows:,} rows of {problem.dim:,} features",
-            4 * (rows + problem.num_classes) * problem.dim // jax.process_count(),
-            "try --level class, a smaller dim, or more machines",
-        )
+    rows = problem.num_classes if level == "class" else int(problem.num_samples)
+    fits_memory(
+        f"{rows:,} rows of {problem.dim:,} features",
+        4 * (rows + problem.num_classes) * problem.dim // jax.process_count(),
+        "try --level class, a smaller dim, or more machines",
+    )
     if record_every is not None:
         record_every = positive_integer("record_every", record_every)
     given = None if start is None else functools.partial(_checked_start, problem, level, start)
