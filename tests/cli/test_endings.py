@@ -169,9 +169,9 @@ def test_a_signal_in_the_imports_gets_one_sentence(number, word, tmp_path):
 @pytest.mark.parametrize(("number", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
 def test_a_signal_at_any_moment_gets_one_sentence(number, word, tmp_path):
     moments = random.Random(int(number))
-    for i in range(25):
+    for i in range(100):
         folder = tmp_path / str(i)
         folder.mkdir()
-        code, said, seconds, left = stopped(folder, number, moments.uniform(0.4, 8), LONG)
+        code, said, seconds, left = stopped(folder, number, moments.uniform(0.4, 5), LONG)
         assert (code, said, left) == (128 + number, f"ufm: {word}\n", [])
         assert seconds < 5
