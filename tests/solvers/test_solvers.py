@@ -77,7 +77,7 @@ def test_published_settings_are_certified_and_every_verdict_passes(name):
         )
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (2, 3, 4))])
 def test_both_levels_reach_the_same_value(seed):
     problem = STEP.replace(counts=[40, 30, 20, 10], dim=6)
     values = [ufm.solve(problem, level=level, seed=seed).objective for level in ("class", "sample")]
@@ -108,7 +108,9 @@ def test_collapse_threshold_to_the_sample(offset, smallest):
         assert 3 in report.unresolved_classes or norms[3] < 1e-3 * norms[0]
 
 
-@pytest.mark.parametrize(("dim", "starts"), [(10, 5), pytest.param(16, 20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("dim", "starts"), [(10, 5), *(pytest.param(dim, 20, marks=pytest.mark.slow) for dim in (10, 16))]
+)
 def test_every_start_reaches_the_global_optimum(dim, starts):
     """A few starts; the slow tests of `test_stress` take more of them, in more dimensions."""
     problem = ufm.Problem([100] * 2 + [200] * 2 + [300] * 2 + [400] * 2 + [500] * 2, dim, 1e-4, 1e-5)
@@ -198,8 +200,11 @@ def test_a_fixed_point_is_no_overflow():
     assert solution.status in (ufm.Status.STALLED, ufm.Status.MAX_STEPS)
 
 
-def test_ten_digits_are_the_norm_in_float64():
-    gaps = [ufm.solve(STEP, seed=seed).certificate.relative_gap for seed in range(5)]
+@pytest.mark.parametrize(
+    "seeds", [range(5), pytest.param(range(5, 20), marks=pytest.mark.slow)], ids=["few", "more"]
+)
+def test_ten_digits_are_the_norm_in_float64(seeds):
+    gaps = [ufm.solve(STEP, seed=seed).certificate.relative_gap for seed in seeds]
     assert max(gaps) <= 1e-10
 
 
