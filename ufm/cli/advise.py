@@ -76,7 +76,8 @@ def advise_command(
 ) -> int:
     """Say which classes will collapse, which nearly do, and what saves them.
 
-    A training script has one decay in torch's units and a last layer: --torch-weight-decay 5e-4 --measured layer.npz.
+    A training script has a decay in torch's units and a last layer, which is
+    --torch-weight-decay 5e-4 --measured layer.npz.
 
     Example: ufm advise --counts 500x5,5x5 --weight-decay 5e-3 --feature-decay 2e-5
     """
