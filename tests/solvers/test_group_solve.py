@@ -13,8 +13,12 @@ from ufm.model.objective import Point, Variables
 from ufm.model.problem import Problem
 from ufm.profiles import parse_counts
 from ufm.solvers.group_escape import group_escape, onto_axes, row_lengths
-from ufm.solvers.group_solve import solve_groups
+from ufm.solvers.accelerated import Accelerated
+from ufm.solvers.engine import solve_one
+from ufm.solvers.settings import check_settings, limits
+from ufm.solvers.solution import Solution
 from ufm.solvers.status import Status
+from ufm.solvers.task import Setup, Task
 
 COUNTS = np.repeat([100, 10, 1], [3, 3, 14])
 LOSSES = [
@@ -27,12 +31,24 @@ LOSSES = [
 ]
 
 
+def solve_groups(problem, seed=0, **settings):
+    return ufm.solve(problem, level="group", seed=seed, **settings)
+
+
+def solve_from(problem, start):
+    """The engine from a point of the algebra, which no user has."""
+    bounds = limits(check_settings({}))
+    end = solve_one(Task(problem, bounds, start=lambda: start), Setup("group", Accelerated(), "float64"))
+    return Solution(problem, "group", end.point, end.status, end.certificate, bounds.tol, end.steps, ())
+
+
 def checked(solution):
     """The class-level certificate of a certified solution, expanded."""
     assert solution.status is Status.CERTIFIED
-    full = solution.variables
-    labels = np.arange(solution.problem.num_classes)
-    found = ufm.certify(solution.problem, full.weight, full.features, labels, full.bias)
+    assert solution.group is not None
+    found = ufm.certify(
+        solution.problem, solution.weight, solution.features, solution.labels, solution.bias
+    )
     assert found.certifies(1e-8)
     assert found.residual <= 1.1e-7
     assert found.objective == pytest.approx(solution.certificate.objective, rel=1e-12)
@@ -74,13 +90,13 @@ def test_a_start_that_lies_on_one_shared_direction_is_left():
     problem = Problem(COUNTS, 20, 1e-3, 1e-5)
     K = problem.num_classes
     ones = Variables(np.zeros((K, 20)), np.ones((K, 20)) / 20)
-    checked(solve_groups(problem, start=reduce_point(problem, groups_of(problem), ones)))
+    checked(solve_from(problem, reduce_point(problem, groups_of(problem), ones)))
 
 
 def test_the_dead_point_is_left():
     problem = Problem(COUNTS, 20, 1e-3, 1e-5)
     zero = np.zeros((3, 4))
-    checked(solve_groups(problem, start=Point(zero, zero)))
+    checked(solve_from(problem, Point(zero, zero)))
 
 
 def test_turning_onto_axes_changes_no_logit_where_nothing_is_clipped():

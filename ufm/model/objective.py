@@ -20,10 +20,13 @@ from jax.experimental import multihost_utils
 from jaxtyping import Float, Int
 
 from ufm.losses import Loss
-from ufm.losses.softmax import feature_gradient, weight_gradient
+from ufm.losses.softmax import feature_gradient, label_mask, weight_gradient
 from ufm.model.devices import Layout
 
 Coordinates = Literal["balanced", "natural"]
+
+#: Power iterations for the polar of free features.
+POWER_STEPS = 8
 
 
 class Point(NamedTuple):
@@ -124,6 +127,26 @@ class Objective:
             if point.bias is None
             else self.bias_scale * residual.sum(axis=0) + self.bias_decay * point.bias,
         )
+
+    def polar_estimate(self, residual: Float[Any, "rows K"], units: Float[Any, " K"]) -> Float[Any, ""]:
+        """Return what ``polar(A)`` may be at the raw class-mean gradients: it says where a certificate is worth it.
+
+        An upper bound for non-negative features (a Gershgorin disc), a lower one for free ones (some steps of power
+        iteration).
+
+        Args:
+            residual: the residual at a point.
+            units: what takes its sums over the rows of a class to ``A``.
+        """
+        mask = label_mask(self.labels, residual.shape[1]).astype(residual.dtype)
+        dual = (mask.T @ residual) * units[:, None]
+        if self.nonnegative:
+            return jnp.sqrt(jnp.max(jnp.sum(jnp.maximum(dual @ dual.T, 0), axis=1)))
+        longest = dual[jnp.argmax(jnp.sum(dual**2, axis=1))]
+        for _ in range(POWER_STEPS):
+            unit = longest / jnp.maximum(jnp.linalg.norm(longest), jnp.finfo(dual.dtype).tiny)
+            longest = (dual @ unit) @ dual
+        return jnp.sqrt(jnp.linalg.norm(longest))
 
     def project(self, point: Point) -> Point:
         """Return the nearest feasible point: features clipped at zero where they must be non-negative."""

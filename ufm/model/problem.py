@@ -24,9 +24,9 @@ from ufm.text import count_range, wrapped
 #: Largest feature dimension: a guard against typing errors, and what arrays can be indexed with.
 MAX_DIM = 2**31 - 1
 FeatureSet = Literal["nonnegative", "free"]
-Level = Literal["class", "sample"]
+Level = Literal["class", "group", "sample"]
 FEATURE_SETS: tuple[FeatureSet, ...] = ("nonnegative", "free")
-LEVELS: tuple[Level, ...] = ("class", "sample")
+LEVELS: tuple[Level, ...] = ("class", "group", "sample")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -183,10 +183,10 @@ def _feature_decay(value: Any, num_classes: int) -> float | Float[np.ndarray, " 
 
 
 def row_labels(problem: Problem, level: Level) -> Int[np.ndarray, " rows"]:
-    """Return the class of every feature row: one row per class, or one per sample in class order."""
+    """Return the class of every feature row: one per sample in class order, at other levels one row per class."""
     one_of("level", level, LEVELS)
     classes = np.arange(problem.num_classes)
-    if level == "class":
+    if level != "sample":
         return classes
     if problem.counts.dtype.kind == "f":
         raise InputError("level sample needs whole counts; fractions of samples have only a class level")
@@ -197,8 +197,8 @@ def row_multiplicities(
     problem: Problem, level: Level
 ) -> Int[np.ndarray, " rows"] | Float[np.ndarray, " rows"]:
     """Return ``m_i``, the number of samples that every feature row stands for."""
-    one_of("level", level, LEVELS)
-    return problem.counts if level == "class" else np.ones(len(row_labels(problem, level)), dtype=np.int64)
+    labels = row_labels(problem, level)
+    return np.ones(len(labels), dtype=np.int64) if level == "sample" else problem.counts
 
 
 def bias_curvature(problem: Any) -> Any:

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -50,9 +51,9 @@ Balanced = tuple[np.ndarray, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Move:
-    """A better point and what was done to get there."""
+    """A better point, what was done to get there, and by how much the objective fell."""
 
-    variables: Variables
+    point: Any
     description: str
     decrease: float
 

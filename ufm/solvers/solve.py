@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -14,8 +14,9 @@ from ufm.inputs.arrays import real_array
 from ufm.inputs.checks import InputError, fits_memory, instance_of, positive_float, positive_integer
 from ufm.inputs.files import path_of
 from ufm.model.objective import Variables
-from ufm.model.problem import Level, Problem, row_labels
+from ufm.model.problem import Level, Problem
 from ufm.solvers.checkpoint import Checkpoints
+from ufm.solvers.coordinates import chosen_level, going_on
 from ufm.solvers.engine import solve_one
 from ufm.solvers.fingerprint import run_key
 from ufm.solvers.limits import Precision
@@ -24,12 +25,13 @@ from ufm.solvers.rule import StepRule
 from ufm.solvers.rules import rule_parameters, step_rule
 from ufm.solvers.settings import SETTINGS, check_settings, limits
 from ufm.solvers.solution import Solution
+from ufm.solvers.status import Status
 from ufm.solvers.task import Observer, Record, Setup, Task
 
 
 def solve(
     problem: Problem | Any,
-    level: Level | Any = SETTINGS["level"].default,
+    level: Level | Literal["auto"] | Any = SETTINGS["level"].default,
     solver: str | StepRule | Any | None = None,
     seed: int | Any = SETTINGS["seed"].default,
     tol: float | Any = SETTINGS["tol"].default,
@@ -55,8 +57,10 @@ def solve(
 
     Args:
         problem: the problem.
-        level: ``"class"``: one feature row per class; ``"sample"``: one per sample. Both have the same optimal
-            value; only the second can show within-class variability.
+        level: ``"class"``: one feature row per class; ``"sample"``: one per sample; ``"group"``: classes that are
+            alike as one (`ufm.model.groups`; ``dim >= K``, any start is random, the rule works in balanced
+            coordinates). All have the same optimal value; only samples can show within-class variability. ``"auto"``:
+            groups where they are much fewer than classes, and classes from where those end, if not certified.
         solver: step rule: a name (``"accelerated"`` if omitted, ``"sgd"``, ``"momentum"``, ``"adam"``), or an object
             such as `ProjectedGradient(optax transformation)`.
         seed: of the random start.
@@ -111,12 +115,10 @@ def solve(
         raise InputError(f"solver must be a step rule such as ufm.Accelerated(), got {solver!r}")
     rule = step_rule(SETTINGS["solver"].default if solver is None else solver, parameters)
     seed, bounds = settings["seed"], limits(settings)
-    rows = problem.num_classes if level == "class" else int(problem.num_samples)
-    fits_memory(
-        f"{rows:,} rows of {problem.dim:,} features",
-        4 * (rows + problem.num_classes) * problem.dim // jax.process_count(),
-        "try --level class, a smaller dim, or more machines",
-    )
+    free = start is None and observe is None
+    level, automatic = chosen_level(problem, settings["level"], rule, free), settings["level"] == "auto"
+    if level != "group":
+        check_size(problem, level)
     if record_every is not None:
         record_every = positive_integer("record_every", record_every)
     given = None if start is None else functools.partial(_checked_start, problem, level, start)
@@ -134,18 +136,29 @@ def solve(
     with gap_progress(progress, bounds.tol) as report:
         task = Task(problem, bounds, seed, given, settings["escapes"], report, record_every, observe)
         outcome = solve_one(task, setup, checkpoints, resume)
+        if automatic and level == "group" and outcome.status is not Status.CERTIFIED:
+            level = "class"
+            check_size(problem, level)
+            outcome = going_on(task, outcome, lambda task: solve_one(task, setup._replace(level="class")))
     return Solution(
         problem,
         level,
-        outcome.variables.weight,
-        outcome.variables.features,
-        row_labels(problem, level),
-        outcome.variables.bias,
+        outcome.point,
         outcome.status,
         outcome.certificate,
         bounds.tol,
         outcome.steps,
         outcome.history,
+    )
+
+
+def check_size(problem: Problem, level: Level) -> None:
+    """Raise `InputError` if the points of a problem would not fit into memory."""
+    rows = int(problem.num_samples) if level == "sample" else problem.num_classes
+    fits_memory(
+        f"{rows:,} rows of {problem.dim:,} features",
+        4 * (rows + problem.num_classes) * problem.dim // jax.process_count(),
+        "try --level class, a smaller dim, or more machines",
     )
 
 

@@ -16,6 +16,7 @@ from ufm.losses import Loss
 from ufm.losses.by_name import as_loss
 from ufm.model.problem import Level, Problem, row_labels
 from ufm.profiles import parse_counts
+from ufm.solvers.coordinates import chosen_level
 from ufm.solvers.limits import Limits, Precision
 from ufm.solvers.rule import StepRule
 from ufm.solvers.rules import parameters_of, rule_parameters, step_rule
@@ -52,10 +53,10 @@ class Member:
     fields: Mapping[str, Any]
     limits: Limits
 
-    @property
+    @functools.cached_property
     def level(self) -> Level:
-        """Level of the feature rows."""
-        return self.fields["level"]
+        """Level that it is solved at."""
+        return chosen_level(self.problem, self.fields["level"], self.rule)
 
     @property
     def precision(self) -> Precision:
@@ -71,20 +72,20 @@ class Member:
     @functools.cached_property
     def shape(self) -> tuple[Any, ...]:
         """What members of one batch have in common: everything that is compiled in."""
-        problem = self.problem
+        problem, fields = self.problem, {**self.fields, "level": self.level}
         rows = len(row_labels(problem, self.level))
         loss = tuple(np.shape(value) for value in vars(problem.loss).values())
         bias = problem.bias is not None
-        compiled = (str(plain(self.fields[name])) for name, setting in SETTINGS.items() if setting.compiled)
+        compiled = (str(plain(fields[name])) for name, setting in SETTINGS.items() if setting.compiled)
         kind = (problem.features, bias, type(problem.loss), loss)
         return (problem.num_classes, rows, problem.dim, *kind, *compiled)
 
     @functools.cached_property
     def key(self) -> str:
         """Hash of the mathematical content: counts, decays, loss, ... and how it is solved; 16 hex digits."""
-        problem = self.problem
+        problem, fields = self.problem, {**self.fields, "level": self.level}
         settings = {
-            name: plain(self.fields[name])
+            name: plain(fields[name])
             for name, setting in SETTINGS.items()
             if setting.always_in_key or self._differs(name)
         }
