@@ -242,5 +242,5 @@ def test_tiny_and_huge_decays_may_balance():
 
 @pytest.mark.parametrize("function", [row_labels, row_multiplicities])
 def test_unknown_level(function):
-    with pytest.raises(InputError, match="level must be one of class, sample; got 'row'"):
+    with pytest.raises(InputError, match="level must be one of class, group, sample; got 'row'"):
         inspect.unwrap(function)(make(), "row")  # as users call it, without the type checks of the tests

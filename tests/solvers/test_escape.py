@@ -235,7 +235,7 @@ def test_free_features_move_along_singular_vectors(level):
 def test_new_atoms_are_balanced_and_of_the_best_strength(level):
     """From zero in one dimension the move is the exact minimum along its own ray, to the four digits it aims at."""
     problem = ufm.Problem(COUNTS, 1, 1e-2, 1e-3)
-    move = escape(problem, level, zero(problem, level)).variables
+    move = escape(problem, level, zero(problem, level)).point
     scales = scaling(problem, level, "balanced")
     sizes = np.linalg.norm(move.weight * scales.weight), np.linalg.norm(move.features * scales.rows[:, None])
     assert sizes[0] == pytest.approx(sizes[1], rel=1e-12)

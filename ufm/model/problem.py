@@ -197,8 +197,10 @@ def row_multiplicities(
     problem: Problem, level: Level
 ) -> Int[np.ndarray, " rows"] | Float[np.ndarray, " rows"]:
     """Return ``m_i``, the number of samples that every feature row stands for."""
-    labels = row_labels(problem, level)
-    return np.ones(len(labels), dtype=np.int64) if level == "sample" else problem.counts
+    one_of("level", level, LEVELS)
+    if level != "sample":
+        return problem.counts
+    return np.ones(len(row_labels(problem, level)), dtype=np.int64)
 
 
 def bias_curvature(problem: Any) -> Any:

@@ -53,6 +53,8 @@ Restarts = Mapping[int, tuple[list[Any], float]]
 class _Stacked:
     """What is done on the host with points that are stacked ``(W, H, b)``."""
 
+    stack: Stack
+
     def stack_of(self, problems: Sequence[Problem]) -> Stack:
         """Return some of the problems side by side."""
         return Stack(problems, self.stack.level)
@@ -67,12 +69,13 @@ class _Stacked:
         """Return for every point a move that lowers its objective (if only by less than ``least``), or None."""
         return escape_all(self.stack_of(problems), points)
 
-    def expanded(self, point: Variables) -> Variables:
-        """Return a point as observers and callers know it."""
+    def expanded(self, point: Any) -> Variables:
+        """Return a point as observers know it."""
         return point
 
-    answer = expanded
-    stack: Stack
+    def answer(self, point: Any) -> Variables | GroupPoint:
+        """Return a point as the answer of a task."""
+        return point
 
 
 class Alone(_Stacked):
@@ -158,7 +161,7 @@ class Grouped(Alone):
         self._begin(self._cast(start, self.dtype), 1.0)
 
     @staticmethod
-    def _cast(point: Point, dtype: str) -> Point:
+    def _cast(point: Any, dtype: str) -> Point:
         return jax.tree.map(lambda part: np.asarray(part).astype(dtype), point)
 
     def variables(self, slots: Sequence[int], before: bool = False) -> Any:
@@ -181,11 +184,11 @@ class Grouped(Alone):
         """Return a move that lowers the objective by more than ``least``, or None."""
         return [group_escape(self.dual, member(points, 0), least[0])]
 
-    def expanded(self, point: Point) -> Variables:
+    def expanded(self, point: Any) -> Variables:
         """Return the point in full size."""
         return self.answer(point).variables
 
-    def answer(self, point: Point) -> GroupPoint:
+    def answer(self, point: Any) -> GroupPoint:
         """Return the point as the answer of the task."""
         return GroupPoint(self.dual.problem, self.dual.groups, point)
 

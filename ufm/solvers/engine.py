@@ -11,18 +11,18 @@ import contextlib
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
 
 from ufm.duality.certificate import Certificate
-from ufm.model.problem import Problem, row_labels
+from ufm.model.problem import Level, Problem, row_labels
 from ufm.model.processes import agreed
 from ufm.model.stack import member
 from ufm.solvers.batch import Alone, Grouped, Many
 from ufm.solvers.checkpoint import Checkpoints
-from ufm.solvers.coordinates import with_few_coordinates
+from ufm.solvers.coordinates import going_on, with_few_coordinates
 from ufm.solvers.escape import Move
 from ufm.solvers.limits import Precision
 from ufm.solvers.run import Action, Run
@@ -179,6 +179,13 @@ def solve_one(
     if checkpoints is None:
         return with_few_coordinates([task], setup, lambda tasks: [_run(tasks[0], setup)])[0]
     return _run(task, setup, checkpoints, resume)
+
+
+def as_asked(task: Task, end: Outcome, setup: Setup, level: Level | Literal["auto"]) -> Outcome:
+    """Return the end of a task; one that chose groups by itself goes on with classes where it is not certified."""
+    if level != "auto" or setup.level != "group" or end.status is Status.CERTIFIED:
+        return end
+    return going_on(task, end, lambda left: solve_one(left, setup._replace(level="class")))
 
 
 def _run(task: Task, setup: Setup, checkpoints: Checkpoints | None = None, resume: bool = False) -> Outcome:

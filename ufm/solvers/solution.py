@@ -58,7 +58,7 @@ class Solution:
 
     @property
     def _variables(self) -> Variables:
-        return self.point if self.group is None else self.group.variables
+        return self.point.variables if isinstance(self.point, GroupPoint) else self.point
 
     @property
     def weight(self) -> Float[np.ndarray, "K d"]:

@@ -13,11 +13,12 @@ import numpy as np
 from ufm.inputs.arrays import real_array
 from ufm.inputs.checks import InputError, fits_memory, instance_of, positive_float, positive_integer
 from ufm.inputs.files import path_of
+from ufm.model.groups import GroupPoint
 from ufm.model.objective import Variables
 from ufm.model.problem import Level, Problem
 from ufm.solvers.checkpoint import Checkpoints
-from ufm.solvers.coordinates import chosen_level, going_on
-from ufm.solvers.engine import solve_one
+from ufm.solvers.coordinates import chosen_level
+from ufm.solvers.engine import as_asked, solve_one
 from ufm.solvers.fingerprint import run_key
 from ufm.solvers.limits import Precision
 from ufm.solvers.progress import gap_progress
@@ -25,7 +26,6 @@ from ufm.solvers.rule import StepRule
 from ufm.solvers.rules import rule_parameters, step_rule
 from ufm.solvers.settings import SETTINGS, check_settings, limits
 from ufm.solvers.solution import Solution
-from ufm.solvers.status import Status
 from ufm.solvers.task import Observer, Record, Setup, Task
 
 
@@ -116,9 +116,9 @@ def solve(
     rule = step_rule(SETTINGS["solver"].default if solver is None else solver, parameters)
     seed, bounds = settings["seed"], limits(settings)
     free = start is None and observe is None
-    level, automatic = chosen_level(problem, settings["level"], rule, free), settings["level"] == "auto"
+    level = chosen_level(problem, settings["level"], rule, free)
     if level != "group":
-        check_size(problem, level)
+        _check_size(problem, level)
     if record_every is not None:
         record_every = positive_integer("record_every", record_every)
     given = None if start is None else functools.partial(_checked_start, problem, level, start)
@@ -135,14 +135,10 @@ def solve(
     setup = Setup(level, rule, precision, devices)
     with gap_progress(progress, bounds.tol) as report:
         task = Task(problem, bounds, seed, given, settings["escapes"], report, record_every, observe)
-        outcome = solve_one(task, setup, checkpoints, resume)
-        if automatic and level == "group" and outcome.status is not Status.CERTIFIED:
-            level = "class"
-            check_size(problem, level)
-            outcome = going_on(task, outcome, lambda task: solve_one(task, setup._replace(level="class")))
+        outcome = as_asked(task, solve_one(task, setup, checkpoints, resume), setup, settings["level"])
     return Solution(
         problem,
-        level,
+        "class" if level == "group" and not isinstance(outcome.point, GroupPoint) else level,
         outcome.point,
         outcome.status,
         outcome.certificate,
@@ -152,7 +148,7 @@ def solve(
     )
 
 
-def check_size(problem: Problem, level: Level) -> None:
+def _check_size(problem: Problem, level: Level) -> None:
     """Raise `InputError` if the points of a problem would not fit into memory."""
     rows = int(problem.num_samples) if level == "sample" else problem.num_classes
     fits_memory(
