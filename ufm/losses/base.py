@@ -133,8 +133,13 @@ class Loss(ABC):
         """
         return None
 
-    def pinned(self, logits: Float[np.ndarray, "K K"], divergence: Float[np.ndarray, " K"]) -> Pinned | None:
-        """Return what ``Bregman_k(z, logits_k) <= divergence_k`` says of z, row k having label k; None: nothing."""
+    def pinned(
+        self,
+        logits: Float[np.ndarray, "rows K"],
+        labels: Int[np.ndarray, " rows"],
+        divergence: Float[np.ndarray, " rows"],
+    ) -> Pinned | None:
+        """Return what ``Bregman_y(z, logits_i) <= divergence_i`` says of z, row i having label y_i; None: nothing."""
         return None
 
     def zero_margins(self, divergence: Float[np.ndarray, " K"]) -> Float[np.ndarray, " K"] | None:

@@ -178,13 +178,17 @@ class SoftmaxLoss(Loss):
         scale, e = Fraction(float(np.ravel(self.scales)[0])), Fraction(self.label_smoothing)
         return weight * scale * (1 - e) * Fraction(num_classes - 1, num_classes)
 
-    def pinned(self, logits: Float[np.ndarray, "K K"], divergence: Float[np.ndarray, " K"]) -> Pinned | None:
+    def pinned(
+        self,
+        logits: Float[np.ndarray, "rows K"],
+        labels: Int[np.ndarray, " rows"],
+        divergence: Float[np.ndarray, " rows"],
+    ) -> Pinned | None:
         """The divergence is ``c_k KL(p*_k || p_k)``; nothing is said where logits are scaled differently."""
         if np.ptp(self.scales) > 0:
             return None
-        classes = np.arange(len(logits))
-        weights, scale = self._row_weights(classes), np.ravel(self.scales)[0]
-        found = pinned_by_kl(sm.softmax(self._scores(logits, classes)), divergence / weights)
+        weights, scale = self._row_weights(labels), np.ravel(self.scales)[0]
+        found = pinned_by_kl(sm.softmax(self._scores(logits, labels)), labels, divergence / weights)
         return Pinned(
             radius=found.radius / scale,
             spread=found.spread / scale,

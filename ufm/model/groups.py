@@ -69,10 +69,26 @@ class Groups:
 
     def expand(self, element: Float[np.ndarray, "G columns"]) -> Float[np.ndarray, "K K"]:
         """Return the K x K matrix of an element of the algebra."""
-        entries = self.algebra.entries(element)
-        matrix = entries[np.ix_(self.of_class, self.of_class)]
-        np.fill_diagonal(matrix, entries[self.of_class, len(self)])
-        return matrix
+        return self.expand_rows(element, np.arange(len(self.of_class)))
+
+    def expand_rows(
+        self, element: Float[np.ndarray, "G columns"], classes: Int[np.ndarray, " rows"] | None = None
+    ) -> Float[np.ndarray, "rows K"]:
+        """Return the rows of some classes, by default of the first of every group, of an element's matrix."""
+        classes = self.first if classes is None else classes
+        entries, groups = self.algebra.entries(element), self.of_class[classes]
+        rows = entries[np.ix_(groups, self.of_class)]
+        rows[np.arange(len(classes)), classes] = entries[groups, len(self)]
+        return rows
+
+    def reduce_rows(self, rows: Float[np.ndarray, "G K"]) -> Float[np.ndarray, "G columns"]:
+        """Return the element whose matrix has these rows of the first class of every group."""
+        G = len(self)
+        last = np.zeros(G, dtype=np.int64)
+        last[self.of_class] = np.arange(len(self.of_class))
+        others = np.where(np.eye(G, dtype=bool), last, self.first)  # of a group's own classes another one
+        entries = np.take_along_axis(rows, np.column_stack([others, self.first]), axis=1)
+        return self.algebra.roots * entries
 
     def reduce(self, matrix: Float[np.ndarray, "K K"]) -> Float[np.ndarray, "G columns"]:
         """Return the element of the algebra nearest to a K x K matrix: its average over permutations."""
@@ -316,6 +332,11 @@ class GroupPoint:
             return None
         scale = math.sqrt(bias_curvature(self.problem))
         return self.point.bias / np.sqrt(self.groups.members) / scale
+
+    def rows(self, name: str, classes: Int[np.ndarray, " rows"] | slice) -> Float[np.ndarray, "rows K"]:
+        """Return the rows of some classes of ``"logits"``, ``"gram_features"`` or ``"gram_weights"``."""
+        element = self.groups.algebra.roots * getattr(self, name)
+        return self.groups.expand_rows(element, np.arange(self.problem.num_classes)[classes])
 
     def _entries(self, left: Any, right: Any) -> Float[np.ndarray, "G columns"]:
         algebra = self.groups.algebra

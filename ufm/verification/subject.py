@@ -12,6 +12,7 @@ from ufm.inputs.checks import InputError
 from ufm.metrics.batches import Batch
 from ufm.metrics.nearest_mean import NearestMeanAgreement
 from ufm.metrics.statistics import FeatureStatistics
+from ufm.model.groups import GroupPoint, groups_of
 from ufm.model.problem import Problem
 from ufm.text import count_range
 
@@ -23,7 +24,8 @@ class Subject:
     Attributes:
         title: what it is, in a sentence.
         problem: what it is held against, if known.
-        statistics: of its features, made with its classifier.
+        statistics: of its features, made with its classifier; None for a point at group level, which has no rows.
+        group: a point at group level.
         rows: the features themselves, checked and read block by block, or None if they were streamed.
         second_pass: NC4 of streamed features, or None.
         claims_optimum: whether it says of itself that it is optimal, so that its gap is judged.
@@ -33,7 +35,8 @@ class Subject:
 
     title: str
     problem: Problem | None
-    statistics: FeatureStatistics
+    statistics: FeatureStatistics | None
+    group: GroupPoint | None = None
     rows: Batch | None = None
     second_pass: NearestMeanAgreement | None = None
     claims_optimum: bool = False
@@ -49,13 +52,17 @@ def subject_of_solution(solution: Any) -> Subject:
     """
     try:
         problem, status, history = solution.problem, solution.status, tuple(solution.history)
-        arrays = (solution.features, solution.labels, solution.weight, solution.bias)
+        group: Any = getattr(solution, "group", None)
+        arrays = () if group else (solution.features, solution.labels, solution.weight, solution.bias)
         reported = float(solution.objective)
     except AttributeError as error:
         raise InputError(
             f"solution must be what ufm.solve returns, got {type(solution).__name__} ({error})"
         ) from None
-    subject = subject_of_arrays(*arrays, problem)
+    if group:  # groups are found anew: the point alone is taken over
+        subject = Subject("", problem, None, GroupPoint(problem, groups_of(problem), group.point))
+    else:
+        subject = subject_of_arrays(*arrays, problem)
     status = getattr(status, "value", status)
     return dataclasses.replace(
         subject,
@@ -88,7 +95,7 @@ def subject_of_arrays(features: Any, labels: Any, weight: Any, bias: Any, proble
     statistics = FeatureStatistics(weight=matrix, bias=vector, nonnegative=nonnegative)
     statistics.add(rows, check=True)
     title = _title(statistics, problem)
-    return Subject(title, problem, statistics, rows)
+    return Subject(title, problem, statistics, rows=rows)
 
 
 def subject_of_statistics(
