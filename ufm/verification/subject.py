@@ -53,7 +53,7 @@ def subject_of_solution(solution: Any) -> Subject:
     try:
         problem, status, history = solution.problem, solution.status, tuple(solution.history)
         group: Any = getattr(solution, "group", None)
-        arrays: Any = () if group else (solution.features, solution.labels, solution.weight, solution.bias)
+        arrays: Any = [] if group else [solution.features, solution.labels, solution.weight, solution.bias]
         reported = float(solution.objective)
     except AttributeError as error:
         raise InputError(
