@@ -53,7 +53,9 @@ def subject_of_solution(solution: Any) -> Subject:
     try:
         problem, status, history = solution.problem, solution.status, tuple(solution.history)
         group: Any = getattr(solution, "group", None)
-        arrays = [] if group else [solution.features, solution.labels, solution.weight, solution.bias]
+        if not group:
+            features, labels = solution.features, solution.labels
+            weight, bias = solution.weight, solution.bias
         reported = float(solution.objective)
     except AttributeError as error:
         raise InputError(
@@ -62,7 +64,7 @@ def subject_of_solution(solution: Any) -> Subject:
     if group:  # groups are found anew: the point alone is taken over
         subject = Subject("", problem, None, GroupPoint(problem, groups_of(problem), group.point))
     else:
-        subject = subject_of_arrays(*arrays, problem=problem)
+        subject = subject_of_arrays(features, labels, weight, bias, problem)
     status = getattr(status, "value", status)
     return dataclasses.replace(
         subject,
