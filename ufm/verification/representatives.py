@@ -24,7 +24,7 @@ class Representatives:
     Example:
         >>> pair = Representatives(Groups(np.array([0, 0]), np.array([0]), np.array([2])))
         >>> rows = np.array([[3.0, 1.0]])  # of the matrix [[3, 1], [1, 3]]
-        >>> pair.largest_eigenvalue(rows).round(12), pair.product(rows, rows).round(12).tolist()
+        >>> round(pair.largest_eigenvalue(rows), 12), pair.product(rows, rows).round(12).tolist()
         (4.0, [[10.0, 6.0]])
     """
 
