@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.sparse import csr_array
 
 
 class Moments(NamedTuple):
@@ -117,6 +116,8 @@ class ByClass(NamedTuple):
         self, rows: Float[np.ndarray, "rows any"], weights: Float[np.ndarray, " rows"] | None = None
     ) -> Float[np.ndarray, "c any"]:
         """Return the (weighted) sum of the rows of every class, in one pass over them as they lie."""
+        from scipy.sparse import csr_array  # what only reads names of metrics does not wait for it
+
         size = len(self.order)
         values = np.ones(size) if weights is None else weights[self.order]
         shape = (len(self.classes), size)
