@@ -78,7 +78,7 @@ class Member:
         bias = problem.bias is not None
         compiled = (str(plain(fields[name])) for name, setting in SETTINGS.items() if setting.compiled)
         kind = (problem.features, bias, type(problem.loss), loss)
-        return (problem.num_classes, rows, problem.dim, *kind, *compiled)
+        return (problem.num_classes, problem.num_logits, rows, problem.dim, *kind, *compiled)
 
     @functools.cached_property
     def key(self) -> str:
