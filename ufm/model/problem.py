@@ -156,6 +156,16 @@ class Problem:
         root = self.num_samples * self.nuclear_weight
         return root * root  # a power would raise OverflowError instead of returning inf
 
+    @property
+    def entropy(self) -> float:
+        """The least that the loss can be, however well it is fitted: the entropy of soft targets, in nats.
+
+        ``-sum_k (n_k/N) loss_k*(0)``; zero for class labels.
+        """
+        contexts = np.arange(self.num_classes)
+        conjugate = self.loss.conjugate(np.zeros((len(contexts), self.num_logits)), contexts)
+        return float(-self.priors @ conjugate) + 0.0
+
     def replace(self, **changes: Any) -> Problem:
         """Return a copy with the given fields changed (and checked again)."""
         return dataclasses.replace(self, **changes)
