@@ -35,6 +35,7 @@ class SoftTargets(SoftmaxLoss):
     """
 
     grouped: ClassVar[bool] = False
+    labelled: ClassVar[bool] = False
     table: Float[Any, "C K"] | Any
     context_weights: Float[Any, " C"] | float | Any
     multipliers: Float[Any, " K"] | float | Any
