@@ -28,6 +28,7 @@ from ufm.solvers.limits import Precision
 from ufm.solvers.run import Action, Run
 from ufm.solvers.status import Status
 from ufm.solvers.task import Outcome, Setup, Task
+from ufm.solvers.threads import few_threads
 
 #: What happens to a task at a look: it ends, or begins again from a point (in a box, emptied by whoever takes it).
 Result = Outcome | list[Any]
@@ -190,7 +191,7 @@ def as_asked(task: Task, end: Outcome, setup: Setup, level: Level | Literal["aut
 
 def _run(task: Task, setup: Setup, checkpoints: Checkpoints | None = None, resume: bool = False) -> Outcome:
     """Run one task in the coordinates of its problem."""
-    with precision(setup.dtype):
+    with precision(setup.dtype), few_threads(task.problem, setup.level):
         device = (Grouped if setup.level == "group" else Alone)(task, setup)
         run = Run(0, task, setup.rule.descends)
         block = Block(device, [run], 1, setup)
@@ -250,7 +251,7 @@ def _run_together(
     """Run tasks of equal shape in the coordinates of their problems."""
     solved: dict[int, Outcome] = {}
     half = math.ceil(width / 2)
-    with precision(setup.dtype):
+    with precision(setup.dtype), few_threads(tasks[0].problem, setup.level):
         waiting = deque(Run(i, task, setup.rule.descends) for i, task in enumerate(tasks))
         blocks: list[Block] = []
         while waiting and len(blocks) < 2:
