@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from ufm.model.problem import Problem
 
 #: Rows are worked on in blocks of about this many logits.
-_BLOCK_ENTRIES = 2**21
+_BLOCK_ENTRIES = 2**18
 
 
 def block_step_residual(
