@@ -130,11 +130,22 @@ def _sentence(box: str, argv: Sequence[str]) -> str:
     kept = [
         " ".join(part.partition("Got errors:")[0].split()) for part in parts if "full helptext" not in part
     ]
+    kept = [_hint(part) for part in kept]
     text = "; ".join(part.removeprefix("Argument helptext: ").rstrip(".") for part in kept if part)
     for pattern, plain in _PLAINER:
         text = re.sub(pattern, plain, text)
     known = next((name for name in argv if name in COMMANDS), None)
     return f"{text[:1].lower()}{text[1:]}; see ufm {f'{known} ' if known else ''}--help"
+
+
+def _hint(part: str) -> str:
+    """Return what the parser says without the help of the flags that it guesses were meant, but for their names."""
+    said, guess, meant = part.partition("Perhaps you meant:")
+    said = re.sub(
+        r" \(applied to ufm \w+\)|Arguments are applied to the directly preceding.*", "", said
+    ).strip()
+    flags = dict.fromkeys(re.findall(r"(?<!\S)--(?!help\b)[\w-]+", meant))
+    return f"{guess.lower()[:-1]} {' or '.join(flags)}" if guess and flags and not said else said
 
 
 def _complain(code: int, sentence: str) -> int:
