@@ -173,8 +173,9 @@ def command_line(draw):
         sound, line = value in right, [*line, value]
     names = draw.sample(sorted(FLAGS[command]), draw.randint(0, min(5, len(FLAGS[command]))))
     if command == "solve":  # small ones of two shapes; figures are drawn in tests of their own
-        names = [*{*names, "figure", "counts", "dim"}]
-        names.sort()
+        names = sorted({*names, "figure", "counts", "dim"})
+    if command == "advise" and {"weight-decay", "feature-decay"} & {*names}:  # one alone is refused
+        names = sorted({*names, "weight-decay", "feature-decay"})
     for name in names:
         right, wrong = FLAGS[command][name]
         among = right if wanted or name == "figure" else [*right, *wrong]
