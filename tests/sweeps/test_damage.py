@@ -144,9 +144,7 @@ def test_two_hundred_damages_at_random(folder, stored):
         changed = any(file.read_bytes() != content for file, content in before.items())
         if changed:
             with pytest.raises(ufm.InputError, match=r"is damaged|format"):
-                open_dataset(folder).load()
-            with pytest.raises(ufm.InputError, match=r"is damaged|format"):
-                sweep(folder)
+                (sweep if seed % 10 == 0 else open_dataset)(folder).load()
         for file, content in before.items():
             file.write_bytes(content)
     xr.testing.assert_identical(open_dataset(folder).load(), whole)
