@@ -149,8 +149,8 @@ def _hint(part: str) -> str:
 
 
 def _complain(code: int, sentence: str) -> int:
-    """Print why it did not work, and return the exit code. Paths and flags are not broken, digits by the thousand cut."""
-    sentence = re.sub(r"(\S{80})\S{400,}", r"\1...", sentence)
+    """Print why it did not work, and return the exit code. Paths and flags are not broken, the longest words cut."""
+    sentence = re.sub(r"(\S{50})\S*(\s+\S{60,}){5,}|(\S{80})\S{400,}", r"\1\3...", sentence)
     if sys.stderr is not None:
         with contextlib.suppress(OSError, ValueError):
             print(wrapped(f"ufm: {sentence}", break_long_words=False), file=sys.stderr, flush=True)
