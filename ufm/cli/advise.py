@@ -108,6 +108,10 @@ def _given(training: TrainingFlags) -> _Training:
     default = "class" if training.torch_weight_decay is not None else "sample"
     charge = _exponent(training.charge or default)
     weight = _weight_decay(training)
+    if training.batch_size is not None and training.feature_decay is None:
+        raise InputError(
+            "batch_size needs feature_decay, which stands in a training step on the sum over such a batch"
+        )
     if weight is None and training.feature_decay is None:
         decay = ProblemFlags.feature_decay
         note = f"Here lambda_H = {decay:g}, which is a default for show, as is lambda_W: give your own."

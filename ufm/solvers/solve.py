@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Callable, Sequence
@@ -133,7 +134,8 @@ def solve(
     elif resume:
         raise InputError("resume needs checkpoint, the file to go on from")
     setup = Setup(level, rule, precision, devices)
-    with gap_progress(progress, bounds.tol) as report:
+    held = contextlib.nullcontext() if checkpoints is None else checkpoints.held()
+    with held, gap_progress(progress, bounds.tol) as report:
         task = Task(problem, bounds, seed, given, settings["escapes"], report, record_every, observe)
         outcome = as_asked(task, solve_one(task, setup, checkpoints, resume), setup, settings["level"])
     return Solution(

@@ -23,7 +23,7 @@ import numpy as np
 import xarray as xr
 
 from ufm.inputs.checks import CheckpointError, InputError
-from ufm.sweeps.claim import Share, claimed
+from ufm.inputs.claim import Share, claimed
 from ufm.sweeps.dataset import Layout
 from ufm.sweeps.joined import joined
 from ufm.sweeps.sealed import (

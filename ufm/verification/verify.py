@@ -141,7 +141,10 @@ def verify(
             raise InputError("problem and bias must be omitted with a solution, which has its own")
         subject = subject_of_solution(solution)
         claimed = gap_tolerance("solution.tol", solution.tol) if tol is None else tol
-        return _verify_point(subject, solution.problem, claimed, tolerance)
+        with np.errstate(
+            all="ignore"
+        ):  # decays of 1e-160: what cannot be resolved is not finite, and judged so
+            return _verify_point(subject, solution.problem, claimed, tolerance)
     if statistics is not None:
         if bias is not None:
             raise InputError("bias must be omitted with statistics, which were made with their own")
