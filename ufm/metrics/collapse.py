@@ -32,13 +32,14 @@ from ufm.metrics.statistics import FeatureStatistics
 #: Between-class eigenvalues (and squared distances of means) below this fraction of the largest count as
 #: zero: the default of `nc1` and `cdnv`. It is the square root of the rounding unit of float64.
 RANK_TOLERANCE = 1e-8
-#: Rows of a K x K matrix that are formed at a time.
-TILE = 1024
+#: Entries of a K x K matrix that are formed at a time: 32 MB.
+TILE_ENTRIES = 2**22
 
 
 def tiles(rows: Float[np.ndarray, "K ..."] | Int[np.ndarray, " K"]) -> Iterator[Any]:
-    """Yield `TILE` rows at a time: what is K x K is never formed as a whole."""
-    return (rows[start : start + TILE] for start in range(0, len(rows), TILE))
+    """Yield a few rows at a time: what is K x K is never formed as a whole."""
+    step = max(TILE_ENTRIES // max(len(rows), 1), 1)
+    return (rows[start : start + step] for start in range(0, len(rows), step))
 
 
 def measure(
@@ -161,10 +162,9 @@ def squared_distances(statistics: FeatureStatistics | Any) -> Float[np.ndarray, 
 def _distance_tiles(statistics: FeatureStatistics | Any) -> Iterator[np.ndarray]:
     centred = _centred_means(statistics)
     norms = np.sum(centred**2, axis=1)
-    for number, rows in enumerate(tiles(centred)):
-        own = np.arange(len(rows)) + number * TILE
-        squares = np.maximum(norms[own, None] + norms - 2 * rows @ centred.T, 0.0)
-        squares[np.arange(len(rows)), own] = 0.0
+    for own in tiles(np.arange(len(centred))):
+        squares = np.maximum(norms[own, None] + norms - 2 * centred[own] @ centred.T, 0.0)
+        squares[np.arange(len(own)), own] = 0.0
         yield squares
 
 
