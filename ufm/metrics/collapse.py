@@ -86,7 +86,7 @@ def between_spectrum(statistics: FeatureStatistics | Any) -> Float[np.ndarray, "
 
 def _short_side(rows: Float[np.ndarray, "K d"]) -> np.ndarray:
     """Return rows with the same singular values and right singular vectors, no more of them than columns."""
-    return np.linalg.qr(rows, mode="r") if len(rows) > 2 * rows.shape[1] else rows
+    return np.asarray(np.linalg.qr(rows, mode="r")) if len(rows) > 2 * rows.shape[1] else rows
 
 
 def nc1(statistics: FeatureStatistics | Any, rtol: float | Any = RANK_TOLERANCE) -> float:
