@@ -83,7 +83,12 @@ def label(setting: Setting) -> str:
         f"{name} {value}" for name, value in own.items() if name not in hidden and value != usual[name]
     ]
     text = ", ".join(changed) or "as usual"
-    for name, short in (("batch None", "full batch"), (" True", ""), ("feature_decay", "feature decay")):
+    for name, short in (
+        ("batch None", "full batch"),
+        (" True", ""),
+        ("normalised", "batch normalisation"),
+        ("feature_decay", "feature decay"),
+    ):
         text = text.replace(name, short)
     return text.replace("weight_decay", "weight decay").replace("power ", "weights n^-")
 

@@ -114,17 +114,16 @@ class Watch(Monitor):
         self._fetch()
         return self._record
 
-    def gather(self) -> None:
-        """Add what all processes of torch's default group have seen in this epoch; every one must call it.
+    def gather(self, distributed: Any) -> None:
+        """Add what all processes of a group have seen in this epoch: `merge` with every `record`.
 
-        It is `merge` with every `record`, sent by ``torch.distributed.all_gather_object``.
+        Args:
+            distributed: ``torch.distributed``, its default group; every process must call this.
         """
-        import torch.distributed as group
-
-        records: list[Any] = [None] * group.get_world_size()
-        group.all_gather_object(records, self.record())
+        records: list[Any] = [None] * distributed.get_world_size()
+        distributed.all_gather_object(records, self.record())
         for rank, record in enumerate(records):
-            if rank != group.get_rank():
+            if rank != distributed.get_rank():
                 self.merge(record)
 
     def merge(self, other: Record | Monitor) -> None:
