@@ -33,6 +33,8 @@ from ufm.verification.measured import MeasuredLayer, measured_geometry
 COUNTS = np.round(np.geomspace(160, 16, 10)).astype(int)
 EXPONENTS = ("margins", "norms", "centred")
 
+HEADER = f"{'data':8s}{'changed':22s}  n{'g: margins':>12s}{'norms':>12s}{'centred':>12s}   cos  res"
+
 #: What is changed, one at a time; the usual setting first.
 CHANGES: tuple[dict[str, Any], ...] = (
     {},
@@ -180,7 +182,7 @@ def main(quick: bool = False, outputs: OmitArgPrefixes[Outputs] = Outputs()) -> 
         outputs: where results go.
     """
     results = outputs.of("charge", quick)
-    print(f"{'data':8s}{'changed':22s}  n{'g: margins':>12s}{'norms':>12s}{'centred':>12s}   cos  res")
+    print(HEADER)
     rows = []
     for setting in QUICK if quick else GRID:
         shifts = range(0, len(COUNTS), len(COUNTS) // setting.networks)
