@@ -82,7 +82,9 @@ def label(setting: Setting) -> str:
     own, usual = setting._asdict(), USUAL._asdict()
     hidden = ("data", "networks")
     changed = [
-        f"{name} {value}" for name, value in own.items() if name not in hidden and value != usual[name]
+        f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in own.items()
+        if name not in hidden and value != usual[name]
     ]
     text = ", ".join(changed) or "as usual"
     for name, short in (
