@@ -39,6 +39,7 @@ from ufm.verification.optimality import certificate_of, optimality_rows
 from ufm.verification.propagation import FLOOR
 from ufm.verification.report import Report, Row
 from ufm.verification.resolution import gap_tolerances, zero_margin_bounds
+from ufm.verification.stuck import stuck_point
 from ufm.verification.subject import Subject, subject_of_arrays, subject_of_solution, subject_of_statistics
 from ufm.verification.tolerances import Tolerances, flat_tolerances
 from ufm.verification.variability import agreement_rows, variability_rows
@@ -176,6 +177,8 @@ def _verify_point(subject: Subject, problem: Problem, tol: float, tolerance: flo
         tolerances = flat_tolerances(prediction, tolerance, measured.classes)
     if prediction is not None and tolerances is not None:
         rows += _geometry_rows(subject, prediction, measured, tolerances)
+        rows, stuck = stuck_point(rows, certificate, prediction, measured, tolerances)
+        notes += (stuck,) if stuck else ()
     else:
         rows += _open_rows(subject, problem, measured, eps, tolerance)
     basis = _basis(certificate, eps, tol, tolerance)
@@ -228,7 +231,8 @@ def _basis(certificate: Certificate | None, eps: float | None, tol: float, toler
     gap = "" if certificate is None else f" The relative duality gap is {certificate.relative_gap:.1e}."
     return (
         f"Tolerance {tolerance:g} for every residual, cosine and fraction; for norms and margins times the "
-        f"largest predicted one.{gap}"
+        f"largest predicted one.{gap} Such rows show the class with the largest error now, another one at another "
+        f"time: no time series (`ufm.training` has those)."
     )
 
 
