@@ -203,7 +203,7 @@ def _row(record: Record) -> list[str]:
         cell("times_bound", ".2f"),
         cell("bandwidth_share", ".0%"),
         cell("rate_share", ".0%"),
-        cell("peak_bytes", ".2f GiB".replace(" GiB", ""), 2**-30),
+        cell("peak_bytes", ".2f", 2**-30),
         ", ".join(said),
     ]
 
@@ -211,16 +211,13 @@ def _row(record: Record) -> list[str]:
 def gains(records: list[Record]) -> dict[str, float]:
     """Return how many times as fast float32 is as float64, by job."""
     times = {(r["part"], r["job"]): r["seconds"] for r in records if "seconds" in r}
-    pairs = {
-        job.removesuffix(", float32"): (part, job, job.removesuffix("32") + "64")
-        for part, job in times
-        if job.endswith("float32")
-    }
-    return {
-        f"{part}: {name}": times[part, double] / times[part, single]
-        for name, (part, single, double) in pairs.items()
-        if (part, double) in times
-    }
+    found = {}
+    for part, job in times:
+        double = job.removesuffix("32") + "64"
+        if job.endswith("float32") and (part, double) in times:
+            name = f"{part}: {job.removesuffix(', float32')}"
+            found[name] = times[part, double] / times[part, job]
+    return found
 
 
 def main(outputs: OmitArgPrefixes[Outputs] = Outputs(), quick: bool = False) -> int:

@@ -274,7 +274,7 @@ class Many(_Stacked):
             self.slots = self.members[padded]
             self.arrays, self.units = self._put(jax.tree.map(lambda part: part[self.slots], self.fields))
         if self.states is not None:
-            old = np.append(kept, np.zeros(len(new), dtype=np.int64)).astype(np.int64)[padded]
+            old = np.append(kept, np.zeros(len(new))).astype(np.int32)[padded]
             self.states = self._put(take(self.states, old))
         if len(new) or restarts:
             self._begin(np.arange(len(padded)) >= len(kept), restarts)
