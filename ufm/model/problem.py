@@ -175,10 +175,10 @@ class Problem:
         bias = "no bias" if self.bias is None else "unregularised bias"
         style = "d" if isinstance(self.num_samples, int) else ".6g"
         C, K = self.num_classes, self.num_logits
-        kinds = f"K = {K} classes" if self.targets is None else f"C = {C} contexts, K = {K} logits"
+        kinds = f"K = {K} classes" if self.loss.labelled else f"C = {C} contexts, K = {K} logits"
         sizes = (
             f"{kinds}, N = {self.num_samples:{style}} samples "
-            f"({count_range(self.counts)} per {'class' if self.targets is None else 'context'}), d = {self.dim}"
+            f"({count_range(self.counts)} per {'class' if self.loss.labelled else 'context'}), d = {self.dim}"
         )
         low, high = self.feature_decays.min(), self.feature_decays.max()
         decay = f"{low:g}" if low == high else f"{low:g} to {high:g} by class"
