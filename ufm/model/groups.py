@@ -232,7 +232,10 @@ class GroupObjective(Objective):
         if self.nonnegative:
             entries = algebra.entries(algebra.element(dual @ dual.transpose))
             return xp.sqrt(xp.max(xp.sum(algebra.times * xp.maximum(entries, 0), axis=1)))
-        square, longest = dual.square, dual.square[xp.argmax(xp.sum(dual.square**2, axis=1))]
+        square, longest = (
+            dual.square,
+            dual.square[jax.lax.argmax(xp.sum(dual.square**2, axis=1), 0, np.int32)],
+        )
         for _ in range(POWER_STEPS):
             unit = longest / xp.maximum(xp.linalg.vector_norm(longest), xp.finfo(square.dtype).tiny)
             longest = (square @ unit) @ square

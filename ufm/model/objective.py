@@ -141,7 +141,7 @@ class Objective:
         dual = residual * units[:, None] if len(residual) == len(units) else self._by_class(residual, units)
         if self.nonnegative:
             return jnp.sqrt(jnp.max(jnp.sum(jnp.maximum(dual @ dual.T, 0), axis=1)))
-        longest = dual[jnp.argmax(jnp.sum(dual**2, axis=1))]
+        longest = dual[jax.lax.argmax(jnp.sum(dual**2, axis=1), 0, jnp.int32)]
         for _ in range(POWER_STEPS):
             unit = longest / jnp.maximum(jnp.linalg.norm(longest), jnp.finfo(dual.dtype).tiny)
             longest = (dual @ unit) @ dual

@@ -49,9 +49,9 @@ def advance(rule: StepRule, objective: Objective, state: Any, steps: int) -> Any
     iterates that take turns in two places are then back in their own, and nothing is copied.
     """
     if objective.layout is None:
-        return advance_rounds(rule, objective, state, steps, 1)
-    state = advance_rounds(rule, objective, state, steps // 2, 2)
-    return advance_rounds(rule, objective, state, 1, 1) if steps % 2 else state
+        return advance_rounds(rule, objective, state, np.int32(steps), 1)
+    state = advance_rounds(rule, objective, state, np.int32(steps // 2), 2)
+    return advance_rounds(rule, objective, state, np.int32(1), 1) if steps % 2 else state
 
 
 @functools.partial(jax.jit, static_argnames=("rule", "together"), donate_argnames="state")
