@@ -34,6 +34,8 @@ from .solvers.status import Status as Status
 from .sweeps import sweep as sweep
 from .theory.prediction import ClosedFormError as ClosedFormError
 from .theory.prediction import Prediction as Prediction
+from .theory.prototypes import orthogonal_frame as orthogonal_frame
+from .theory.prototypes import simplex_etf as simplex_etf
 from .verification.observer import collapse_observer as collapse_observer
 from .verification.report import Report as Report
 from .verification.verify import verify as verify

@@ -119,6 +119,8 @@ def why_not_grouped(problem: Problem) -> str | None:
     """Return why a problem has no group level, the end of a sentence, or None if it has one."""
     if not problem.loss.grouped:
         return f"{type(problem.loss).__name__} cannot take classes together"
+    if problem.classifier is not None:
+        return "the classifier is fixed"
     if problem.dim < problem.num_classes:
         return f"dim must be at least the number of classes, got {problem.dim} and {problem.num_classes}"
     return None

@@ -71,6 +71,8 @@ def escape_all(stack: Stack, points: Variables) -> list[Move | None]:
         stack: the problems.
         points: the points that they are stuck at, stacked.
     """
+    if stack.classifier is not None:  # only features are free, a convex problem
+        return [None] * len(stack)
     found: dict[int, Move] = {}
     kinds: dict[Loss, list[int]] = {}
     for i, problem in enumerate(stack.problems):

@@ -173,7 +173,7 @@ def _verify_point(subject: Subject, problem: Problem, tol: float, tolerance: flo
     tolerances: Tolerances | None = None
     if prediction is not None and eps is not None:
         tolerances = gap_tolerances(prediction, eps, measured.classes)
-    elif prediction is not None and tolerance is not None:
+    elif prediction is not None and tolerance is not None and problem.classifier is None:
         tolerances = flat_tolerances(prediction, tolerance, measured.classes)
     if prediction is not None and tolerances is not None:
         rows += _geometry_rows(subject, prediction, measured, tolerances)
