@@ -39,6 +39,7 @@ PUBLIC = [
     "Separability",
     "Solution",
     "Status",
+    "SupervisedContrastive",
     "VectorScaling",
     "WeightedCrossEntropy",
     "advise",

@@ -24,6 +24,7 @@ from .metrics.separability import Separability as Separability
 from .metrics.separability import separability as separability
 from .metrics.statistics import FeatureStatistics as FeatureStatistics
 from .model.problem import Problem as Problem
+from .models.contrastive import SupervisedContrastive as SupervisedContrastive
 from .prediction.advice import advise as advise
 from .prediction.solved import predict as predict
 from .solvers.accelerated import Accelerated as Accelerated
