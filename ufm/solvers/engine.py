@@ -23,6 +23,7 @@ from ufm.solvers.batch import Alone, Many
 from ufm.solvers.checkpoint import Checkpoints
 from ufm.solvers.coordinates import with_few_coordinates
 from ufm.solvers.escape import Move, escape_all
+from ufm.solvers.finish import LATE, drawn_in, quasi_newton
 from ufm.solvers.limits import Precision
 from ufm.solvers.run import Action, Run
 from ufm.solvers.status import Status
@@ -105,7 +106,9 @@ class Block:
         """Go on more cautiously from the point before the chunk, or end there if that is exhausted."""
         run, point = self.runs[slot], self.device.variables([slot], before=True)
         if not run.exhausted:
-            return [member(point, 0)]
+            here = member(point, 0)
+            overflowed = run.descends and run.latest == math.inf  # no chunk of steps has stayed finite yet
+            return [drawn_in(run.task.problem, self.setup.level, here) if overflowed else here]
         certificate = self._certify([slot], point)[0]
         self._record(slot, certificate.objective, certificate.residual, member(point, 0))
         return run.end(member(point, 0), certificate, Status.NONFINITE)
@@ -135,6 +138,8 @@ class Block:
         moves = escape_all(self._stack([slots[i] for i in stuck]), member(points, stuck)) if stuck else []
         for i, move in zip(stuck, moves, strict=True):
             run = self.runs[slots[i]]
+            if (move is None or not move.decrease > run.least) and run.steps >= LATE:
+                move = quasi_newton(run.task.problem, self.setup.level, member(points, i), run.steps)
             if agreed(move is not None and move.decrease > run.least):
                 point = agreed(member(points, i) if move is None else move.variables)
                 yield slots[i], self._escape(slots[i], point, move)
