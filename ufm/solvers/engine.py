@@ -24,6 +24,7 @@ from ufm.solvers.batch import Alone, Grouped, Many
 from ufm.solvers.checkpoint import Checkpoints
 from ufm.solvers.coordinates import going_on, with_few_coordinates
 from ufm.solvers.escape import Move
+from ufm.solvers.finish import LATE, drawn_in, quasi_newton
 from ufm.solvers.limits import Precision
 from ufm.solvers.run import Action, Run
 from ufm.solvers.status import Status
@@ -107,7 +108,10 @@ class Block:
         """Go on more cautiously from the point before the chunk, or end there if that is exhausted."""
         run, point = self.runs[slot], self.device.variables([slot], before=True)
         if not run.exhausted:
-            return [member(point, 0)]
+            here = member(point, 0)
+            overflowed = run.descends and run.latest == math.inf  # no chunk of steps has stayed finite yet
+            overflowed = overflowed and self.setup.level != "group"  # there every start is random
+            return [drawn_in(run.task.problem, self.setup.level, here) if overflowed else here]
         certificate = self._certify([slot], point)[0]
         self._record(slot, certificate.objective, certificate.residual, member(point, 0))
         return self._end(slot, member(point, 0), certificate, Status.NONFINITE)
@@ -142,6 +146,9 @@ class Block:
         moves = self.device.escapes(self._problems(left), member(points, stuck), least) if stuck else []
         for i, move in zip(stuck, moves, strict=True):
             run = self.runs[slots[i]]
+            late = run.steps >= LATE and self.setup.level != "group"
+            if late and (move is None or not move.decrease > run.least):
+                move = quasi_newton(run.task.problem, self.setup.level, member(points, i), run.steps)
             if agreed(move is not None and move.decrease > run.least):
                 point = agreed(member(points, i) if move is None else move.point)
                 yield slots[i], self._escape(slots[i], point, move)
