@@ -23,8 +23,9 @@ from ufm.solvers.escape import Move
 
 #: Steps after which a run that creeps is given to the quasi-Newton method; easy problems never get there.
 LATE = 500
-#: Pairs that it remembers, times it begins anew (in units of the point it has reached), and the most variables.
-MEMORY, ROUNDS, MOST = 30, 4, 10**6
+#: Pairs that it remembers, times it begins anew (in units of the point it has reached), and the most variables: at
+#: K = d = 210 an evaluation on the host costs several steps.
+MEMORY, ROUNDS, MOST = 30, 4, 20_000
 
 
 def quasi_newton(problem: Problem, level: Level, point: Variables, evaluations: int) -> Move | None:
