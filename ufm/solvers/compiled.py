@@ -145,7 +145,7 @@ def chunk_of_many(
         return jax.vmap(one)(tasks)
     if block == 1:
         slots = len(jax.tree.leaves(states)[0])
-        return jax.lax.map(one_if_real, (jnp.arange(slots), tasks))
+        return jax.lax.map(one_if_real, (jnp.arange(slots, dtype=jnp.int32), tasks))
     return jax.lax.map(one, tasks, batch_size=block)
 
 
