@@ -4,6 +4,7 @@ import ast
 import importlib
 import inspect
 import pkgutil
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -55,6 +56,7 @@ PUBLIC = [
 def test_public_names_are_pinned():
     assert sorted(ufm.__all__) == sorted(PUBLIC + PUBLIC_MODULES)
     assert set(dir(ufm)) == set(PUBLIC + PUBLIC_MODULES)
+    assert re.fullmatch(r"\d+\.\d+\.\d+", ufm.__version__)
     with pytest.raises(AttributeError, match="ufm attribute slove"):
         _ = ufm.slove
 
@@ -135,7 +137,7 @@ def test_every_name_in_the_stub_is_where_it_says():
     """Type checkers read the stub, and so does `lazy_loader` when a name is used."""
     stub = ast.parse((ROOT / "__init__.pyi").read_text())
     for node in stub.body:
-        for alias in node.names:
+        for alias in getattr(node, "names", []):
             module = importlib.import_module(f"ufm.{node.module}" if node.module else f"ufm.{alias.name}")
             assert not node.module or hasattr(module, alias.name)
 

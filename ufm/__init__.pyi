@@ -36,3 +36,5 @@ from .theory.prediction import Prediction as Prediction
 from .verification.observer import collapse_observer as collapse_observer
 from .verification.report import Report as Report
 from .verification.verify import verify as verify
+
+__version__: str

@@ -21,7 +21,7 @@ def run(capsys, *arguments):
 
 
 def test_the_version_is_the_package_s(capsys):
-    assert run(capsys, "--version") == (0, f"ufm {importlib.metadata.version('ufm')}\n", "")
+    assert run(capsys, "--version") == (0, f"ufm {ufm.__version__}\n", "")
 
 
 def test_predict_prints_the_closed_form(capsys):

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import OmitArgPrefixes, arg
 
 from ufm.inputs.checks import positive_float
-from ufm.losses.by_name import LOSS_FORMS, parse_loss
+from ufm.losses.by_name import LOSS_FORMS
 from ufm.model.problem import Problem
-from ufm.profiles import parse_counts
+from ufm.profiles import remark
 from ufm.solvers.rules import parameters_of, rule_names, rule_parameters, takers
 from ufm.solvers.settings import SETTINGS, Setting, check_settings
+from ufm.text import wrapped
 
 LOSS_HELP = "a name, or name:number for e, g, t, b, m other than these: " + "; ".join(
     f"{name if default is None else f'{name}:{default:g}'} ({meaning})"
@@ -33,24 +34,18 @@ class ProblemFlags:
     weight_decay: Annotated[float, arg(help="lambda_W, on |W|^2/2")] = 5e-3
     feature_decay: Annotated[float, arg(help="lambda_H, on the sum over samples of |h|^2/2")] = 2e-4
     loss: Annotated[str, arg(help=LOSS_HELP)] = "ce"
-    features: Annotated[str, arg(help="nonnegative (after a ReLU) or free")] = "nonnegative"
+    features: Annotated[str, arg(help="nonnegative (or relu: after a ReLU) or free")] = "nonnegative"
     bias: Annotated[float | None, arg(help="decay of a bias; 0 = unregularised; None = no bias")] = None
 
     def problem(self) -> Problem:
         """Return the validated problem."""
         for name in ("weight_decay", "feature_decay"):
             positive_float(name, getattr(self, name))  # before counts that may take long to make
-        counts = parse_counts(self.counts)
-        loss = parse_loss(self.loss, counts)
-        return Problem(
-            counts,
-            self.dim,
-            self.weight_decay,
-            self.feature_decay,
-            loss,
-            self.features,
-            self.bias,
-        )
+        return Problem(**dataclasses.asdict(self))
+
+    def notes(self) -> list[str]:
+        """Return what is to be said about the counts."""
+        return [wrapped(note) for note in (remark(self.counts),) if note]
 
 
 def _setting_flag(name: str, setting: Setting) -> tuple[str, Any, Any]:

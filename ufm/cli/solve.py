@@ -12,7 +12,7 @@ from ufm.cli.flags import Flags, Forget, Json, ProblemFlags, SolverFlags, given_
 from ufm.cli.output import Output, emit, problem_dict, written
 from ufm.cli.processes import ProcessFlags
 from ufm.inputs.files import check_output
-from ufm.text import class_table, progress_bar, wrapped
+from ufm.text import class_table, progress_bar
 
 
 def solve_command(
@@ -66,14 +66,14 @@ def solve_command(
         lines, failure = written(outputs) if first else ([], None)
     if first:
         outcome = problem_dict(given) | solution.to_dict() | {"report": report.to_dict()}
-        emit(outcome, json, "\n".join([_solution_text(solution, report), *lines]))
+        emit(outcome, json, "\n".join([_solution_text(solution, report), *problem.notes(), *lines]))
     if failure is not None:  # said last: what took long to find is printed all the same
         raise failure
     return 0 if solution.certified and report.passed else 1
 
 
 def _solution_text(solution: Any, report: Any) -> str:
-    certificate, measured, prediction = solution.certificate, report.measured, report.prediction
+    measured, prediction = report.measured, report.prediction
     columns = {"|h|": measured.norms, "|w|": measured.weight_norms, "margin": measured.margins}
     if prediction is not None:
         expected = (prediction.norms, prediction.weight_norms, prediction.margins)
@@ -82,11 +82,7 @@ def _solution_text(solution: Any, report: Any) -> str:
             key: value for (name, seen), due in pairs for key, value in ((name, seen), (f"{name}*", due))
         }
     lines = [
-        str(solution.problem),
-        "",
-        wrapped(f"Status: {solution.status} after {solution.steps} steps. {solution.status.sentence}"),
-        f"Objective   {certificate.objective:.14g}",
-        f"Lower bound {certificate.lower_bound:.14g} (relative gap {certificate.relative_gap:.1e})",
+        str(solution),
         "",
         class_table(solution.problem.counts, columns),
         *(["Columns with * are the closed form."] if prediction is not None else []),

@@ -11,11 +11,11 @@ import jax
 import numpy as np
 
 from ufm.inputs.arrays import real_array
-from ufm.inputs.checks import InputError, fits_memory, instance_of, positive_float, positive_integer
+from ufm.inputs.checks import InputError, fits_memory, positive_float, positive_integer
 from ufm.inputs.files import path_of
 from ufm.model.groups import GroupPoint
 from ufm.model.objective import Variables
-from ufm.model.problem import Level, Problem
+from ufm.model.problem import Level, Problem, a_problem
 from ufm.solvers.checkpoint import Checkpoints
 from ufm.solvers.coordinates import chosen_level
 from ufm.solvers.engine import as_asked, solve_one
@@ -98,7 +98,7 @@ def solve(
     unknown = [name for name in parameters if name not in rule_parameters(parameters)]
     if unknown:
         raise TypeError(f"solve() got an unexpected keyword argument {unknown[0]!r}")
-    instance_of("problem", problem, Problem)
+    a_problem(problem)
     _check_parts(progress, observe, devices)
     settings = check_settings(
         {

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from ufm import metrics
-from ufm.inputs.checks import instance_of
-from ufm.model.problem import Problem
+from ufm.model.problem import Problem, a_problem
 from ufm.verification.effective import predicted
 from ufm.verification.tolerances import dual_directions
 
@@ -32,7 +31,7 @@ def collapse_observer(problem: Problem | Any) -> Callable[[Any, np.ndarray], dic
         >>> sorted(collapse_observer(problem)(point, np.arange(2)))
         ['nc1', 'nc2_h', 'nc2_w', 'nc2_wwt', 'nc3_wh']
     """
-    instance_of("problem", problem, Problem)
+    a_problem(problem)
     prediction, _ = predicted(problem)
     costs = problem.counts * problem.feature_decays / problem.feature_decays.max()
     targets: dict[str, np.ndarray] = {}

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
 from ufm.model.problem import Problem
-from ufm.text import finite, plain_table, wrapped
+from ufm.text import Readable, finite, plain_table, wrapped
 from ufm.theory.prediction import Prediction
 from ufm.verification.measured import Measured
 
@@ -47,8 +47,8 @@ class Row:
     note: str = ""
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Report:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Report(Readable):
     """The outcome of a verification. ``str(report)`` is the table.
 
     Attributes:
