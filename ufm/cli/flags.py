@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import OmitArgPrefixes, arg
 
@@ -78,4 +78,6 @@ def given_settings(flags: SolverFlags) -> dict[str, Any]:
 
 Flags = OmitArgPrefixes[ProblemFlags]
 Forget = Annotated[bool, arg(help="do not keep compiled programs for the next run (UFM_COMPILED=off: never)")]
+Style = Annotated[Literal["paper", "screen"], arg(help="figure at a page's width, or half as large again")]
+Panel = Annotated[str | None, arg(help="letter of a single panel of the figure, at a column's width")]
 Json = Annotated[bool, arg(help="print one JSON object and nothing else")]

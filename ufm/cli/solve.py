@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 from tyro.conf import OmitArgPrefixes, arg
 
-from ufm.cli.flags import Flags, Forget, Json, ProblemFlags, SolverFlags, given_settings
+from ufm.cli.flags import Flags, Forget, Json, Panel, ProblemFlags, SolverFlags, Style, given_settings
 from ufm.cli.output import Output, emit, problem_dict, written
 from ufm.cli.processes import ProcessFlags
 from ufm.inputs.files import check_output
@@ -19,6 +20,8 @@ def solve_command(
     problem: Flags = ProblemFlags(),
     settings: OmitArgPrefixes[SolverFlags] = SolverFlags(),
     figure: Annotated[Path | None, arg(help="PNG, PDF or SVG; None for no figure")] = Path("ufm-solve.png"),
+    style: Style = "paper",
+    panel: Panel = None,
     save: Annotated[Path | None, arg(help="npz file for features, labels, weight")] = None,
     checkpoint: Annotated[Path | None, arg(help="file to keep the state of the run in, every minute")] = None,
     resume: Annotated[bool, arg(help="go on from --checkpoint")] = False,
@@ -62,7 +65,8 @@ def solve_command(
     )
     with progress_bar(show, "verifying, writing"):
         report = verify(solution)
-        outputs: dict[str, Output] = {"Solution": (save, solution.save), "Figure": (figure, report.plot)}
+        plot = functools.partial(report.plot, style=style, panel=panel)
+        outputs: dict[str, Output] = {"Solution": (save, solution.save), "Figure": (figure, plot)}
         lines, failure = written(outputs) if first else ([], None)
     if first:
         outcome = problem_dict(given) | solution.to_dict() | {"report": report.to_dict()}

@@ -36,6 +36,8 @@ class Solution(Readable):
         history: one record per check of the loop: ``step``, ``objective``, ``lower_bound``, ``relative_gap``,
             ``residual``, ``seconds``, ``event`` (an escape move in words, or None), and what observers added.
 
+    Source: `ufm.solve`.
+
     Example:
         >>> import ufm
         >>> solution = ufm.solve(Problem([30, 20], dim=4, weight_decay=1e-2, feature_decay=1e-3))

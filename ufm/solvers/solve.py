@@ -88,6 +88,9 @@ def solve(
         InputError: naming the argument, its value and what is required.
         CheckpointError: if a checkpoint cannot be written; the one before it is intact.
 
+    Source: `ufm.solvers.accelerated` for the step rule, `ufm.duality.certificate` for the bound, `ufm.solvers.escape`
+    for the moves, each with its proofs and papers.
+
     Example:
         >>> import ufm
         >>> problem = ufm.Problem([500, 50], dim=4, weight_decay=5e-3, feature_decay=1e-5)

@@ -22,6 +22,15 @@ def collapse_observer(problem: Problem | Any) -> Callable[[Any, np.ndarray], dic
     Args:
         problem: the problem that is being solved.
 
+    Returns:
+        A function of the point (``weight`` (K, d), ``features`` (rows, d), ``bias`` (K,) or None) and the labels of
+        its rows, for ``observe`` of `ufm.solve`; all its numbers are ratios.
+
+    Raises:
+        InputError: if ``problem`` is none.
+
+    Source: Papyan, Han, Donoho, PNAS 2020 (arXiv:2008.08186); Dang et al., ICML 2024 (arXiv:2401.02058).
+
     Example:
         >>> import numpy as np
         >>> from types import SimpleNamespace
