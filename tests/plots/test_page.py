@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from helpers.figures import solution
 
+import ufm
 from ufm.profiles import parse_counts
 from ufm.verification.verify import verify
 
@@ -82,3 +83,10 @@ def test_a_notebook_shows_the_table():
     shown = report._repr_html_()
     assert report.summary() in shown
     assert "<img" not in shown
+
+
+def test_contexts_have_a_page_too():
+    rows = [[0.8, 0.2, 0.0], [0.0, 0.5, 0.5], [0.3, 0.3, 0.4]]
+    page = verify(ufm.solve(ufm.Problem([30, 20, 10], 4, 1e-2, 1e-3, targets=rows))).to_html()
+    assert Reader(page).open == []
+    assert "data:image/png" in page

@@ -78,7 +78,10 @@ def solve_command(
 
 def _solution_text(solution: Any, report: Any) -> str:
     measured, prediction = report.measured, report.prediction
-    columns = {"|h|": measured.norms, "|w|": measured.weight_norms, "margin": measured.margins}
+    if solution.problem.loss.labelled:
+        columns = {"|h|": measured.norms, "|w|": measured.weight_norms, "margin": measured.margins}
+    else:
+        columns = measured.columns
     if prediction is not None:
         expected = (prediction.norms, prediction.weight_norms, prediction.margins)
         pairs = zip(columns.items(), expected, strict=True)

@@ -33,8 +33,8 @@ class RowSums(NamedTuple):
 
     loss: Float[np.ndarray, "*members"]
     charge: Float[np.ndarray, "*members"]
-    slopes: Float[np.ndarray, "*members K K"]
-    features: Float[np.ndarray, "*members K d"]
+    slopes: Float[np.ndarray, "*members C K"]
+    features: Float[np.ndarray, "*members C d"]
     weight_slope: Float[np.ndarray, "*members K d"]
     bias_slope: Float[np.ndarray, "*members K"]
     stationarity: Float[np.ndarray, "*members"]
@@ -82,10 +82,10 @@ def _block(
     samples: np.ndarray,
 ) -> RowSums:
     """Return the sums over a block of rows, the same rows of every member."""
-    rows, K = np.asarray(features, np.float64), weight.shape[-2]
+    rows, C = np.asarray(features, np.float64), problem.num_classes
     logits = logits_of(weight, rows, bias)
     slopes = by_row(problem.loss.gradient, logits, labels)
-    slope_sums, feature_sums = sum_by_class(slopes, labels, K), sum_by_class(rows, labels, K)
+    slope_sums, feature_sums = sum_by_class(slopes, labels, C), sum_by_class(rows, labels, C)
     loss = np.sum(times * by_row(problem.loss.value, logits, labels), axis=-1)
     squares = np.einsum("...ij,...ij->...i", rows, rows)
     slopes = slopes * times[..., None]
@@ -144,7 +144,7 @@ def logits_of(
 
 def sum_by_class(
     rows: Float[np.ndarray, "*members rows any"], labels: Int[np.ndarray, " rows"], num_classes: int
-) -> Float[np.ndarray, "*members K any"]:
+) -> Float[np.ndarray, "*members C any"]:
     """Return the sum of the rows of every class; fastest where rows of a class follow one another."""
     if len(labels) == num_classes and np.array_equal(labels, np.arange(num_classes)):
         return rows

@@ -60,6 +60,8 @@ class Loss(ABC):
     shares_directions: ClassVar[bool] = True
     #: Whether all methods take ``times``.
     grouped: ClassVar[bool] = False
+    #: Whether rows have labels among the logits; else contexts, with targets over them.
+    labelled: ClassVar[bool] = True
     #: Whether a constant added to all logits changes nothing; the margin is then one of log-odds, else a difference.
     shift_invariant: ClassVar[bool] = False
 

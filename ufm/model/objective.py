@@ -128,7 +128,7 @@ class Objective:
             else self.bias_scale * residual.sum(axis=0) + self.bias_decay * point.bias,
         )
 
-    def polar_estimate(self, residual: Float[Any, "rows K"], units: Float[Any, " K"]) -> Float[Any, ""]:
+    def polar_estimate(self, residual: Float[Any, "rows K"], units: Float[Any, " C"]) -> Float[Any, ""]:
         """Return what ``polar(A)`` may be at the raw class-mean gradients: it says where a certificate is worth it.
 
         An upper bound for non-negative features (a Gershgorin disc), a lower one for free ones (some steps of power
@@ -138,8 +138,7 @@ class Objective:
             residual: the residual at a point.
             units: what takes its sums over the rows of a class to ``A``.
         """
-        mask = label_mask(self.labels, residual.shape[1]).astype(residual.dtype)
-        dual = (mask.T @ residual) * units[:, None]
+        dual = residual * units[:, None] if len(residual) == len(units) else self._by_class(residual, units)
         if self.nonnegative:
             return jnp.sqrt(jnp.max(jnp.sum(jnp.maximum(dual @ dual.T, 0), axis=1)))
         longest = dual[jnp.argmax(jnp.sum(dual**2, axis=1))]
@@ -147,6 +146,10 @@ class Objective:
             unit = longest / jnp.maximum(jnp.linalg.norm(longest), jnp.finfo(dual.dtype).tiny)
             longest = (dual @ unit) @ dual
         return jnp.sqrt(jnp.linalg.norm(longest))
+
+    def _by_class(self, residual: Float[Any, "rows K"], units: Float[Any, " C"]) -> Float[Any, "C K"]:
+        mask = label_mask(self.labels, len(units)).astype(residual.dtype)
+        return (mask.T @ residual) * units[:, None]
 
     def project(self, point: Point) -> Point:
         """Return the nearest feasible point: features clipped at zero where they must be non-negative."""

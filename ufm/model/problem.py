@@ -17,9 +17,11 @@ from ufm.inputs.checks import (
     one_of,
     positive_float,
     positive_integer,
+    target_rows,
 )
 from ufm.losses import CrossEntropy, Loss
 from ufm.losses.by_name import as_loss
+from ufm.losses.soft_targets import with_targets
 from ufm.profiles import counts_from
 from ufm.text import Readable, count_range, wrapped
 
@@ -55,6 +57,10 @@ class Problem(Readable):
             class must match ``counts``.
         features: ``"nonnegative"`` (or ``"relu"``: features after a ReLU, the main case) or ``"free"``.
         bias: ``None`` for no bias, ``0`` for an unregularised one, else its decay ``lambda_b > 0``.
+        targets: (C, K), dense or a SciPy sparse matrix: row c is the distribution over the K logits that the samples
+            of *context* c share, in the place of a class label. ``counts``, ``feature_decay``, rows of features and
+            their labels are then about the C contexts; rows of the classifier, biases and parameters of the loss
+            about the K logits. Kept is what the loss makes of it: class weights tilt it, as in PyTorch.
 
     Raises:
         InputError: naming the argument, its value and the requirement.
@@ -75,17 +81,24 @@ class Problem(Readable):
     loss: Loss | Any = dataclasses.field(default_factory=CrossEntropy)
     features: FeatureSet | Any = "nonnegative"
     bias: float | Any | None = None
+    targets: Float[np.ndarray, "C K"] | Any | None = None
 
     def __post_init__(self) -> None:
         """Normalise and check every field."""
         counts = counts_from(self.counts)
-        loss = as_loss(self.loss, counts)
+        features = self.features
+        if isinstance(features, str):
+            features = SYNONYMS.get(features, features)
+        loss, targets = as_loss(self.loss, counts), self.targets
+        if targets is not None:
+            rows = target_rows(targets, len(counts))
+            loss = with_targets(loss, rows)
+            targets = np.array(loss.targets(np.arange(len(counts)), rows.shape[1]))
+            targets.flags.writeable = False
         loss.check_classes(len(counts))
-        features = (
-            SYNONYMS.get(self.features, self.features) if isinstance(self.features, str) else self.features
-        )
         fields = {
             "counts": counts,
+            "targets": targets,
             "dim": positive_integer("dim", self.dim, most=MAX_DIM),
             "weight_decay": positive_float("weight_decay", self.weight_decay),
             "feature_decay": _feature_decay(self.feature_decay, len(counts)),
@@ -107,8 +120,13 @@ class Problem(Readable):
 
     @property
     def num_classes(self) -> int:
-        """Number of classes ``K``."""
+        """Number of classes ``K``; with soft targets, of contexts ``C``."""
         return len(self.counts)
+
+    @property
+    def num_logits(self) -> int:
+        """Number of logits: the classes ``K``, or with soft targets what these are over."""
+        return len(self.counts) if self.targets is None else self.targets.shape[1]
 
     @property
     def num_samples(self) -> Any:
@@ -146,6 +164,16 @@ class Problem(Readable):
         root = self.num_samples * self.nuclear_weight
         return root * root  # a power would raise OverflowError instead of returning inf
 
+    @property
+    def entropy(self) -> float:
+        """The least that the loss can be, however well it is fitted: the entropy of soft targets, in nats.
+
+        ``-sum_k (n_k/N) loss_k*(0)``; zero for class labels.
+        """
+        contexts = np.arange(self.num_classes)
+        conjugate = self.loss.conjugate(np.zeros((len(contexts), self.num_logits)), contexts)
+        return float(-self.priors @ conjugate) + 0.0
+
     def replace(self, **changes: Any) -> Problem:
         """Return a copy with the given fields changed (and checked again)."""
         return dataclasses.replace(self, **changes)
@@ -154,9 +182,11 @@ class Problem(Readable):
         """The problem in two lines, or three if they would not fit 80 columns."""
         bias = "no bias" if self.bias is None else "unregularised bias"
         style = "d" if isinstance(self.num_samples, int) else ".6g"
+        C, K = self.num_classes, self.num_logits
+        kinds = f"K = {K} classes" if self.loss.labelled else f"C = {C} contexts, K = {K} logits"
         sizes = (
-            f"K = {self.num_classes} classes, N = {self.num_samples:{style}} samples "
-            f"({count_range(self.counts)} per class), d = {self.dim}"
+            f"{kinds}, N = {self.num_samples:{style}} samples "
+            f"({count_range(self.counts)} per {'class' if self.loss.labelled else 'context'}), d = {self.dim}"
         )
         low, high = self.feature_decays.min(), self.feature_decays.max()
         decay = f"{low:g}" if low == high else f"{low:g} to {high:g} by class"

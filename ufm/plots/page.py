@@ -6,12 +6,11 @@ import base64
 import itertools
 from collections.abc import Iterable, Sequence
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Num
 
-from ufm.plots.report import report_figure
 from ufm.plots.style import picture
 from ufm.text import class_table
 
@@ -82,8 +81,14 @@ def report_fragment(report: Report) -> str:
 
 def _classes(report: Report) -> Iterable[str]:
     """Yield the classes furthest from their predictions, and all classes by their count."""
-    measured, prediction = report.measured, report.prediction
-    seen = {name: getattr(measured, vector) for name, vector in VECTORS.items()}
+    measured: Any = report.measured
+    labelled = report.problem is None or report.problem.loss.labelled
+    prediction = report.prediction if labelled else None
+    seen = (
+        {name: getattr(measured, vector) for name, vector in VECTORS.items()}
+        if labelled
+        else measured.columns
+    )
     columns = dict(seen)
     if prediction is not None:
         due = {name: getattr(prediction, vector) for name, vector in VECTORS.items()}
@@ -95,10 +100,11 @@ def _classes(report: Report) -> Iterable[str]:
         yield _paragraph(f"Collapse cannot be decided for: {', '.join(map(str, report.unresolved_classes))}.")
     yield "<h3>All, by count</h3>"
     yield f"<pre>{escape(class_table(measured.counts, columns))}</pre>"
-    yield _paragraph(
-        "|h| is the norm of the class mean, |w| that of the classifier row, both without unit; margins are in nats. "
-        "Columns with * are predicted."
-    )
+    if labelled:
+        yield _paragraph(
+            "|h| is the norm of the class mean, |w| that of the classifier row, both without unit; margins are in "
+            "nats. Columns with * are predicted."
+        )
 
 
 def _furthest(
@@ -135,7 +141,7 @@ def _assumptions(report: Report) -> Iterable[str]:
 
 
 def _picture(report: Report) -> str:
-    data = base64.b64encode(picture(report_figure(report), colours=256)).decode()
+    data = base64.b64encode(picture(report.plot(), colours=256)).decode()
     words = "Gram matrices, norms and margins of the classes, measured beside predicted"
     return f'<img alt="{words}" src="data:image/png;base64,{data}">'
 

@@ -59,7 +59,7 @@ def report_figure(report: Report, prediction: Prediction | None = None) -> Figur
         A matplotlib figure; write it with `ufm.plots.style.save_figure`.
     """
     prediction = report.prediction if prediction is None else prediction
-    judged = [] if len(report.history) > 1 else _judged(report)
+    judged = [] if len(report.history) > 1 else judged_rows(report)
     below = max(BELOW, 1.0 + ROW * len(judged))
     with canvas(PAGE, ABOVE + below) as figure:
         halves: Any = figure.subfigures(2, 1, height_ratios=(ABOVE, below))
@@ -69,11 +69,11 @@ def report_figure(report: Report, prediction: Prediction | None = None) -> Figur
         _class_panels(panels, report, prediction, order)
         halves[1].legend(*panels[0].get_legend_handles_labels(), loc="outside lower left")
         if len(report.history) > 1:
-            _convergence_panel(last, report.history)
+            convergence_panel(last, report.history)
             if last.get_legend_handles_labels()[0]:
                 halves[1].legend(*last.get_legend_handles_labels(), loc="outside lower right", ncols=4)
         else:
-            _tolerance_panel(last, judged)
+            tolerance_panel(last, judged)
         titled = [axes for axes in figure.axes if axes.get_title(loc="left")]
         for letter, axes in zip("abcdefgh", titled, strict=False):
             axes.set_title(f"({letter}) {axes.get_title(loc='left')}", loc="left")
@@ -244,7 +244,7 @@ def _dots_on_curve(axes: Axes, measured: np.ndarray, predicted: np.ndarray | Non
     axes.set_ylim(low - 0.04 * (top - low or 1.0), top + 0.12 * (top - low or 1.0))
 
 
-def _convergence_panel(axes: Axes, history: tuple[dict[str, Any], ...]) -> None:
+def convergence_panel(axes: Axes, history: tuple[dict[str, Any], ...]) -> None:
     """Relative gap, residual and every recorded metric of neural collapse over the steps; escape moves are lines."""
     from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
@@ -271,13 +271,13 @@ def _convergence_panel(axes: Axes, history: tuple[dict[str, Any], ...]) -> None:
     axes.set_ylabel("relative size")
 
 
-def _judged(report: Report) -> list[tuple[Row, float]]:
+def judged_rows(report: Report) -> list[tuple[Row, float]]:
     """Every judged row that has a tolerance, and its error over it."""
     judged = [row for row in report.rows if row.verdict in ("pass", "fail")]
     return [(row, row.error / row.tolerance) for row in judged if row.tolerance and row.error is not None]
 
 
-def _tolerance_panel(axes: Axes, pairs: list[tuple[Row, float]]) -> None:
+def tolerance_panel(axes: Axes, pairs: list[tuple[Row, float]]) -> None:
     """Every judged row: its error over its tolerance; right of the line it fails."""
     from matplotlib.ticker import LogLocator, NullLocator
 

@@ -296,9 +296,9 @@ class Many(_Stacked):
         """Return the starts of fresh slots, zeros in the others."""
         stack, slots = self.stack, len(fresh)
         starts = Variables(
-            np.zeros((slots, stack.num_classes, stack.dim)),
+            np.zeros((slots, stack.num_logits, stack.dim)),
             np.zeros((slots, stack.labels.shape[1], stack.dim)),
-            None if stack.bias is None else np.zeros((slots, stack.num_classes)),
+            None if stack.bias is None else np.zeros((slots, stack.num_logits)),
         )
         new = np.flatnonzero(fresh).tolist()
         chosen = [self.tasks[i] for i in self.slots[new]]

@@ -58,6 +58,12 @@ def coordinates_needed(num_classes: int) -> int:
     return math.ceil(1.25 * num_classes) + 4
 
 
+def _rank(problem: Problem) -> int:
+    """Return the largest rank that an optimum may need: free features none above that of the logits."""
+    C, K = problem.num_classes, problem.num_logits
+    return min(C, K) if problem.features == "free" else C
+
+
 def with_few_coordinates(
     tasks: Sequence[Task], setup: Setup, solve: Callable[[Sequence[Task]], list[Outcome]]
 ) -> list[Outcome]:
@@ -69,7 +75,7 @@ def with_few_coordinates(
         solve: solves tasks of equal shape.
     """
     problem = tasks[0].problem
-    dim, needed = problem.dim, coordinates_needed(problem.num_classes)
+    dim, needed = problem.dim, coordinates_needed(_rank(problem))
     free = all(task.start is None and task.observe is None for task in tasks)
     apt = setup.level == "class" and setup.rule.descends and problem.loss.convex
     if not (apt and free and needed < dim):

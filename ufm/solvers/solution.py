@@ -100,6 +100,11 @@ class Solution(Readable):
         return self.certificate.objective
 
     @property
+    def excess(self) -> float:
+        """The objective less the entropy of the targets, which no point can save (`Problem.entropy`)."""
+        return self.objective - self.problem.entropy
+
+    @property
     def certified(self) -> bool:
         """Whether the point is certified to relative gap ``tol``."""
         return self.status is Status.CERTIFIED

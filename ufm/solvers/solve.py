@@ -156,7 +156,7 @@ def _check_size(problem: Problem, level: Level) -> None:
     rows = int(problem.num_samples) if level == "sample" else problem.num_classes
     fits_memory(
         f"{rows:,} rows of {problem.dim:,} features",
-        4 * (rows + problem.num_classes) * problem.dim // jax.process_count(),
+        4 * (rows + problem.num_logits) * problem.dim // jax.process_count(),
         "try --level class, a smaller dim, or more machines",
     )
 
@@ -185,12 +185,12 @@ def _checked_start(problem: Problem, level: Level, start: Any) -> Variables:
     if problem.bias is None and bias is not None:
         raise InputError("start must have no bias because the problem has none")
     if problem.bias is not None and bias is None:
-        bias = np.zeros(problem.num_classes)
+        bias = np.zeros(problem.num_logits)
     rows = problem.num_classes if level == "class" else problem.num_samples
     shapes = {
-        "weight": (problem.num_classes, problem.dim),
+        "weight": (problem.num_logits, problem.dim),
         "features": (rows, problem.dim),
-        "bias": (problem.num_classes,),
+        "bias": (problem.num_logits,),
     }
     parts: list[Any] = []
     for (name, shape), value in zip(shapes.items(), (*given[:2], bias), strict=True):

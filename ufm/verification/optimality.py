@@ -25,10 +25,9 @@ def certificate_of(subject: Subject, problem: Problem) -> Certificate | None:
     """Recompute the certificate; None without the features, or if their logits would fill the memory."""
     if subject.group is not None:
         return GroupDual.of(problem, subject.group.groups).certify(subject.group.point)
-    if subject.rows is None or len(subject.rows.labels) * problem.num_classes > LARGEST_LOGITS:
+    if subject.rows is None or len(subject.rows.labels) * problem.num_logits > LARGEST_LOGITS:
         return None
-    assert subject.statistics is not None
-    weight, bias = subject.statistics.classifier
+    weight, bias = subject.classifier
     return certify(problem, weight, subject.rows.features.rows, subject.rows.labels, bias)
 
 
@@ -96,8 +95,7 @@ def _reported_row(certificate: Certificate, reported: float, judge: bool) -> Row
 
 def _residual(subject: Subject, problem: Problem, objective: float) -> float:
     assert subject.rows is not None
-    assert subject.statistics is not None
-    weight, bias = subject.statistics.classifier
+    weight, bias = subject.classifier
     rows, labels, multiplicities = subject.rows
     features = real_array("features", rows.rows, 2)
     return block_step_residual(problem, weight, features, labels, bias, multiplicities, objective)

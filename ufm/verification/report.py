@@ -63,7 +63,7 @@ class Report(Readable):
         title: what was verified, in a sentence.
         basis: where the tolerances come from, in a sentence.
         notes: further sentences, among them why there is no closed form if there is none.
-        measured: the measured geometry.
+        measured: the measured geometry; of contexts, a `ufm.verification.contexts.MeasuredContexts`.
         prediction: the predicted one, or None.
         problem: the problem, or the one fitted to the data if none was given, or None.
         unresolved_classes: classes whose collapse cannot be decided.
@@ -86,7 +86,7 @@ class Report(Readable):
     title: str
     basis: str
     notes: tuple[str, ...]
-    measured: Measured
+    measured: Measured | Any
     prediction: Prediction | None
     problem: Problem | None
     unresolved_classes: tuple[int, ...] = ()
@@ -186,10 +186,12 @@ class Report(Readable):
             style: ``"paper"``, at the width of a page, or ``"screen"``: half as large again with the same type.
             panel: letter of a single panel to write, at the width of a column; None for all.
         """
+        from ufm.plots.contexts import context_figure
         from ufm.plots.report import report_figure
         from ufm.plots.style import save_figure
 
-        figure = report_figure(self)
+        labelled = self.problem is None or self.problem.loss.labelled
+        figure = report_figure(self) if labelled else context_figure(self)
         if path is not None:
             save_figure(figure, path, style=style, panel=panel)
         return figure

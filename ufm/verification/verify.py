@@ -24,6 +24,7 @@ import numpy as np
 
 from ufm import metrics
 from ufm.duality.certificate import Certificate
+from ufm.inputs.arrays import real_array
 from ufm.inputs.checks import InputError, fraction, gap_tolerance, instance_of, nonnegative_float
 from ufm.losses import CrossEntropy, Loss
 from ufm.metrics.nearest_mean import NearestMeanAgreement
@@ -31,6 +32,7 @@ from ufm.metrics.statistics import FeatureStatistics
 from ufm.model.problem import Problem
 from ufm.theory.prediction import Prediction
 from ufm.verification import checks, geometry
+from ufm.verification.contexts import context_rows
 from ufm.verification.effective import EffectiveDecays, fit_decays, predicted
 from ufm.verification.measured import Measured, MeasuredGroups, measured_geometry
 from ufm.verification.optimality import certificate_of, optimality_rows
@@ -159,6 +161,8 @@ def _verify_point(subject: Subject, problem: Problem, tol: float, tolerance: flo
     eps = _judging_gap(subject, certificate, tol, problem.loss.convex) if tolerance is None else None
     if eps is None and tolerance is None and problem.loss.convex:
         tolerance = NETWORK_TOLERANCE
+    if subject.contexts is not None:
+        return _verify_contexts(subject, problem, certificate, tol, eps)
     measured = _measured(subject, problem.loss)
     prediction, notes = predicted(problem)
     rows = optimality_rows(subject, problem, certificate, prediction, tol, eps)
@@ -173,6 +177,20 @@ def _verify_point(subject: Subject, problem: Problem, tol: float, tolerance: flo
         rows += _open_rows(subject, problem, measured, eps, tolerance)
     basis = _basis(certificate, eps, tol, tolerance)
     return _report(subject, rows, basis, notes, measured, prediction, tolerances, problem=problem)
+
+
+def _verify_contexts(
+    subject: Subject, problem: Problem, certificate: Certificate | None, tol: float, eps: float | None
+) -> Report:
+    """Verify against soft targets, about which a gap says what `ufm.verification.contexts` lists."""
+    if certificate is None or subject.rows is None:
+        raise InputError("features must be few enough for their logits to fit into memory")
+    (weight, bias), (rows, labels, _) = subject.classifier, subject.rows
+    point = (weight, real_array("features", rows.rows, 2), labels, bias)
+    more, measured = context_rows(problem, point, certificate, eps)
+    found = optimality_rows(subject, problem, certificate, None, tol, eps) + more
+    basis, notes = _basis(certificate, eps, tol, NETWORK_TOLERANCE), ("Soft targets: no closed form.",)
+    return _report(subject, found, basis, notes, measured, None, None, problem=problem)
 
 
 def _measured(subject: Subject, loss: Loss) -> Measured:
@@ -281,7 +299,7 @@ def _report(
     rows: list[Row],
     basis: str,
     notes: tuple[str, ...],
-    measured: Measured,
+    measured: Any,
     prediction: Prediction | None,
     tolerances: Tolerances | None,
     problem: Problem | None = None,
