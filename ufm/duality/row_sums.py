@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from ufm.metrics.moments import ByClass
+
 #: Numbers in a block of features: few enough that its temporaries stay in cache.
 BLOCK_SIZE = 2**17
 
@@ -145,12 +147,11 @@ def logits_of(
 def sum_by_class(
     rows: Float[np.ndarray, "*members rows any"], labels: Int[np.ndarray, " rows"], num_classes: int
 ) -> Float[np.ndarray, "*members C any"]:
-    """Return the sum of the rows of every class; fastest where rows of a class follow one another."""
+    """Return the sum of the rows of every class."""
     if len(labels) == num_classes and np.array_equal(labels, np.arange(num_classes)):
         return rows
+    by_class = ByClass.of(labels)
     sums = np.zeros((*rows.shape[:-2], num_classes, rows.shape[-1]))
-    starts = np.flatnonzero(np.diff(labels, prepend=-1))
-    np.add.at(
-        np.moveaxis(sums, -2, 0), labels[starts], np.moveaxis(np.add.reduceat(rows, starts, axis=-2), -2, 0)
-    )
+    for member in np.ndindex(rows.shape[:-2]):
+        sums[(*member, by_class.classes)] = by_class.sums(rows[member])
     return sums

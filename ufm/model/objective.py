@@ -155,22 +155,24 @@ class Objective:
         """Return the nearest feasible point: features clipped at zero where they must be non-negative."""
         if not self.nonnegative:
             return point
-        return point._replace(features=jnp.maximum(point.features, 0))
+        xp = point.features.__array_namespace__()
+        return point._replace(features=xp.maximum(point.features, 0))
 
     def curvature_bound(self, point: Point) -> Float[Any, ""]:
         """Return a bound on the norm of the Hessian at the point (in balanced coordinates).
 
         The Hessian of the loss in row i's logits is at most ``kappa_i = a_i c_i^2`` times `Loss.curvature` (1/2 for
         cross-entropy); the bilinear map ``(V, G) -> c_i V G_i`` has block norms ``|G|`` and ``|V|``; the cross
-        term is at most the norm of the residual.
+        term is at most the norm of the residual. Takes NumPy and JAX arrays.
         """
+        xp = point.weight.__array_namespace__()
         curvature = self.loss.curvature(self.labels) * self.loss_weights
         kappa = curvature * self.logit_scales**2
-        bilinear = jnp.vdot(kappa, jnp.sum(point.features**2, axis=1))
-        bilinear += jnp.max(kappa) * jnp.vdot(point.weight, point.weight)
+        bilinear = xp.vdot(kappa, xp.sum(point.features**2, axis=1))
+        bilinear = bilinear + xp.max(kappa) * xp.vdot(point.weight, point.weight)
         if point.bias is not None:
-            bilinear += self.bias_scale**2 * jnp.sum(curvature)
-        return 1 + bilinear + jnp.linalg.norm(self.residual(point) * self.logit_scales[:, None])
+            bilinear = bilinear + self.bias_scale**2 * xp.sum(curvature)
+        return 1 + bilinear + xp.linalg.norm(self.residual(point) * self.logit_scales[:, None])
 
 
 def loss_arrays(loss: Loss, dtype: str) -> Loss:

@@ -32,7 +32,6 @@ from ufm.solvers.compiled import (
     begin_some,
     chunk_of_many,
     chunk_of_one,
-    place_and_begin,
     take,
     units_of,
     value,
@@ -94,16 +93,20 @@ class Alone(_Stacked):
             self.layout = choose_layout(rows, problem.dim, jnp.dtype(self.dtype).itemsize, setup.devices)
         self.objective = build_objective(problem, setup.level, self.rule.coordinates, self.dtype, self.layout)
         units = units_of(self.stack, self.stack.scaling(self.rule.coordinates), self.dtype)
-        self.units = jax.tree.map(lambda part: part[0], units)
+        self._place(jax.tree.map(lambda part: part[0], units))
         self.host: list[Variables] = []
         self._begin(to_point(_start(task, self.stack), self.scales, self.dtype, self.layout), 1.0)
 
+    def _place(self, units: Units) -> None:
+        """Put what stays the same on the device; without a layout a copy in NumPy is what runs begin with."""
+        self.at_rest, self.units = self.objective, jax.device_put(units)
+        if self.layout is None:
+            self.objective = jax.device_put(self.objective)
+
     def _begin(self, point: Any, caution: float) -> None:
         cautious = np.asarray(caution, self.dtype)
-        if self.layout is None:
-            self.objective, self.units, self.state = place_and_begin(
-                self.rule, self.objective, self.units, point, cautious
-            )
+        if self.layout is None:  # in NumPy: nothing to compile
+            self.state = jax.device_put(self.rule.init(self.at_rest, point, cautious))
         else:
             self.state = begin(self.rule, self.objective, point, cautious)
         self.before: Any = None
@@ -156,7 +159,7 @@ class Grouped(Alone):
         self.stack, self.layout, self.host = Stack([problem], setup.level), None, []
         self.dual = GroupDual.of(problem, groups)
         self.objective = group_objective(problem, groups, self.dtype)
-        self.units = Units(self.objective.logit_scales, np.ones((), self.dtype))
+        self._place(Units(self.objective.logit_scales, np.ones((), self.dtype)))
         start = group_start(problem, groups, task.seed) if task.start is None else task.start()
         self._begin(self._cast(start, self.dtype), 1.0)
 

@@ -72,14 +72,6 @@ def begin(rule: StepRule, objective: Objective, point: Point, caution: jax.Array
     return rule.init(objective, point, caution)
 
 
-@functools.partial(jax.jit, static_argnames="rule")
-def place_and_begin(
-    rule: StepRule, objective: Objective, units: Units, point: Point, caution: Any
-) -> tuple[Objective, Units, Any]:
-    """Return objective and units on the device, and the state of ``rule`` at ``point``, all in one call; compiled."""
-    return objective, units, rule.init(objective, point, caution)
-
-
 @jax.jit
 def value(objective: Objective, point: Point) -> jax.Array:
     """Return the objective; compiled. It is not finite where the point is not."""
