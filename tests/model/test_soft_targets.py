@@ -21,6 +21,7 @@ from ufm.losses import (
 )
 from ufm.losses.soft_targets import SoftTargets, with_targets
 from ufm.model.problem import Problem
+from ufm.solvers.compiled import chunk_of_one
 
 C, K, D = 7, 4, 6
 COUNTS = np.array([400, 200, 90, 50, 30, 12, 5])
@@ -234,3 +235,12 @@ def test_non_negative_features_are_honest():
     for solution in solutions:
         assert bound <= solution.objective * (1 + 1e-10)
         assert solution.certified == (solution.certificate.relative_gap <= 1e-8)
+
+
+def test_labels_as_targets_compile_nothing_and_take_the_same_steps():
+    labels = Problem(COUNTS[:K], D, 5e-3, 2e-5, features="free")
+    solution = ufm.solve(labels, level="class")
+    compiled = chunk_of_one._cache_size()
+    again = ufm.solve(make(np.eye(K), COUNTS[:K]), level="class")
+    assert chunk_of_one._cache_size() == compiled
+    assert (again.steps, again.objective) == (solution.steps, solution.objective)

@@ -37,10 +37,18 @@ def onto_spectral_face(
         dual: ``A``.
         gram: ``M``.
     """
-    left, values, right = np.linalg.svd(_centred(problem, dual), full_matrices=False)
-    energies = np.einsum("...ki,...ki->...i", left, _per_class(gram) @ left)
-    active = (energies + values**2 > 1) & (values > LINEAR_RANGE)  # the direction that is centred away has 0
-    return (left * np.where(active, 1.0, values)[..., None, :]) @ right
+    dual = _centred(problem, dual)
+    tall = dual.shape[-2] > dual.shape[-1]
+    squares, vectors = np.linalg.eigh(
+        dual.mT @ dual if tall else dual @ dual.mT
+    )  # a third of the work of an SVD
+    values = np.sqrt(np.maximum(squares, 0.0))
+    near = values > LINEAR_RANGE  # the direction that is centred away has 0
+    factors = np.where(near, 1 / np.where(near, values, 1.0), 0.0)
+    left = dual @ vectors * factors[..., None, :] if tall else vectors
+    active = near & (np.einsum("...ki,...ki->...i", left, _per_class(gram) @ left) + squares > 1)
+    change = np.where(active, factors - 1, 0.0)[..., None, :]
+    return dual + ((dual @ vectors * change) @ vectors.mT if tall else (left * change) @ (left.mT @ dual))
 
 
 def onto_cone_face(

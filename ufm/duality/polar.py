@@ -46,7 +46,8 @@ def polar_bound(
     dual = np.where(finite[..., None, None], dual, 0.0)
     slack = 1 + ROUNDING * max(dual.shape[-2:])
     if features == "free":
-        bound = np.linalg.norm(dual, 2, axis=(-2, -1))
+        product = dual.mT @ dual if dual.shape[-2] > dual.shape[-1] else dual @ dual.mT
+        bound = np.sqrt(np.maximum(np.linalg.eigvalsh(product)[..., -1], 0.0))
     else:
         product = dual @ dual.mT
         squares = perron_bound(np.maximum(product, 0.0))

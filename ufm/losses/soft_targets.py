@@ -27,6 +27,7 @@ class SoftTargets(SoftmaxLoss):
     Args:
         table: (C, K), ``t``.
         context_weights: (C,), ``c``. multipliers: (K,), ``a``. adjustments: (K,), ``o``.
+        peaks: (C,), where every row is largest; found from the table.
 
     Example:
         >>> loss = SoftTargets(np.array([[0.5, 0.5, 0.0]]), 1.0, 1.0, 0.0)
@@ -40,6 +41,11 @@ class SoftTargets(SoftmaxLoss):
     context_weights: Float[Any, " C"] | float | Any
     multipliers: Float[Any, " K"] | float | Any
     adjustments: Float[Any, " K"] | float | Any
+    peaks: Float[Any, " C"] | Any = None
+
+    def __post_init__(self) -> None:
+        """Find the largest entry of every row once: a step would take longer to find it than to use it."""
+        object.__setattr__(self, "peaks", np.argmax(self.table, axis=1).astype(np.float64))
 
     @property
     def weights(self) -> Any:
@@ -58,7 +64,7 @@ class SoftTargets(SoftmaxLoss):
 
     def _columns(self, labels: Any) -> Any:
         xp = labels.__array_namespace__()
-        return xp.argmax(xp.asarray(self.table), axis=-1)[labels]
+        return xp.asarray(self.peaks)[labels].astype(xp.int32)
 
     def _softening(self, rows: Any, labels: Any, times: Any) -> Any:
         mask = sm.label_mask(self._columns(labels), rows.shape[-1])
