@@ -14,7 +14,7 @@ from typing import Any, Literal
 from matplotlib.figure import Figure
 
 from ufm.model.compilation import keep_compiled_programs
-from ufm.plots.style import save_figure
+from ufm.plots.style import Style, save_figure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,18 +26,20 @@ class Outputs:
         figures: folder for pictures; by default that of the results. The committed ones are in experiments/figures.
         suffix: format of the pictures; pdf and svg are vector graphics.
         style: paper, at the width of a column or page; or screen, half as large again with the same type.
+        panel: letter of a single panel to draw, at the width of a column.
     """
 
     out: Path | None = None
     figures: Path | None = None
     suffix: Literal["png", "pdf", "svg"] = "png"
-    style: Literal["paper", "screen"] = "paper"
+    style: Style = "paper"
+    panel: str | None = None
 
     def of(self, name: str, quick: bool = False) -> Results:
         """Return the results of an experiment; its folders exist from now on."""
         keep_compiled_programs()
         folder = self.out or Path("results") / (f"{name}-quick" if quick else name)
-        results = Results(name, folder, self.figures or folder, self.suffix, self.style)
+        results = Results(name, folder, self.figures or folder, self.suffix, self.style, self.panel)
         for place in (results.folder, results.figures):
             place.mkdir(parents=True, exist_ok=True)
         return results
@@ -51,7 +53,8 @@ class Results:
     folder: Path
     figures: Path
     suffix: Literal["png", "pdf", "svg"]
-    style: Literal["paper", "screen"]
+    style: Style
+    panel: str | None
 
     def save(self, data: Any, name: str | None = None) -> None:
         """Write data as JSON into the folder, by default under the name of the experiment."""
@@ -59,6 +62,7 @@ class Results:
 
     def draw(self, figure: Figure, colours: int | None = 256) -> Path:
         """Write a picture under the name of the experiment; PNGs with so many colours, None for all."""
-        path = self.figures / f"{self.name}.{self.suffix}"
-        save_figure(figure, path, colours, self.style)
+        name = self.name if self.panel is None else f"{self.name}-{self.panel}"
+        path = self.figures / f"{name}.{self.suffix}"
+        save_figure(figure, path, colours, self.style, self.panel)
         return path

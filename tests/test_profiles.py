@@ -11,7 +11,18 @@ from hypothesis import strategies as st
 
 from ufm import profiles
 from ufm.inputs.checks import InputError
-from ufm.profiles import FORMS, NAMED, balanced, exponential, pareto, parse_counts, step, zipf
+from ufm.profiles import (
+    FORMS,
+    NAMED,
+    balanced,
+    counts_from,
+    exponential,
+    pareto,
+    parse_counts,
+    remark,
+    step,
+    zipf,
+)
 
 exact = settings(max_examples=100)
 
@@ -264,3 +275,17 @@ def test_every_form_is_documented_and_reachable():
         with pytest.raises(InputError, match=f"'{form}'"):
             parse_counts(form)
     assert profiles.MAX_CLASSES == 10**6
+
+
+@pytest.mark.parametrize("name", sorted(NAMED))
+def test_reconstructions_say_so(name):
+    reconstructed = name in ("imagenet-lt", "places-lt", "inaturalist")
+    said = remark(name.upper() + " ")
+    assert (
+        said.startswith(f"Counts: {name} is reconstructed by a Pareto law") if reconstructed else said == ""
+    )
+
+
+def test_counts_are_taken_as_text_or_numbers():
+    for counts in ("30x2,5", [30, 30, 5], {"b": 30, "c": 5, "a": 30}):
+        assert counts_from(counts).tolist() == [30, 30, 5]

@@ -40,3 +40,5 @@ from .theory.prototypes import simplex_etf as simplex_etf
 from .verification.observer import collapse_observer as collapse_observer
 from .verification.report import Report as Report
 from .verification.verify import verify as verify
+
+__version__: str

@@ -184,11 +184,11 @@ def _cao(rule: Callable[..., np.ndarray], K: int, n_max: int, ratio: int) -> Nam
 
 
 def _reconstruction(source: str, **numbers: int) -> NamedProfile:
-    source += "; exact K, N, largest and smallest class, a Pareto law between"
+    source = f"reconstructed by a Pareto law from K, N, the largest and the smallest class in {source}"
     return NamedProfile(lambda: pareto(**numbers), source)
 
 
-#: Published profiles by name. Where the source says "a Pareto law" they are reconstructions (see `pareto`).
+#: Published profiles by name. Those "reconstructed" are not the published lists (see `pareto`).
 NAMED: dict[str, NamedProfile] = {
     "icml2024-cifar10": _dang(1000, 2, "CIFAR-10"),
     "icml2024-mnist": _dang(100, 2, "MNIST, FashionMNIST and SVHN"),
@@ -212,6 +212,29 @@ FORMS: dict[str, Callable[..., np.ndarray]] = {
     "zipf": zipf,
     "pareto": pareto,
 }
+
+
+def counts_from(counts: Any) -> Num[np.ndarray, " K"]:
+    """Return class counts given as text (see `parse_counts`), numbers, or a mapping from labels to numbers.
+
+    Example:
+        >>> counts_from("5000x2,50").tolist(), counts_from({"cat": 5, "ant": 9}).tolist()
+        ([5000, 5000, 50], [9, 5])
+    """
+    return parse_counts(counts) if isinstance(counts, str) else class_counts(counts)
+
+
+def remark(text: str) -> str:
+    """Return a sentence about counts that are not what their name may seem to say, or nothing.
+
+    Example:
+        >>> remark("cifar10-lt-100"), remark("places-lt")[:42]
+        ('', 'Counts: places-lt is reconstructed by a Pa')
+    """
+    name = text.strip().lower()
+    if name not in NAMED or not NAMED[name].source.startswith("reconstructed"):
+        return ""
+    return f"Counts: {name} is {NAMED[name].source}; a published list is read from its file, --counts FILE."
 
 
 def parse_counts(text: str) -> Num[np.ndarray, " K"]:

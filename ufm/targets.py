@@ -5,8 +5,6 @@ Each returns `Contexts`, counts and targets for a problem: ``ufm.Problem(context
 best feature.
 """
 
-from __future__ import annotations
-
 import zipfile
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple

@@ -6,6 +6,7 @@ In tables classes of equal count share a line. Progress goes to stderr and only 
 from __future__ import annotations
 
 import contextlib
+import html
 import io
 import math
 import textwrap
@@ -20,6 +21,16 @@ Item = TypeVar("Item")
 WIDTH = 80
 #: Above this number of different counts the middle of the table is left out.
 LINES = 24
+
+
+class Readable:
+    """What prints as a few lines that a person reads: with ``print``, at a prompt and in a notebook."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(str(self))}</pre>"
 
 
 def wrapped(text: str, break_long_words: bool = True) -> str:

@@ -1,4 +1,7 @@
-"""Figure of the benchmark: gap against seconds for every solver, step time against the machine, cost against size."""
+"""Figure of the benchmark: gap against seconds for every solver, step time against the machine, cost against size.
+
+Not a script: a part of `python -m experiments.benchmark`.
+"""
 
 from __future__ import annotations
 

@@ -6,6 +6,8 @@ clamped at zero after every step, at the best of a few learning rates (in SGD ti
 whose gradients are that much smaller). "Rescaled" peers get what makes most of the difference to those who know it:
 features in units in which both regularisers weigh the same, as in `ufm.model.objective`. The clock stands still while
 an objective is evaluated only to be reported; compilation and set-up are not counted.
+
+Not a script: a part of `python -m experiments.benchmark`.
 """
 
 from __future__ import annotations

@@ -12,6 +12,8 @@ problems per second against the number solved together.
     python -m experiments.benchmark --quick       # under 2 minutes
     python -m experiments.benchmark               # the figures in the README
     python -m experiments.benchmark.accelerator   # on a GPU or TPU
+
+Not a script: a part of `python -m experiments.benchmark`.
 """
 
 from __future__ import annotations

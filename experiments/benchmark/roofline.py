@@ -4,6 +4,8 @@ A step of the sample-level problem must read both last iterates and write one (3
 (logits, classifier gradient, feature gradient: 6 N d K operations). The machine's own copy bandwidth and
 matrix-multiply rate are measured in the same run, in the same precision, on the same device: the bound is the longer
 of the two times, and what a step that overlaps nothing would take is their sum.
+
+Not a script: a part of `python -m experiments.benchmark`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Long-tailed data sets: norms, margins and collapse against class rank, solved where it fits, predicted always.
 
-CIFAR-10-LT and CIFAR-100-LT (imbalance factor 100), ImageNet-LT-, Places-LT- and iNaturalist-like profiles (see
+CIFAR-10-LT and CIFAR-100-LT (imbalance factor 100), ImageNet-LT, Places-LT and iNaturalist reconstructed (see
 `ufm.profiles.NAMED` for which are reconstructions). The regularisation of every data set is chosen so that a fifth of
 its classes has collapsed: sqrt(lambda_W lambda_H) halfway between the thresholds of two neighbouring counts. Dots are
 solved to a certified global optimum from a random start, for profiles of at most ``largest`` classes; curves are
@@ -29,9 +29,9 @@ from ufm.theory import collapse_nuclear_weights
 PROFILES = {
     "CIFAR-10-LT": "cifar10-lt-100",
     "CIFAR-100-LT": "cifar100-lt-100",
-    "Places-LT-like": "places-lt",
-    "ImageNet-LT-like": "imagenet-lt",
-    "iNaturalist-like": "inaturalist",
+    "Places-LT, reconstructed": "places-lt",
+    "ImageNet-LT, reconstructed": "imagenet-lt",
+    "iNaturalist, reconstructed": "inaturalist",
 }
 #: Share of the classes that has collapsed.
 COLLAPSED = 0.2
@@ -76,7 +76,7 @@ def figure(predictions: dict[str, ufm.Prediction], solved: dict[str, dict[str, A
         for column, (name, prediction) in enumerate(predictions.items()):
             _column(panels[:, column], prediction, solved.get(name))
             K, N = prediction.problem.num_classes, prediction.problem.num_samples
-            panels[0, column].set_title(f"{name}\n$K$ = {K:,}\n$N$ = {N:,}")
+            panels[0, column].set_title(f"{name.replace(', ', chr(10))}\n$K$ = {K:,}\n$N$ = {N:,}")
             panels[-1, column].set_xlabel("class rank")
         for axes, label in zip(panels[:, 0], QUANTITIES.values(), strict=True):
             axes.set_ylabel(label)

@@ -11,6 +11,8 @@ from what this network can express.
 
     python -m experiments.network [--batch-size 100] [--quick]
     python -m experiments.network --dataset FILE.npz --counts 500x5,50x5 --level 0.3
+
+Not a script: a part of `python -m experiments.network`.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 Mean cross-entropy plus ``lambda_W/2 |W|^2`` for the classifier plus ``lambda_H/2 sum_i |h_i|^2`` for the last
 features; the layers below are not decayed. In minibatches the penalty of the features is converted by
 `ufm.conventions`, so that the objective stays the same on average. Used by `last_layer.py` and `separability.py`.
+
+Not a script: a part of `python -m experiments.network`.
 """
 
 from __future__ import annotations

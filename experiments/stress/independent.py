@@ -10,6 +10,8 @@ For non-negative features, no bias and one feature row per class it recomputes f
 * the optimal value in closed form for d >= K (Dang, Tran, Nguyen, Ho, ICML 2024), which bounds it for d < K;
 
 and compares them with what the solver reported and with what it was asked for.
+
+Not a script: a part of `python -m experiments.stress`.
 """
 
 from __future__ import annotations

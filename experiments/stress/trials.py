@@ -11,6 +11,8 @@ in the time per problem). Results are appended to a file of JSON lines, one per 
 where the first stopped.
 
     python -m experiments.stress [--problems 2000] [--jobs 2] [--quick]
+
+Not a script: a part of `python -m experiments.stress`.
 """
 
 from __future__ import annotations

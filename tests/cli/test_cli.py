@@ -1,6 +1,5 @@
 """The command line as a user meets it: output, exit codes, and one clear sentence for every bad input."""
 
-import importlib.metadata
 import json
 import subprocess
 import sys
@@ -21,7 +20,7 @@ def run(capsys, *arguments):
 
 
 def test_the_version_is_the_package_s(capsys):
-    assert run(capsys, "--version") == (0, f"ufm {importlib.metadata.version('ufm')}\n", "")
+    assert run(capsys, "--version") == (0, f"ufm {ufm.__version__}\n", "")
 
 
 def test_predict_prints_the_closed_form(capsys):
@@ -136,8 +135,11 @@ def test_verify_accepts_a_saved_solution_and_rejects_a_spoilt_one(capsys, tmp_pa
     archive, spoilt = tmp_path / "solution.npz", tmp_path / "spoilt.npz"
     run(capsys, "solve", *SMALL, "--figure", "None", "--level", "sample", "--save", str(archive))
     decays = ["--weight-decay", "5e-3", "--feature-decay", "1e-4"]
-    code, out, _ = run(capsys, "verify", str(archive), *decays)
+    page = tmp_path / "report.html"
+    code, out, _ = run(capsys, "verify", str(archive), *decays, "--html", str(page))
     assert code == 0, out
+    assert f"Page written to {page}" in out
+    assert page.read_text().startswith("<!doctype html>")
     assert "a relative gap of" in out
     with np.load(archive) as arrays:
         features = arrays["features"].copy()
@@ -299,3 +301,11 @@ def test_help_fits_80_columns(capsys, command):
     body = out.splitlines()[1:]  # below the usage line, which is never wrapped
     assert max(map(len, body)) <= 80
     assert "Example" in out
+
+
+def test_counts_that_are_reconstructed_say_so(capsys):
+    decays = ["--weight-decay", "1e-4", "--feature-decay", "1e-4"]
+    for command in (["predict", "--dim", "365"], ["advise"]):
+        code, out, _ = run(capsys, *command, "--counts", "places-lt", *decays)
+        assert code == 0
+        assert "places-lt is reconstructed by a Pareto law" in " ".join(out.split())

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+import experiments
 from experiments.common import Outputs
 from ufm.plots.style import ON_SCREEN, PAGE, canvas
 
@@ -32,3 +33,14 @@ def test_a_picture_for_a_screen_is_larger(tmp_path, style, scale):
     path = Outputs(tmp_path, style=style).of("name").draw(figure)
     assert imread(path).shape[1] == pytest.approx(200 * PAGE * scale, abs=1)
     assert figure.get_size_inches().tolist() == [PAGE, 1.0]
+
+
+MODULES = sorted(
+    path for path in Path(experiments.__file__).parent.rglob("*.py") if path.name != "__init__.py"
+)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_a_module_is_a_script_or_says_that_it_is_none(path):
+    text = path.read_text()
+    assert ("__main__" in text) != ("Not a script" in text.split('"""')[1])

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import ufm
 from ufm.inputs.checks import InputError
 from ufm.losses import CrossEntropy, LabelSmoothing, LogitAdjustment, VectorScaling, WeightedCrossEntropy
 from ufm.model.problem import Problem, row_labels, row_multiplicities
@@ -167,7 +168,7 @@ BAD = [  # argument, value, what the message says of the value
     ("counts", [5], "one class of 5 samples"),
     ("counts", 5, "got 5"),
     ("counts", None, "None"),
-    ("counts", "5,5", "'5,5'"),
+    ("counts", "5,x", "'x'"),
     ("counts", b"55", "b'55'"),
     ("counts", [[5, 5], [5, 5]], r"\(2, 2\)"),
     ("counts", [[5], [5, 5]], r"\[\[5\], \[5, 5\]\]"),
@@ -198,10 +199,10 @@ BAD = [  # argument, value, what the message says of the value
     ("feature_decay", -1.0, "got -1"),
     ("feature_decay", math.nan, "got nan"),
     ("feature_decay", -math.inf, "got -inf"),
-    ("loss", "ce", "got 'ce'"),
+    ("loss", "cee", "got 'cee'"),
     ("loss", None, "got None"),
     ("loss", CrossEntropy, "CrossEntropy"),
-    ("features", "relu", "nonnegative, free; got 'relu'"),
+    ("features", "gelu", "nonnegative, free; got 'gelu'"),
     ("features", None, "nonnegative, free; got None"),
     ("features", np.array(["free", "free"]), "nonnegative, free; got array"),
     ("bias", -1.0, "got -1"),
@@ -245,3 +246,17 @@ def test_tiny_and_huge_decays_may_balance():
 def test_unknown_level(function):
     with pytest.raises(InputError, match="level must be one of class, group, sample; got 'row'"):
         inspect.unwrap(function)(make(), "row")  # as users call it, without the type checks of the tests
+
+
+def test_words_that_people_use():
+    problem = Problem("cifar10-lt-100", 8, 1e-3, 1e-5, loss="smoothing:0.2", features="relu")
+    assert (problem.num_samples, problem.features) == (12_406, "nonnegative")
+    assert problem.loss == LabelSmoothing(0.2)
+    assert problem.replace(dim=9).counts.tolist() == problem.counts.tolist()
+
+
+@pytest.mark.parametrize("ask", [ufm.solve, ufm.predict, ufm.collapse_observer])
+def test_counts_in_place_of_a_problem(ask):
+    made = r"problem must be a ufm.Problem\(counts, dim, weight_decay, feature_decay\), got list"
+    with pytest.raises(InputError, match=made):
+        ask([10, 5])

@@ -1,18 +1,13 @@
 """Figures: every format, every size, nothing left behind; contents are read back from the artists."""
 
-import types
-
 import numpy as np
 import pytest
-from helpers.figures import objections
+from helpers.figures import objections, solution
 
-from ufm.duality.certificate import certify
 from ufm.inputs.checks import InputError
 from ufm.metrics.statistics import FeatureStatistics
-from ufm.model.problem import Problem
 from ufm.plots import report as figures
 from ufm.plots import style
-from ufm.theory import predict
 from ufm.verification.verify import verify
 
 HISTORY = tuple(
@@ -25,30 +20,6 @@ HISTORY = tuple(
     }
     for i in range(4)
 )
-
-
-def solution(counts, history=(), decay=1e-2):
-    """The closed form as a solution."""
-    problem = Problem(counts, len(counts), decay, decay / 10)
-    prediction = predict(problem)
-    K = len(counts)
-    features = np.diag(prediction.norms)
-    scaled = np.sqrt(problem.counts)[:, None] * features
-    weight = np.sqrt(0.1 / (K * (K - 1))) * (K * scaled - scaled.sum(axis=0))
-    certificate = certify(problem, weight, features, np.arange(K))
-    return types.SimpleNamespace(
-        problem=problem,
-        level="class",
-        weight=weight,
-        features=features,
-        labels=np.arange(K),
-        bias=None,
-        status="certified",
-        objective=certificate.objective,
-        certificate=certificate,
-        tol=1e-8,
-        history=history,
-    )
 
 
 def panels(figure):
@@ -212,3 +183,23 @@ def test_few_colours_make_a_png_smaller_and_no_different_to_see(tmp_path):
     assert (tmp_path / "few.png").stat().st_size < 0.7 * (tmp_path / "all.png").stat().st_size
     few, whole = (imread(tmp_path / name)[..., :3] for name in ("few.png", "all.png"))
     assert np.abs(few - whole).mean() < 1e-3
+
+
+@pytest.mark.parametrize(("panel", "shown"), [("b", 3), ("f", 1), ("h", 1)])
+def test_a_single_panel_has_the_width_of_a_column(tmp_path, panel, shown):
+    """A Gram matrix keeps its colour bar and the matrix that shares it; the figure itself is left as it was."""
+    figure = figures.report_figure(verify(solution([90, 60, 40, 20, 1, 1], history=HISTORY)))
+    before = figure.get_size_inches().tolist(), len(figure.axes), [axes.get_visible() for axes in figure.axes]
+    for kind, width in (("paper", style.COLUMN), ("screen", style.COLUMN * style.ON_SCREEN)):
+        with style._single(figure, panel, width / style.COLUMN) as box:
+            assert box.width == pytest.approx(width, rel=0.03)
+            assert sum(axes.get_visible() for axes in figure.axes) == shown
+            assert objections(figure, outside=True) == []
+        style.save_figure(figure, tmp_path / "panel.png", style=kind, panel=panel)
+    assert before == (
+        figure.get_size_inches().tolist(),
+        len(figure.axes),
+        [axes.get_visible() for axes in figure.axes],
+    )
+    with pytest.raises(InputError, match="panel must be one of a, b, c, d, e, f, g, h, got 'z'"):
+        style.save_figure(figure, tmp_path / "panel.png", panel="z")

@@ -13,7 +13,7 @@ from ufm.cli.output import emit
 from ufm.conventions import from_training
 from ufm.inputs.checks import InputError
 from ufm.inputs.files import counts_of, read_layer
-from ufm.profiles import parse_counts
+from ufm.profiles import parse_counts, remark
 from ufm.text import wrapped
 
 #: What a training script is missing, and how to get it.
@@ -86,10 +86,11 @@ def advise_command(
 
     given = _measured(training, training.measured) if training.measured is not None else _given(training)
     advice = advise(given.counts, given.weight_decay, given.feature_decay, given.charge, solve)
-    notes = [wrapped(note) for note in (*given.notes, *_on_all_layers(training, advice), CAVEAT)]
+    said = (*given.notes, remark(training.counts or ""), *_on_all_layers(training, advice), CAVEAT)
+    notes = [wrapped(note) for note in said if note]
     text = "\n".join([str(advice), "", advice.table(), "", *notes])
-    said = {"notes": list(given.notes), "feature_decay_assumed": given.assumed}
-    emit(advice.to_dict() | said, json, text)
+    basis = {"notes": list(given.notes), "feature_decay_assumed": given.assumed}
+    emit(advice.to_dict() | basis, json, text)
     return 0
 
 

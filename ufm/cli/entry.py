@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib.metadata
 import io
 import re
 import sys
@@ -14,6 +13,7 @@ from typing import Any
 
 import tyro
 
+import ufm
 from ufm.cli.advise import advise_command
 from ufm.cli.environment import check_environment
 from ufm.cli.figures import figures_command
@@ -62,7 +62,7 @@ def run(argv: Sequence[str], program: bool = False) -> int:
         )  # of NumPy: outcomes say what is not finite
     try:
         if list(argv) == ["--version"]:
-            emit_text(f"ufm {importlib.metadata.version('ufm')}")
+            emit_text(f"ufm {ufm.__version__}")
             return 0
         command = _parsed(argv)
         check_environment(argv)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import OmitArgPrefixes, arg
 
 from ufm.inputs.checks import InputError, positive_float
 from ufm.losses.by_name import LOSS_FORMS, parse_loss
 from ufm.model.problem import Problem
-from ufm.profiles import parse_counts
+from ufm.profiles import parse_counts, remark
 from ufm.solvers.rules import parameters_of, rule_names, rule_parameters, takers
 from ufm.solvers.settings import SETTINGS, Setting, check_settings
 from ufm.targets import TARGET_FORMS, read_targets
+from ufm.text import wrapped
 
 LOSS_HELP = "a name, or name:number for e, g, t, b, m other than these: " + "; ".join(
     f"{name if default is None else f'{name}:{default:g}'} ({meaning})"
@@ -40,7 +41,7 @@ class ProblemFlags:
     weight_decay: Annotated[float, arg(help="lambda_W, on |W|^2/2")] = 5e-3
     feature_decay: Annotated[float, arg(help="lambda_H, on the sum over samples of |h|^2/2")] = 2e-4
     loss: Annotated[str, arg(help=LOSS_HELP)] = "ce"
-    features: Annotated[str, arg(help="nonnegative (after a ReLU) or free")] = "nonnegative"
+    features: Annotated[str, arg(help="nonnegative (or relu: after a ReLU) or free")] = "nonnegative"
     bias: Annotated[float | None, arg(help="decay of a bias; 0 = unregularised; None = no bias")] = None
 
     targets: Annotated[str | None, arg(help=TARGETS_HELP)] = None
@@ -63,6 +64,10 @@ class ProblemFlags:
             counts, rows, _ = read_targets(targets, counts)
         about = (self.dim, self.weight_decay, self.feature_decay, loss, self.features, self.bias)
         return Problem(counts, *about, targets=rows)
+
+    def notes(self) -> list[str]:
+        """Return what is to be said about the counts."""
+        return [wrapped(note) for note in (remark(self.counts),) if note]
 
 
 def _setting_flag(name: str, setting: Setting) -> tuple[str, Any, Any]:
@@ -95,4 +100,6 @@ def given_settings(flags: SolverFlags) -> dict[str, Any]:
 
 Flags = OmitArgPrefixes[ProblemFlags]
 Forget = Annotated[bool, arg(help="do not keep compiled programs for the next run (UFM_COMPILED=off: never)")]
+Style = Annotated[Literal["paper", "screen"], arg(help="figure at a page's width, or half as large again")]
+Panel = Annotated[str | None, arg(help="letter of a single panel of the figure, at a column's width")]
 Json = Annotated[bool, arg(help="print one JSON object and nothing else")]

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 from tyro.conf import OmitArgPrefixes, arg
 
-from ufm.cli.flags import Flags, Forget, Json, ProblemFlags, SolverFlags, given_settings
+from ufm.cli.flags import Flags, Forget, Json, Panel, ProblemFlags, SolverFlags, Style, given_settings
 from ufm.cli.output import Output, emit, problem_dict, written
 from ufm.cli.processes import ProcessFlags
 from ufm.inputs.files import check_output
-from ufm.text import class_table, progress_bar, wrapped
+from ufm.text import class_table, progress_bar
 
 
 def solve_command(
     problem: Flags = ProblemFlags(),
     settings: OmitArgPrefixes[SolverFlags] = SolverFlags(),
     figure: Annotated[Path | None, arg(help="PNG, PDF or SVG; None for no figure")] = Path("ufm-solve.png"),
+    style: Style = "paper",
+    panel: Panel = None,
     save: Annotated[Path | None, arg(help="npz file for features, labels, weight")] = None,
     checkpoint: Annotated[Path | None, arg(help="file to keep the state of the run in, every minute")] = None,
     resume: Annotated[bool, arg(help="go on from --checkpoint")] = False,
@@ -62,18 +65,19 @@ def solve_command(
     )
     with progress_bar(show, "verifying, writing"):
         report = verify(solution)
-        outputs: dict[str, Output] = {"Solution": (save, solution.save), "Figure": (figure, report.plot)}
+        plot = functools.partial(report.plot, style=style, panel=panel)
+        outputs: dict[str, Output] = {"Solution": (save, solution.save), "Figure": (figure, plot)}
         lines, failure = written(outputs) if first else ([], None)
     if first:
         outcome = problem_dict(given) | solution.to_dict() | {"report": report.to_dict()}
-        emit(outcome, json, "\n".join([_solution_text(solution, report), *lines]))
+        emit(outcome, json, "\n".join([_solution_text(solution, report), *problem.notes(), *lines]))
     if failure is not None:  # said last: what took long to find is printed all the same
         raise failure
     return 0 if solution.certified and report.passed else 1
 
 
 def _solution_text(solution: Any, report: Any) -> str:
-    certificate, measured, prediction = solution.certificate, report.measured, report.prediction
+    measured, prediction = report.measured, report.prediction
     if solution.problem.loss.labelled:
         columns = {"|h|": measured.norms, "|w|": measured.weight_norms, "margin": measured.margins}
     else:
@@ -85,11 +89,7 @@ def _solution_text(solution: Any, report: Any) -> str:
             key: value for (name, seen), due in pairs for key, value in ((name, seen), (f"{name}*", due))
         }
     lines = [
-        str(solution.problem),
-        "",
-        wrapped(f"Status: {solution.status} after {solution.steps} steps. {solution.status.sentence}"),
-        f"Objective   {certificate.objective:.14g}",
-        f"Lower bound {certificate.lower_bound:.14g} (relative gap {certificate.relative_gap:.1e})",
+        str(solution),
         "",
         class_table(solution.problem.counts, columns),
         *(["Columns with * are the closed form."] if prediction is not None else []),

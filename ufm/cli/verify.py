@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +10,7 @@ from typing import Annotated
 import numpy as np
 from tyro.conf import Positional, arg
 
-from ufm.cli.flags import LOSS_HELP, Json
+from ufm.cli.flags import LOSS_HELP, Json, Panel, Style
 from ufm.cli.output import emit, written
 from ufm.inputs.checks import InputError
 from ufm.inputs.files import check_output, counts_of, read_layer
@@ -37,6 +38,9 @@ def verify_command(
         arg(help="judge by this number; default: by the gap if that certifies an optimum, else 0.1"),
     ] = None,
     figure: Annotated[Path | None, arg(help="PNG, PDF or SVG; None for no figure")] = None,
+    style: Style = "paper",
+    panel: Panel = None,
+    html: Annotated[Path | None, arg(help="HTML page with table, picture and assumptions")] = None,
     json: Json = False,
 ) -> int:
     """Check the last layer of any network: an npz of features, labels, weight[, bias].
@@ -51,6 +55,7 @@ def verify_command(
     from ufm.verification.verify import verify
 
     check_output("figure", figure, SUFFIXES)
+    check_output("html", html, (".html", ".htm"))
     if counts is not None and weight_decay is None:
         raise InputError(
             "counts need weight_decay and feature_decay; without these they are those of the labels"
@@ -79,7 +84,8 @@ def verify_command(
         problem = Problem(sizes, dim, weight_decay, feature_decay, parse_loss(loss, sizes), features, bias)
     with progress_bar(show, f"verifying {len(arrays['features']):,} rows"):
         report = verify(**arrays, problem=problem, **told, tol=tol, tolerance=tolerance)
-        lines, failure = written({"Figure": (figure, report.plot)})
+        plot = functools.partial(report.plot, style=style, panel=panel)
+        lines, failure = written({"Figure": (figure, plot), "Page": (html, report.to_html)})
     emit(report.to_dict(), json, "\n".join([report.table(), *lines]))
     if failure is not None:
         raise failure

@@ -57,6 +57,10 @@ class Certificate:
         residual: norm of the projected gradient in balanced coordinates over ``sqrt(2 P)``, the scale of a point.
         num_classes: ``K``, which scales the allowance for rounding (the number of contexts, if there are more).
 
+    Objective and bound are in the unit of the loss (nats for cross-entropy).
+
+    Source: the module docstring, equation (3).
+
     Example:
         >>> Certificate(objective=2.0, lower_bound=1.5, polar=1.2, residual=0.1, num_classes=3).relative_gap
         0.25

@@ -5,16 +5,32 @@ take NumPy or JAX arrays and stay in the namespace (and floating-point type) the
 subclass `Loss`: the solver, the certificate and the test matrix use nothing but its methods.
 """
 
-from ufm.losses.base import Loss as Loss
-from ufm.losses.bce import BinaryCrossEntropy as BinaryCrossEntropy
-from ufm.losses.curve import CurveLoss as CurveLoss
-from ufm.losses.curve import Focal as Focal
-from ufm.losses.curve import Poly1 as Poly1
-from ufm.losses.mse import MSE as MSE
-from ufm.losses.softmax_family import LDAM as LDAM
-from ufm.losses.softmax_family import CrossEntropy as CrossEntropy
-from ufm.losses.softmax_family import LabelSmoothing as LabelSmoothing
-from ufm.losses.softmax_family import LogitAdjustment as LogitAdjustment
-from ufm.losses.softmax_family import SoftmaxLoss as SoftmaxLoss
-from ufm.losses.softmax_family import VectorScaling as VectorScaling
-from ufm.losses.softmax_family import WeightedCrossEntropy as WeightedCrossEntropy
+from ufm.losses.base import Loss
+from ufm.losses.bce import BinaryCrossEntropy
+from ufm.losses.curve import CurveLoss, Focal, Poly1
+from ufm.losses.mse import MSE
+from ufm.losses.softmax_family import (
+    LDAM,
+    CrossEntropy,
+    LabelSmoothing,
+    LogitAdjustment,
+    SoftmaxLoss,
+    VectorScaling,
+    WeightedCrossEntropy,
+)
+
+__all__ = [
+    "LDAM",
+    "MSE",
+    "BinaryCrossEntropy",
+    "CrossEntropy",
+    "CurveLoss",
+    "Focal",
+    "LabelSmoothing",
+    "LogitAdjustment",
+    "Loss",
+    "Poly1",
+    "SoftmaxLoss",
+    "VectorScaling",
+    "WeightedCrossEntropy",
+]

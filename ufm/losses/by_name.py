@@ -106,7 +106,7 @@ def parse_loss(text: str, counts: Int[np.ndarray, " K"] | Float[np.ndarray, " K"
         return build(np.asarray(counts, np.float64), value)
 
 
-def as_loss(loss: Any, counts: Int[np.ndarray, " K"]) -> Loss:
+def as_loss(loss: Any, counts: Int[np.ndarray, " K"] | Float[np.ndarray, " K"]) -> Loss:
     """Return a loss that is given as text (see `parse_loss`) or as a `Loss`, or raise `InputError`."""
     if isinstance(loss, str):
         return parse_loss(loss, counts)

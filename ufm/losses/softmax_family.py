@@ -269,6 +269,8 @@ class WeightedCrossEntropy(SoftmaxLoss):
     Raises:
         InputError: if a weight is not finite and positive.
 
+    Source: King and Zeng, Political Analysis 2001 (weighting by class); its closed form, `ufm.theory.symmetric`.
+
     Example:
         >>> WeightedCrossEntropy([1, 2, 3]).value(np.zeros((1, 3)), np.array([1])).round(4).tolist()
         [2.1972]

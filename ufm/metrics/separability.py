@@ -76,6 +76,13 @@ class Separability:
         classifier_distance: ``D``.
         intra: law of ``|C W (x_i - x_j)|^2`` (nats squared) over pairs of one class.
         inter: the same over pairs of two classes.
+
+    Source: the module docstring, with proofs.
+
+    Example:
+        >>> found = separability(np.eye(2).repeat(2, axis=0), [0, 0, 1, 1], 3 * np.eye(2))
+        >>> found.probability, found.intra_rms, found.mean_bound <= found.probability
+        (1.0, 0.0, True)
     """
 
     probability: float

@@ -40,6 +40,8 @@ class FeatureStatistics:
     Raises:
         InputError: naming the argument, its value and the requirement.
 
+    Source: Chan, Golub, LeVeque, 1979, for sums of squares that are merged.
+
     Example:
         >>> statistics = FeatureStatistics(num_classes=2, dim=2)
         >>> statistics.update([[1.0, 0.0], [3.0, 0.0]], [0, 0])

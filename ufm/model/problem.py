@@ -11,8 +11,8 @@ from jaxtyping import Float, Int
 
 from ufm.inputs.checks import (
     InputError,
-    class_counts,
     finite_vector,
+    instance_of,
     nonnegative_float,
     one_of,
     positive_float,
@@ -21,19 +21,23 @@ from ufm.inputs.checks import (
     to_numpy,
 )
 from ufm.losses import CrossEntropy, Loss
+from ufm.losses.by_name import as_loss
 from ufm.losses.soft_targets import with_targets
-from ufm.text import count_range, wrapped
+from ufm.profiles import counts_from
+from ufm.text import Readable, count_range, wrapped
 
 #: Largest feature dimension: a guard against typing errors, and what arrays can be indexed with.
 MAX_DIM = 2**31 - 1
 FeatureSet = Literal["nonnegative", "free"]
 Level = Literal["class", "group", "sample"]
 FEATURE_SETS: tuple[FeatureSet, ...] = ("nonnegative", "free")
+#: Other words for them.
+SYNONYMS = {"relu": "nonnegative", "non-negative": "nonnegative"}
 LEVELS: tuple[Level, ...] = ("class", "group", "sample")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Problem:
+class Problem(Readable):
     r"""Regularised loss over free features ``H`` and a linear classifier ``W`` (and optionally a bias ``b``).
 
     ``P(W, H, b) = (1/N) sum_i m_i loss_{y_i}(W h_i + b) + lambda_W/2 |W|^2 + lambda_H/2 sum_i m_i |h_i|^2
@@ -44,13 +48,15 @@ class Problem:
     Args:
         counts: samples per class ``n_k`` of at least two classes: positive numbers, usually integers (a sampler that
             draws class k with probability ``pi_k`` acts as counts proportional to ``pi_k``), or a mapping from labels
-            to them, taken by sorted label.
-        dim: feature dimension ``d``, at least 1. weight_decay: ``lambda_W > 0``. See `ufm.conventions` for other
-        people's definitions. feature_decay: ``lambda_H > 0``, multiplying every *sample's* squared norm (no ``1/N``
-        in front); one number, or
-            one for the samples of each class (`ufm.conventions.charged`).
-        loss: one of `ufm.losses`; parameters given per class must match ``counts``.
-        features: ``"nonnegative"`` (features after a ReLU, the main case) or ``"free"``.
+            to them, taken by sorted label; or text such as ``"5000x5,50x5"`` or ``"cifar10-lt-100"``
+            (`ufm.profiles.parse_counts`).
+        dim: feature dimension ``d``, at least 1.
+        weight_decay: ``lambda_W > 0``. See `ufm.conventions` for other people's definitions.
+        feature_decay: ``lambda_H > 0``, multiplying every *sample's* squared norm (no ``1/N`` in front); one number,
+            or one for the samples of each class (`ufm.conventions.charged`).
+        loss: one of `ufm.losses`, or its name as on the command line (``"smoothing:0.1"``); parameters given per
+            class must match ``counts``.
+        features: ``"nonnegative"`` (or ``"relu"``: features after a ReLU, the main case) or ``"free"``.
         bias: ``None`` for no bias, ``0`` for an unregularised one, else its decay ``lambda_b > 0``.
         targets: (C, K), dense or a SciPy sparse matrix: row c is the distribution over the K logits that the samples
             of *context* c share, in the place of a class label. ``counts``, ``feature_decay``, rows of features and
@@ -83,23 +89,25 @@ class Problem:
 
     def __post_init__(self) -> None:
         """Normalise and check every field."""
-        counts = class_counts(self.counts)
-        if not isinstance(self.loss, Loss):
-            raise InputError(f"loss must be a ufm loss such as CrossEntropy(), got {self.loss!r}")
-        loss, targets = self.loss, self.targets
+        counts = counts_from(self.counts)
+        features = self.features
+        if isinstance(features, str):
+            features = SYNONYMS.get(features, features)
+        loss, targets = as_loss(self.loss, counts), self.targets
         if targets is not None:
-            loss = with_targets(loss, target_rows(targets, len(counts)))
-            targets = np.array(loss.targets(np.arange(len(counts)), targets.shape[1]))
+            rows = target_rows(targets, len(counts))
+            loss = with_targets(loss, rows)
+            targets = np.array(loss.targets(np.arange(len(counts)), rows.shape[1]))
             targets.flags.writeable = False
         loss.check_classes(len(counts))
         fields = {
             "counts": counts,
-            "loss": loss,
             "targets": targets,
             "dim": positive_integer("dim", self.dim, most=MAX_DIM),
             "weight_decay": positive_float("weight_decay", self.weight_decay),
             "feature_decay": _feature_decay(self.feature_decay, len(counts)),
-            "features": one_of("features", self.features, FEATURE_SETS),
+            "loss": loss,
+            "features": one_of("features", features, FEATURE_SETS),
             "bias": None if self.bias is None else nonnegative_float("bias", self.bias),
         }
         fields["classifier"] = (
@@ -228,6 +236,11 @@ class Problem:
         decays = self.feature_decays.tobytes()
         fixed = None if self.classifier is None else self.classifier.tobytes()
         return (self.dim, self.weight_decay, decays, self.loss, self.features, self.bias, fixed)
+
+
+def a_problem(value: Any) -> Problem:
+    """Return ``value`` if it is a problem, or raise `InputError` that says how to make one."""
+    return instance_of("problem", value, Problem, "a ufm.Problem(counts, dim, weight_decay, feature_decay)")
 
 
 def _feature_decay(value: Any, num_classes: int) -> float | Float[np.ndarray, " K"]:

@@ -10,6 +10,7 @@ in print; every curve also has its own marker or line style.
 from __future__ import annotations
 
 import contextlib
+import io
 import math
 import os
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ COLUMN, PAGE = 3.25, 6.75
 #: How much larger, with type of the same size, figures are for a screen.
 ON_SCREEN = 1.5
 SUFFIXES = (".png", ".pdf", ".svg")
+Style = Literal["paper", "screen"]
 STYLE: dict[Any, Any] = {
     "font.size": 8.0,
     "axes.titlesize": 8.0,
@@ -81,34 +83,128 @@ def save_figure(
     figure: Figure,
     path: str | os.PathLike[str],
     colours: int | None = None,
-    style: Literal["paper", "screen"] = "paper",
+    style: Style = "paper",
+    panel: str | None = None,
 ) -> None:
-    """Write a figure as PNG (a third as large with at most 256 ``colours``), PDF or SVG, as the suffix says.
+    """Write a figure as PNG, PDF or SVG, as the suffix says; see `picture`.
 
     Args:
         figure: what to write.
         path: where to.
         colours: most colours of a PNG; None for all.
         style: ``"paper"`` as it is, or ``"screen"``: half as large again, with type of the same size.
+        panel: letter of the one panel to write, at the width of a column; None for all.
 
     Raises:
-        InputError: for any other suffix, or a folder that does not exist.
+        InputError: for any other suffix, a folder that does not exist, or a panel that the figure does not have.
     """
-    import matplotlib
-
     target = Path(path)
     if target.suffix.lower() not in SUFFIXES:
         raise InputError(f"path must end in {', '.join(SUFFIXES)}, got {target.name!r}")
     if not target.parent.is_dir():
         raise InputError(f"path must be in a folder that exists, got {str(target)!r}")
-    with matplotlib.rc_context(STYLE), replacing(target) as stream:
-        width, height = figure.get_size_inches().tolist()
-        scale = ON_SCREEN if style == "screen" else 1.0
-        figure.set_size_inches(scale * width, scale * height)
-        figure.savefig(stream, format=target.suffix[1:].lower())
-        figure.set_size_inches(width, height)
-    if colours is not None and target.suffix.lower() == ".png":
-        from PIL import Image  # which matplotlib writes its PNGs with
+    data = picture(figure, target.suffix.lower(), colours, style, panel)
+    with replacing(target) as stream:
+        stream.write(data)
 
-        with Image.open(target) as image:
-            image.convert("RGB").quantize(colours, kmeans=2).save(target, optimize=True)
+
+def picture(
+    figure: Figure,
+    suffix: str = ".png",
+    colours: int | None = None,
+    style: Style = "paper",
+    panel: str | None = None,
+) -> bytes:
+    """Return a figure as the contents of a file: a PNG (a third as large with 256 ``colours``), PDF or SVG.
+
+    The arguments are those of `save_figure`. The figure is left as it was.
+    """
+    import matplotlib
+
+    stream, scale = io.BytesIO(), ON_SCREEN if style == "screen" else 1.0
+    with matplotlib.rc_context(STYLE), _resized(figure, scale), _single(figure, panel, scale) as box:
+        figure.savefig(stream, format=suffix[1:], bbox_inches=box)
+    if colours is None or suffix != ".png":
+        return stream.getvalue()
+    from PIL import Image  # which matplotlib writes its PNGs with
+
+    fewer = io.BytesIO()
+    with Image.open(stream) as image:
+        image.convert("RGB").quantize(colours, kmeans=2).save(fewer, format="png", optimize=True)
+    return fewer.getvalue()
+
+
+@contextlib.contextmanager
+def _resized(figure: Figure, scale: float) -> Iterator[None]:
+    """Draw a figure larger for a while, with type of the same size."""
+    width, height = figure.get_size_inches().tolist()
+    figure.set_size_inches(scale * width, scale * height)
+    try:
+        yield
+    finally:
+        figure.set_size_inches(width, height)
+
+
+@contextlib.contextmanager
+def _single(figure: Figure, panel: str | None, scale: float) -> Iterator[Any]:
+    """Yield the part of a figure to be written: all (None), or one panel, laid out anew at the width of a column.
+
+    It keeps its colour bar, and panels that share it; what labels it has stand above it.
+    """
+    if panel is None:
+        yield None
+        return
+    bars = {axes: _bars(axes) for axes in figure.axes}
+    plain = [axes for axes in figure.axes if not any(axes in found for found in bars.values())]
+    titles = [axes.get_title(loc="left") for axes in plain]
+    lettered = {title[1]: axes for title, axes in zip(titles, plain, strict=True) if title.startswith("(")}
+    panels = lettered or dict(zip("abcdefghijklmnopqrstuvwxyz", plain, strict=False))
+    if panel not in panels:
+        raise InputError(f"panel must be one of {', '.join(panels)}, got {panel!r}")
+    own = bars[panels[panel]]
+    parts = {panels[panel], *own, *(axes for axes in plain if own & bars[axes])}
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_resized(figure, 1.0))
+        legends = [legend for each in (figure, *figure.subfigs) for legend in each.legends]
+        for other in (set(figure.axes) - parts) | set(legends):
+            stack.callback(other.set_in_layout, other.get_in_layout())
+            stack.callback(other.set_visible, other.get_visible())
+            other.set_in_layout(False)
+            other.set_visible(False)
+        for _ in range(5):  # type does not grow with the figure
+            factor = scale * COLUMN / _box(figure, parts).width
+            figure.set_size_inches(*(factor * figure.get_size_inches()))
+        yield _with_labels(figure, panels[panel], parts, stack)
+
+
+def _bars(axes: Any) -> set[Any]:
+    return set(getattr(axes, "_colorbars", None) or ())
+
+
+def _with_labels(figure: Figure, axes: Any, parts: set[Any], stack: contextlib.ExitStack) -> Any:
+    """Put what labels a panel has above its title, in two columns if they fit; return the place of all."""
+    from matplotlib.transforms import ScaledTranslation
+
+    box = _box(figure, parts)
+    handles, labels = axes.get_legend_handles_labels()
+    if not handles or axes.get_legend() is not None:
+        return box
+    higher = axes.transAxes + ScaledTranslation(0, 0.25, figure.dpi_scale_trans)
+    for columns in (2, 1):
+        where = {"loc": "lower left", "bbox_to_anchor": (0, 1), "bbox_transform": higher, "borderaxespad": 0}
+        legend = axes.legend(handles, labels, ncols=columns, **where)
+        legend.set_in_layout(False)
+        joint = _box(figure, {*parts, legend})
+        if joint.width < 1.01 * box.width:
+            break
+    stack.callback(lambda: axes.get_legend().remove())
+    return joint
+
+
+def _box(figure: Figure, parts: set[Any]) -> Any:
+    """Return the place of some artists and their labels, in inches, with a narrow margin."""
+    from matplotlib.transforms import Bbox
+
+    figure.draw_without_rendering()
+    box = Bbox.union([part.get_tightbbox() for part in parts])
+    return box.transformed(figure.dpi_scale_trans.inverted()).padded(0.04)

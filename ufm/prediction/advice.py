@@ -9,11 +9,12 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ufm.conventions import charged
-from ufm.inputs.checks import class_counts, nonnegative_float, positive_float
+from ufm.inputs.checks import nonnegative_float, positive_float
 from ufm.losses import WeightedCrossEntropy
 from ufm.model.problem import Problem
 from ufm.prediction.remedies import Remedy, class_ranges, predicted_remedies, remedy_table
-from ufm.text import wrapped
+from ufm.profiles import counts_from
+from ufm.text import Readable, wrapped
 from ufm.theory import (
     Prediction,
     collapse_counts,
@@ -26,8 +27,8 @@ from ufm.theory import (
 _LISTED = 8
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Advice:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Advice(Readable):
     """What the closed form for ReLU features and cross-entropy says about a training set.
 
     Attributes:
@@ -177,7 +178,7 @@ def advise(
     one of its quantities.
 
     Args:
-        counts: samples per class.
+        counts: samples per class, as in `ufm.Problem`.
         weight_decay: ``lambda_W``, as in `ufm.Problem`.
         feature_decay: ``lambda_H``, as in `ufm.Problem`; with a charge, that of a class of average size.
         charge: the exponent g of who pays for features, ``lambda_H,k = lambda_H (N/(K n_k))^g``: 0 for samples (a
@@ -202,7 +203,7 @@ def advise(
         More samples for one collapsed class alone (as N grows, others may collapse):
         - 5-9: 37 more to live
     """
-    counts = class_counts(counts)
+    counts = counts_from(counts)
     decay, g = positive_float("feature_decay", feature_decay), nonnegative_float("charge", charge)
     problem = Problem(counts, len(counts), weight_decay, charged(decay, counts, g) if g else decay)
     prediction = predict(problem)

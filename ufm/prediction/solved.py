@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool
@@ -24,7 +24,7 @@ STILL = 1e-3
 MATRICES = ("gram_features", "gram_weights", "logits")
 
 
-def predict(problem: Problem, solve: bool = False) -> Prediction:
+def predict(problem: Problem | Any, solve: bool = False) -> Prediction:
     """Return the geometry of the global optimum: in closed form, or (if asked) solved where there is none.
 
     The same record either way; its ``source`` says where it comes from, and with what gap. Solved predictions are

@@ -28,6 +28,8 @@ class ProjectedGradient:
         coordinates: ``"natural"`` works on ``(W, H, b)`` as training code does; ``"balanced"`` on the
             well-conditioned variables of `ufm.model.objective`, where a step of 0.1 suits most problems.
 
+    Source: Goldstein, 1964 (projection); `optax` for the transformations.
+
     Example:
         >>> import ufm
         >>> adam = ufm.ProjectedGradient(optax.adam(1e-2), coordinates="balanced")

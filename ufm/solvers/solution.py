@@ -17,10 +17,11 @@ from ufm.model.groups import GroupPoint
 from ufm.model.objective import Variables
 from ufm.model.problem import Level, Problem, row_labels
 from ufm.solvers.status import Status
+from ufm.text import Readable, wrapped
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Solution:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Solution(Readable):
     """A point of the model with its certificate; all arrays are float64 NumPy whatever the solver ran in.
 
     Attributes:
@@ -34,6 +35,8 @@ class Solution:
         steps: number of steps taken.
         history: one record per check of the loop: ``step``, ``objective``, ``lower_bound``, ``relative_gap``,
             ``residual``, ``seconds``, ``event`` (an escape move in words, or None), and what observers added.
+
+    Source: `ufm.solve`.
 
     Example:
         >>> import ufm
@@ -50,6 +53,17 @@ class Solution:
     tol: float
     steps: int
     history: tuple[dict[str, Any], ...]
+
+    def __str__(self) -> str:
+        bound, gap = self.certificate.lower_bound, self.certificate.relative_gap
+        lines = [
+            str(self.problem),
+            "",
+            wrapped(f"Status: {self.status} after {self.steps} steps. {self.status.sentence}"),
+            f"Objective   {self.objective:.14g}",
+            f"Lower bound {bound:.14g} (relative gap {gap:.1e})",
+        ]
+        return "\n".join(lines)
 
     @property
     def group(self) -> GroupPoint | None:

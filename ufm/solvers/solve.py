@@ -13,11 +13,11 @@ import jax
 import numpy as np
 
 from ufm.inputs.arrays import real_array
-from ufm.inputs.checks import InputError, fits_memory, instance_of, positive_float, positive_integer
+from ufm.inputs.checks import InputError, fits_memory, positive_float, positive_integer
 from ufm.inputs.files import path_of
 from ufm.model.groups import GroupPoint
 from ufm.model.objective import Variables
-from ufm.model.problem import Level, Problem
+from ufm.model.problem import Level, Problem, a_problem
 from ufm.solvers.checkpoint import Checkpoints
 from ufm.solvers.coordinates import chosen_level
 from ufm.solvers.engine import as_asked, solve_one
@@ -90,6 +90,9 @@ def solve(
         InputError: naming the argument, its value and what is required.
         CheckpointError: if a checkpoint cannot be written; the one before it is intact.
 
+    Source: `ufm.solvers.accelerated` for the step rule, `ufm.duality.certificate` for the bound, `ufm.solvers.escape`
+    for the moves, each with its proofs and papers.
+
     Example:
         >>> import ufm
         >>> problem = ufm.Problem([500, 50], dim=4, weight_decay=5e-3, feature_decay=1e-5)
@@ -100,7 +103,7 @@ def solve(
     unknown = [name for name in parameters if name not in rule_parameters(parameters)]
     if unknown:
         raise TypeError(f"solve() got an unexpected keyword argument {unknown[0]!r}")
-    instance_of("problem", problem, Problem)
+    a_problem(problem)
     _check_parts(progress, observe, devices)
     settings = check_settings(
         {

@@ -56,6 +56,8 @@ def sweep(
         InputError: naming the field, its value and what is required; also if the folder holds another sweep or is
             damaged.
 
+    Source: `ufm.solve` and `ufm.predict` for every member.
+
     Example:
         >>> found = sweep({"counts": "60x2,20x2", "dim": 4}, {"nuclear_weight": [1e-3, 2.9e-2]})
         >>> found.num_collapsed.values.tolist(), found.certified.values.tolist()

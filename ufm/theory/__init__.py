@@ -3,8 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from ufm.inputs.checks import instance_of
-from ufm.model.problem import Problem
+from ufm.model.problem import Problem, a_problem
 from ufm.theory import free_mse, prototypes, simplex_etf, symmetric
 from ufm.theory.free_thresholds import (
     TwinThreshold,
@@ -93,5 +92,5 @@ def predict(problem: Problem | Any) -> Prediction:
         >>> round(prediction.objective, 12)
         0.076129240854
     """
-    instance_of("problem", problem, Problem)
+    a_problem(problem)
     return next(theorem.build(problem) for theorem in THEOREMS if theorem.applies(problem))

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 
 from ufm.inputs.checks import InputError
 from ufm.model.problem import Problem
+from ufm.text import Readable, class_table, wrapped
 
 #: Largest K for which a K x K matrix is formed (3.2 GB in float64).
 MAX_MATRIX_CLASSES = 20_000
@@ -48,8 +49,8 @@ def require_matrix_size(name: str, num_classes: int) -> None:
 Matrix = Callable[[slice | np.ndarray], np.ndarray]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Prediction:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Prediction(Readable):
     """The geometry of the global optimum, in closed form or (`ufm.predict` with ``solve=True``) as certified.
 
     Vectors have one entry per class. The K x K matrices are formed only when asked for, so a prediction for a
@@ -90,6 +91,25 @@ class Prediction:
     _logits: Matrix
     bias: Float[np.ndarray, " K"] | None = None
     relative_gap: float | None = None
+
+    def __str__(self) -> str:
+        columns = {
+            "|h|": self.norms,
+            "|w|": self.weight_norms,
+            "margin": self.margins,
+            "": np.where(self.collapsed, "collapsed", ""),
+        }
+        form = "No closed form" if self.relative_gap is not None else "Closed form"
+        lines = [
+            str(self.problem),
+            "",
+            class_table(self.problem.counts, columns),
+            "",
+            f"{self.num_collapsed} of {self.problem.num_classes} classes collapse.",
+            f"Optimal value P* = {self.objective:.12g}",
+            wrapped(f"{form}: {self.theorem}"),
+        ]
+        return "\n".join(lines)
 
     @property
     def source(self) -> str:

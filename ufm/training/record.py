@@ -1,7 +1,5 @@
 """What one epoch leaves behind: sums over its samples, on the host, which can be sent and merged."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np
@@ -27,11 +25,11 @@ class Record(NamedTuple):
     dropped: float = 0.0
 
     @staticmethod
-    def empty(num_classes: int, dim: int, scatter: bool) -> Record:
+    def empty(num_classes: int, dim: int, scatter: bool) -> "Record":
         """Return the record of no samples."""
         return Record(Sums.empty(num_classes, dim, scatter, logits=True))
 
-    def merged(self, other: Record) -> Record:
+    def merged(self, other: "Record") -> "Record":
         """Return the record of the samples of both; neither is changed."""
         sums, theirs = self.sums.copy(), other.sums
         classes = np.arange(len(sums.moments.counts))

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from ufm import metrics
-from ufm.inputs.checks import instance_of
-from ufm.model.problem import Problem
+from ufm.model.problem import Problem, a_problem
 from ufm.verification.effective import predicted
 from ufm.verification.tolerances import dual_directions
 
@@ -23,6 +22,15 @@ def collapse_observer(problem: Problem | Any) -> Callable[[Any, np.ndarray], dic
     Args:
         problem: the problem that is being solved.
 
+    Returns:
+        A function of the point (``weight`` (K, d), ``features`` (rows, d), ``bias`` (K,) or None) and the labels of
+        its rows, for ``observe`` of `ufm.solve`; all its numbers are ratios.
+
+    Raises:
+        InputError: if ``problem`` is none.
+
+    Source: Papyan, Han, Donoho, PNAS 2020 (arXiv:2008.08186); Dang et al., ICML 2024 (arXiv:2401.02058).
+
     Example:
         >>> import numpy as np
         >>> from types import SimpleNamespace
@@ -32,7 +40,7 @@ def collapse_observer(problem: Problem | Any) -> Callable[[Any, np.ndarray], dic
         >>> sorted(collapse_observer(problem)(point, np.arange(2)))
         ['nc1', 'nc2_h', 'nc2_w', 'nc2_wwt', 'nc3_wh']
     """
-    instance_of("problem", problem, Problem)
+    a_problem(problem)
     if not problem.loss.labelled:
         return lambda point, labels: {}
     prediction, _ = predicted(problem)

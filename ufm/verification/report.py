@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from ufm.inputs.files import replacing
 from ufm.model.problem import Problem
-from ufm.text import finite, plain_table, wrapped
+from ufm.text import Readable, finite, plain_table, wrapped
 from ufm.theory.prediction import Prediction
 from ufm.verification.measured import Measured
 
@@ -46,9 +48,14 @@ class Row:
     where: str = ""
     note: str = ""
 
+    def cells(self) -> list[str]:
+        """Return the row as text: name, predicted, measured, error, tolerance, verdict."""
+        values = [_number(self.predicted), _number(self.measured), _short(self.error), _short(self.tolerance)]
+        return [self.name, *values, self.verdict]
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Report:
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Report(Readable):
     """The outcome of a verification. ``str(report)`` is the table.
 
     Attributes:
@@ -62,6 +69,11 @@ class Report:
         unresolved_classes: classes whose collapse cannot be decided.
         history: records of the solver, for the figure.
         estimate: effective decays, if they were estimated from the data; ready for JSON.
+
+    The rows make a table of pandas by ``pandas.DataFrame(report.to_dict()["rows"])``; margins are in nats, norms have
+    no unit.
+
+    Source: `ufm.verify`; every row's ``meaning``.
 
     Example:
         >>> import ufm
@@ -114,6 +126,10 @@ class Report:
             "classes": finite(self.measured.to_dict()),
         }
 
+    def sentences(self) -> list[str]:
+        """Return what is to be said about single rows: why they fail, and notes."""
+        return [sentence for row in self.rows for sentence in _row_sentences(row)]
+
     def summary(self) -> str:
         """Return the verdict in one sentence."""
         counts = self.counts()
@@ -128,7 +144,7 @@ class Report:
         """
         parts = [wrapped(self.title), _rows_as_text(self.rows), wrapped(self.summary()), wrapped(self.basis)]
         parts += [wrapped(note) for note in self.notes]
-        parts += [wrapped(sentence) for row in self.rows for sentence in _row_sentences(row)]
+        parts += [wrapped(sentence) for sentence in self.sentences()]
         if meanings:
             parts += ["What the rows measure"]
             parts += [wrapped(f"{row.name}: {row.meaning}") for row in self.rows]
@@ -137,8 +153,39 @@ class Report:
     def __str__(self) -> str:
         return self.table()
 
-    def plot(self, path: str | os.PathLike[str] | None = None) -> Figure:
-        """Return `ufm.plots.report.report_figure`, written to ``path`` (PNG, PDF or SVG) if given."""
+    def _repr_html_(self) -> str:
+        from ufm.plots.page import report_fragment
+
+        return report_fragment(self)
+
+    def to_html(self, path: str | os.PathLike[str] | None = None) -> str:
+        """Return table, picture, classes and assumptions as one self-contained page of HTML.
+
+        Args:
+            path: where to write it; None for nowhere.
+        """
+        from ufm.plots.page import report_page
+
+        page = report_page(self)
+        if path is not None:
+            with replacing(Path(path)) as stream:
+                stream.write(page.encode())
+        return page
+
+    def plot(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        style: Literal["paper", "screen"] = "paper",
+        panel: str | None = None,
+    ) -> Figure:
+        """Return `ufm.plots.report.report_figure`, written to ``path`` (PNG, PDF or SVG) if given.
+
+        Args:
+            path: where to write it.
+            style: ``"paper"``, at the width of a page, or ``"screen"``: half as large again with the same type.
+            panel: letter of a single panel to write, at the width of a column; None for all.
+        """
         from ufm.plots.contexts import context_figure
         from ufm.plots.report import report_figure
         from ufm.plots.style import save_figure
@@ -146,7 +193,7 @@ class Report:
         labelled = self.problem is None or self.problem.loss.labelled
         figure = report_figure(self) if labelled else context_figure(self)
         if path is not None:
-            save_figure(figure, path)
+            save_figure(figure, path, style=style, panel=panel)
         return figure
 
 
@@ -163,18 +210,7 @@ def _row_sentences(row: Row) -> Iterable[str]:
 
 def _rows_as_text(rows: Iterable[Row]) -> str:
     headers = ["property", "predicted", "measured", "error", "tolerance", "verdict"]
-    lines = [
-        [
-            row.name,
-            _number(row.predicted),
-            _number(row.measured),
-            _short(row.error),
-            _short(row.tolerance),
-            row.verdict,
-        ]
-        for row in rows
-    ]
-    return plain_table(headers, lines, words=("property", "verdict"))
+    return plain_table(headers, [row.cells() for row in rows], words=("property", "verdict"))
 
 
 def _number(value: float | int | None) -> str:
