@@ -199,11 +199,8 @@ def _checked_start(problem: Problem, level: Level, start: Any) -> Variables:
             raise InputError(f"start {name} must have shape {shape}, got {array.shape}")
         if array is not None and not np.all(np.isfinite(array)):
             raise InputError(f"start {name} must be finite, got NaN or infinity")
-        if (
-            name == "weight"
-            and problem.classifier is not None
-            and not np.array_equal(array, problem.classifier)
-        ):
+        fixed = problem.classifier if name == "weight" else None
+        if array is not None and fixed is not None and not np.array_equal(array, fixed):
             raise InputError("start weight must be the classifier of the problem, which is fixed")
         parts.append(None if array is None else array.astype(np.float64, copy=False))
     return Variables(*parts)
