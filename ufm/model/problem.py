@@ -127,7 +127,7 @@ class Problem(Readable):
                 "weight_decay times every feature_decay must be representable as a positive number"
             )
 
-    def _prototypes(self, dim: int, targets: np.ndarray | None) -> Float[np.ndarray, "K d"]:
+    def _prototypes(self, dim: Any, targets: np.ndarray | None) -> Float[np.ndarray, "K d"]:
         """Return the fixed classifier as a read-only matrix."""
         shape = (len(self.counts) if targets is None else targets.shape[1], dim)
         matrix = to_numpy("classifier", self.classifier)
