@@ -28,8 +28,8 @@ def outputs(notebook, kind):
     return [found for cell in code_cells(notebook) for found in cell.outputs if found.output_type == kind]
 
 
-def test_there_are_seven():
-    assert [path.stem[:2] for path in NOTEBOOKS] == [f"0{number}" for number in range(1, 8)]
+def test_there_are_eight():
+    assert [path.stem[:2] for path in NOTEBOOKS] == [f"0{number}" for number in range(1, 9)]
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ ROOT = Path(ufm.__file__).parent
 MODULES = sorted(name for _, name, _ in pkgutil.walk_packages([str(ROOT)], "ufm."))
 
 #: Modules for users that are there after `import ufm`.
-PUBLIC_MODULES = ["conventions", "losses", "metrics", "profiles", "theory", "training"]
+PUBLIC_MODULES = ["conventions", "losses", "metrics", "profiles", "targets", "theory", "training"]
 PUBLIC = [
     "Accelerated",
     "BinaryCrossEntropy",
@@ -94,6 +94,7 @@ SUBMODULES = (
     "plots.style",
     "profiles",
     "sweeps",
+    "targets",
     "theory",
     "training",
 )

@@ -3,6 +3,7 @@ from . import conventions as conventions
 from . import losses as losses
 from . import metrics as metrics
 from . import profiles as profiles
+from . import targets as targets
 from . import theory as theory
 from . import training as training
 from .duality.certificate import Certificate as Certificate

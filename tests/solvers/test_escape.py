@@ -99,14 +99,14 @@ def test_a_move_lowers_the_objective_by_what_it_says(case):
         if move is None:
             continue
         moves += 1
-        decrease = value(problem, level, start) - value(problem, level, move.variables)
+        decrease = value(problem, level, start) - value(problem, level, move.point)
         assert decrease > 0
         assert move.decrease == pytest.approx(decrease, rel=1e-6)
         assert f"{move.decrease:.2e}" in move.sentence
         if problem.features == "nonnegative":
-            assert np.all(move.variables.features >= 0)
+            assert np.all(move.point.features >= 0)
         if problem.bias is not None:
-            np.testing.assert_array_equal(move.variables.bias, start.bias)
+            np.testing.assert_array_equal(move.point.bias, start.bias)
     assert moves >= 3
 
 
@@ -120,7 +120,7 @@ def test_zero_is_left_and_moves_end(case):
         move = escape(problem, level, point)
         if move is None:
             break
-        point = move.variables
+        point = move.point
         values.append(value(problem, level, point))
     assert len(values) > 1
     assert all(after < before for before, after in itertools.pairwise(values))
@@ -132,7 +132,7 @@ def test_from_zero_exactly_the_classes_that_live_get_an_atom(level):
     living = ~ufm.predict(problem).collapsed
     assert 0 < living.sum() < len(living)
     move = escape(problem, level, zero(problem, level))
-    features, labels = move.variables.features, row_labels(problem, level)
+    features, labels = move.point.features, row_labels(problem, level)
     for k in range(problem.num_classes):
         rows = features[labels == k]
         assert np.count_nonzero(rows[0]) == living[k]
@@ -181,7 +181,7 @@ def test_a_planted_stuck_point_is_left_in_one_move():
     assert stuck.certificate.relative_gap > 0.05
     assert np.all(stuck.features[1] == 0)
     move = escape(problem, "class", variables_of(stuck))
-    first, second = move.variables.features
+    first, second = move.point.features
     assert np.count_nonzero(second) == 1
     assert first[second > 0] == 0
     np.testing.assert_allclose(np.linalg.norm(first), np.linalg.norm(stuck.features[0]), rtol=1e-9)
@@ -197,12 +197,12 @@ def test_one_move_frees_and_fills_as_many_coordinates_as_there_are():
     lonely = range(50, 100)
     point = share_one_atom(problem, lonely, copies=2)
     move = escape(problem, "class", point)
-    features = move.variables.features
+    features = move.point.features
     assert np.all(np.count_nonzero(features[50:], axis=1) == 1)
     assert len({int(np.argmax(row)) for row in features[50:]}) == 50
     owned = np.flatnonzero(features[50:].any(axis=0))
     assert np.all(features[:50][:, owned] == 0)
-    logits, before = features[:50] @ move.variables.weight.T, point.features[:50] @ point.weight.T
+    logits, before = features[:50] @ move.point.weight.T, point.features[:50] @ point.weight.T
     assert np.all(np.count_nonzero(features[:50], axis=1) == 1)
     np.testing.assert_allclose(np.diagonal(logits), np.diagonal(before), rtol=1e-9)
 
@@ -211,8 +211,8 @@ def test_dead_coordinates_are_filled_before_any_is_merged():
     problem = ufm.Problem([20] * 6, 12, 1e-3, 1e-4)
     point = share_one_atom(problem, range(3, 6), copies=2)
     move = escape(problem, "class", point)
-    np.testing.assert_allclose(move.variables.features[:3, :6], point.features[:3, :6], rtol=1e-12)
-    assert np.all(np.count_nonzero(move.variables.features[3:, 6:], axis=1) == 1)
+    np.testing.assert_allclose(move.point.features[:3, :6], point.features[:3, :6], rtol=1e-12)
+    assert np.all(np.count_nonzero(move.point.features[3:, 6:], axis=1) == 1)
 
 
 @pytest.mark.parametrize("level", ["class", "sample"])
@@ -224,8 +224,8 @@ def test_free_features_move_along_singular_vectors(level):
     left, _, right = np.linalg.svd(gradient)
     move = escape(problem, level, zero(problem, level))
     firsts = np.unique(row_labels(problem, level), return_index=True)[1]
-    u = move.variables.features[firsts, 0] * np.sqrt(problem.counts)
-    w = move.variables.weight[:, 0]
+    u = move.point.features[firsts, 0] * np.sqrt(problem.counts)
+    w = move.point.weight[:, 0]
     assert abs(u @ left[:, 0]) == pytest.approx(np.linalg.norm(u), rel=1e-12)
     assert abs(w @ right[0]) == pytest.approx(np.linalg.norm(w), rel=1e-12)
     assert u @ gradient @ w < 0
@@ -235,7 +235,7 @@ def test_free_features_move_along_singular_vectors(level):
 def test_new_atoms_are_balanced_and_of_the_best_strength(level):
     """From zero in one dimension the move is the exact minimum along its own ray, to the four digits it aims at."""
     problem = ufm.Problem(COUNTS, 1, 1e-2, 1e-3)
-    move = escape(problem, level, zero(problem, level)).variables
+    move = escape(problem, level, zero(problem, level)).point
     scales = scaling(problem, level, "balanced")
     sizes = np.linalg.norm(move.weight * scales.weight), np.linalg.norm(move.features * scales.rows[:, None])
     assert sizes[0] == pytest.approx(sizes[1], rel=1e-12)
@@ -265,7 +265,7 @@ def test_a_nonconvex_loss_may_move_too_but_only_down():
     problem = BASE.replace(loss=ufm.Focal(2.0))
     start = zero(problem, "class")
     move = escape(problem, "class", start)
-    assert value(problem, "class", move.variables) < value(problem, "class", start)
+    assert value(problem, "class", move.point) < value(problem, "class", start)
 
 
 @pytest.mark.parametrize("level", ["class", pytest.param("sample", marks=pytest.mark.slow)])

@@ -1,5 +1,6 @@
 """Group level solves: every start certified, for the whole problem, and the expanded point by the class level too."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -12,9 +13,14 @@ from ufm.model.groups import group_start, groups_of, reduce_point
 from ufm.model.objective import Point, Variables
 from ufm.model.problem import Problem
 from ufm.profiles import parse_counts
+from ufm.solvers.accelerated import Accelerated
+from ufm.solvers.coordinates import chosen_level
+from ufm.solvers.engine import solve_one
 from ufm.solvers.group_escape import group_escape, onto_axes, row_lengths
-from ufm.solvers.group_solve import solve_groups
+from ufm.solvers.settings import check_settings, limits
+from ufm.solvers.solution import Solution
 from ufm.solvers.status import Status
+from ufm.solvers.task import Setup, Task
 
 COUNTS = np.repeat([100, 10, 1], [3, 3, 14])
 LOSSES = [
@@ -27,12 +33,22 @@ LOSSES = [
 ]
 
 
+def solve_groups(problem, seed=0, **settings):
+    return ufm.solve(problem, level="group", seed=seed, **settings)
+
+
+def solve_from(problem, start):
+    """The engine from a point of the algebra, which no user has."""
+    bounds = limits(check_settings({}))
+    end = solve_one(Task(problem, bounds, start=lambda: start), Setup("group", Accelerated(), "float64"))
+    return Solution(problem, "group", end.point, end.status, end.certificate, bounds.tol, end.steps, ())
+
+
 def checked(solution):
     """The class-level certificate of a certified solution, expanded."""
     assert solution.status is Status.CERTIFIED
-    full = solution.variables
-    labels = np.arange(solution.problem.num_classes)
-    found = ufm.certify(solution.problem, full.weight, full.features, labels, full.bias)
+    assert solution.group is not None
+    found = ufm.certify(solution.problem, solution.weight, solution.features, solution.labels, solution.bias)
     assert found.certifies(1e-8)
     assert found.residual <= 1.1e-7
     assert found.objective == pytest.approx(solution.certificate.objective, rel=1e-12)
@@ -74,13 +90,13 @@ def test_a_start_that_lies_on_one_shared_direction_is_left():
     problem = Problem(COUNTS, 20, 1e-3, 1e-5)
     K = problem.num_classes
     ones = Variables(np.zeros((K, 20)), np.ones((K, 20)) / 20)
-    checked(solve_groups(problem, start=reduce_point(problem, groups_of(problem), ones)))
+    checked(solve_from(problem, reduce_point(problem, groups_of(problem), ones)))
 
 
 def test_the_dead_point_is_left():
     problem = Problem(COUNTS, 20, 1e-3, 1e-5)
     zero = np.zeros((3, 4))
-    checked(solve_groups(problem, start=Point(zero, zero)))
+    checked(solve_from(problem, Point(zero, zero)))
 
 
 def test_turning_onto_axes_changes_no_logit_where_nothing_is_clipped():
@@ -154,3 +170,85 @@ def test_inaturalist(decays):
     solution = solve_groups(problem)
     assert solution.status is Status.CERTIFIED
     assert solution.certificate.objective == pytest.approx(ufm.predict(problem).objective, rel=1e-8)
+
+
+@pytest.mark.parametrize("bias", [None, 0.05])
+def test_entries_between_groups_are_those_of_the_full_matrices(bias):
+    solution = solve_groups(Problem(COUNTS, 24, 1e-3, 1e-5, bias=bias))
+    found, full = solution.group, solution
+    shift = 0.0 if bias is None else full.bias
+    for entries, matrix in (
+        (found.logits, full.features @ full.weight.T + shift),
+        (found.gram_features, full.features @ full.features.T),
+        (found.gram_weights, full.weight @ full.weight.T),
+    ):
+        stored = found.groups.algebra.roots * entries
+        np.testing.assert_allclose(found.groups.expand(stored), matrix, atol=1e-12 * np.abs(matrix).max())
+
+
+@pytest.mark.parametrize(
+    ("counts", "settings", "level"),
+    [
+        (COUNTS, {}, "class"),  # few classes
+        (np.repeat([100, 10, 1], 20), {}, "group"),
+        (np.repeat([100, 10, 1], 20), {"features": "free", "bias": 0.0}, "group"),
+        (np.repeat([100, 10, 1], 20), {"dim": 59}, "class"),
+        (np.repeat([100, 10, 1], 20), {"loss": ufm.Focal(2.0)}, "class"),
+        (np.arange(1, 61), {}, "class"),  # no two alike
+    ],
+)
+def test_groups_are_chosen_where_they_are_much_fewer(counts, settings, level):
+    problem = Problem(counts, **{"dim": 64, "weight_decay": 1e-3, "feature_decay": 1e-4, **settings})
+    assert chosen_level(problem, "auto", Accelerated()) == level
+    assert chosen_level(problem, "class", Accelerated()) == "class"
+    assert chosen_level(problem, "auto", Accelerated(), free=False) == "class"
+
+
+def test_automatic_is_the_default_and_goes_on_with_classes(monkeypatch):
+    problem = Problem(np.repeat([100, 10, 1], 20), 64, 1e-3, 1e-4)
+    alone = ufm.solve(problem)
+    assert (alone.level, alone.status) == ("group", Status.CERTIFIED)
+    assert ufm.verify(alone).passed
+    monkeypatch.setattr("ufm.solvers.engine.Grouped.certify", lambda *_, **__: [lower(alone.certificate)])
+    monkeypatch.setattr("ufm.solvers.engine.Grouped.escapes", lambda *_: [None])
+    further = ufm.solve(problem)
+    assert (further.level, further.status) == ("class", Status.CERTIFIED)
+    assert ufm.solve(problem, level="group", max_steps=200).status is Status.MAX_STEPS
+
+
+def lower(certificate):
+    return dataclasses.replace(certificate, lower_bound=0.5 * certificate.objective)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"dim": 10}, "dim must be at least the number of classes, got 10 and 20"),
+        ({"solver": "sgd"}, "the step rule must work in balanced coordinates"),
+        ({"observe": lambda point, labels: {}}, "start and observe are for rows of features"),
+    ],
+)
+def test_what_has_no_group_level_is_refused(settings, message):
+    problem = Problem(COUNTS, settings.pop("dim", 20), 1e-3, 1e-5)
+    with pytest.raises(ufm.InputError, match=message):
+        ufm.solve(problem, level="group", **settings)
+
+
+def test_sweeps_choose_too_and_find_the_same():
+    fixed = {"counts": "100x20,10x20,1x20", "dim": 64, "weight_decay": 1e-3}
+    axes = {"feature_decay": [1e-4, 1e-3]}
+    chosen, classes = ufm.sweep(fixed, axes), ufm.sweep(fixed | {"level": "class"}, axes)
+    assert chosen.certified.all()
+    np.testing.assert_allclose(chosen.objective, classes.objective, rtol=1e-8)
+    np.testing.assert_allclose(chosen.norms, classes.norms, atol=1e-4)
+
+
+def test_a_grouped_run_goes_on_from_its_checkpoint(tmp_path):
+    problem, file = Problem(COUNTS, 20, 1e-3, 1e-5), tmp_path / "run.npz"
+    ufm.solve(problem, level="group", max_steps=40, checkpoint=file)
+    settings = {"level": "group", "checkpoint": file, "resume": True}
+    with pytest.raises(ufm.InputError, match="belongs to another run"):
+        ufm.solve(problem.replace(dim=21), **settings)
+    further, undisturbed = ufm.solve(problem, **settings), solve_groups(problem)
+    assert (further.status, further.steps) == (undisturbed.status, undisturbed.steps)
+    assert further.objective == pytest.approx(undisturbed.objective, rel=1e-12)

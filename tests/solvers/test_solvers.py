@@ -306,7 +306,7 @@ def test_progress_and_observers_see_every_record():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"level": "batch"}, "level must be one of class, sample; got 'batch'"),
+        ({"level": "batch"}, "level must be one of auto, class, group, sample; got 'batch'"),
         ({"tol": 0.0}, "tol must be a finite number above 0, got 0.0"),
         ({"tol": float("nan")}, "tol must be a finite number above 0, got nan"),
         ({"max_steps": 0}, "max_steps must be an integer of at least 1, got 0"),

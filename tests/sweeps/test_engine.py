@@ -143,7 +143,7 @@ def test_one_escape_for_many_lowers_every_objective(without_escapes):
         *(np.stack([getattr(ends[i].variables, name) for i in stuck]) for name in ("weight", "features"))
     )
     found = escape_all(Stack([member.problem for member in chosen], "class"), points)
-    moves = [move.variables for move in found]
+    moves = [move.point for move in found]
     before = certify_many(chosen, points)
     for member, move, old in zip(chosen, moves, before, strict=True):
         assert np.all(move.features >= 0)

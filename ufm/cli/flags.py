@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import OmitArgPrefixes, arg
 
-from ufm.inputs.checks import positive_float
+from ufm.inputs.checks import InputError, positive_float
 from ufm.losses.by_name import LOSS_FORMS, parse_loss
 from ufm.model.problem import Problem
 from ufm.profiles import parse_counts
 from ufm.solvers.rules import parameters_of, rule_names, rule_parameters, takers
 from ufm.solvers.settings import SETTINGS, Setting, check_settings
+from ufm.targets import TARGET_FORMS, read_targets
 
 LOSS_HELP = "a name, or name:number for e, g, t, b, m other than these: " + "; ".join(
     f"{name if default is None else f'{name}:{default:g}'} ({meaning})"
@@ -21,6 +22,12 @@ LOSS_HELP = "a name, or name:number for e, g, t, b, m other than these: " + "; "
 COUNTS_HELP = (
     "class counts: 5000x5,50x5; a profile: cifar10-lt-100, imagenet-lt (reconstructed), "
     "exp:K=10,n_max=5000,ratio=100; or a file: CSV, text, JSON, a list 'path label'"
+)
+
+TARGETS_HELP = (
+    "distributions in the place of labels: "
+    + "; ".join(f"{name}:NUMBER ({meaning})" for name, (meaning, _) in TARGET_FORMS.items())
+    + "; or an npz file with targets (a row per context; or a SciPy sparse matrix), and counts if not --counts"
 )
 
 
@@ -36,21 +43,26 @@ class ProblemFlags:
     features: Annotated[str, arg(help="nonnegative (after a ReLU) or free")] = "nonnegative"
     bias: Annotated[float | None, arg(help="decay of a bias; 0 = unregularised; None = no bias")] = None
 
+    targets: Annotated[str | None, arg(help=TARGETS_HELP)] = None
+    noise: Annotated[
+        float | None, arg(help="labels are wrong with this probability: --targets noise:FLIP")
+    ] = None
+
     def problem(self) -> Problem:
         """Return the validated problem."""
         for name in ("weight_decay", "feature_decay"):
             positive_float(name, getattr(self, name))  # before counts that may take long to make
         counts = parse_counts(self.counts)
-        loss = parse_loss(self.loss, counts)
-        return Problem(
-            counts,
-            self.dim,
-            self.weight_decay,
-            self.feature_decay,
-            loss,
-            self.features,
-            self.bias,
-        )
+        loss, targets = parse_loss(self.loss, counts), self.targets
+        if self.noise is not None:
+            if targets is not None:
+                raise InputError("noise and targets exclude each other; give one")
+            targets = f"noise:{self.noise!r}"
+        rows = None
+        if targets is not None:
+            counts, rows, _ = read_targets(targets, counts)
+        about = (self.dim, self.weight_decay, self.feature_decay, loss, self.features, self.bias)
+        return Problem(counts, *about, targets=rows)
 
 
 def _setting_flag(name: str, setting: Setting) -> tuple[str, Any, Any]:

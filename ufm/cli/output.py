@@ -73,4 +73,4 @@ def problem_dict(problem: Problem) -> dict[str, Any]:
         "loss": repr(problem.loss),
         "features": problem.features,
         "bias_decay": problem.bias,
-    }
+    } | ({} if problem.targets is None else {"contexts": problem.num_classes, "logits": problem.num_logits})

@@ -41,6 +41,8 @@ def solve_command(
         keep_compiled_programs()
     first = processes.join()
     from ufm.model.devices import use_all_cores
+    from ufm.solvers.coordinates import chosen_level
+    from ufm.solvers.rules import rule_parameters, step_rule
     from ufm.solvers.solve import solve
     from ufm.verification.observer import collapse_observer
     from ufm.verification.verify import verify
@@ -48,10 +50,12 @@ def solve_command(
     if chosen["level"] == "sample" and not processes.distributed:
         use_all_cores(given.num_samples, given.dim)
     show = first and not json and sys.stderr.isatty()
+    rule = step_rule(chosen["solver"], rule_parameters(chosen))
+    watched = figure is not None and chosen_level(given, chosen["level"], rule) != "group"
     solution = solve(
         given,
         progress=show,
-        observe=collapse_observer(given) if figure is not None else None,
+        observe=collapse_observer(given) if watched else None,
         checkpoint=checkpoint,
         resume=resume,
         **chosen,
@@ -70,7 +74,10 @@ def solve_command(
 
 def _solution_text(solution: Any, report: Any) -> str:
     certificate, measured, prediction = solution.certificate, report.measured, report.prediction
-    columns = {"|h|": measured.norms, "|w|": measured.weight_norms, "margin": measured.margins}
+    if solution.problem.loss.labelled:
+        columns = {"|h|": measured.norms, "|w|": measured.weight_norms, "margin": measured.margins}
+    else:
+        columns = measured.columns
     if prediction is not None:
         expected = (prediction.norms, prediction.weight_norms, prediction.margins)
         pairs = zip(columns.items(), expected, strict=True)

@@ -50,7 +50,7 @@ class Certificate:
         lower_bound: ``D <= P*``; minus infinity when there is none (a loss without a conjugate, infeasible point).
         polar: bound on ``polar(A)`` of the raw class-mean gradients; above 1 an escape move may exist.
         residual: norm of the projected gradient in balanced coordinates over ``sqrt(2 P)``, the scale of a point.
-        num_classes: ``K``, which scales the allowance for rounding.
+        num_classes: ``K``, which scales the allowance for rounding (the number of contexts, if there are more).
 
     Example:
         >>> Certificate(objective=2.0, lower_bound=1.5, polar=1.2, residual=0.1, num_classes=3).relative_gap
@@ -123,7 +123,8 @@ def certify(
         point = Variables(np.asarray(weight, np.float64), features, bias)
         found = _judged(problem, point, labels, multiplicities, thorough=True)
     objective, lower_bound, polar, residual = map(float, found)
-    return Certificate(objective, lower_bound, polar, residual, problem.num_classes)
+    size = max(problem.num_classes, problem.num_logits)
+    return Certificate(objective, lower_bound, polar, residual, size)
 
 
 def certificates(
@@ -161,9 +162,9 @@ def _evaluated(stack: Stack, points: Variables, members: list[int], thorough: bo
     mine = stack.take(members)
     with np.errstate(all="ignore"):
         parts = _judged(mine, member(points, members), mine.labels[0], mine.multiplicities, thorough)
-    columns = (part.tolist() for part in parts)
+    columns, size = (part.tolist() for part in parts), max(stack.num_classes, stack.num_logits)
     return [
-        Certificate(objective, lower_bound, polar, residual, stack.num_classes)
+        Certificate(objective, lower_bound, polar, residual, size)
         for objective, lower_bound, polar, residual in zip(*columns, strict=True)
     ]
 
@@ -225,7 +226,7 @@ def objective_values(problem: Any, point: Variables, labels: np.ndarray, multipl
 
 def class_means(
     rows: Float[np.ndarray, "*members rows any"], labels: Int[np.ndarray, " rows"], num_classes: int
-) -> Float[np.ndarray, "*members K any"]:
+) -> Float[np.ndarray, "*members C any"]:
     """Return the mean row of every class, in class order."""
     rows_per_class = np.bincount(labels, minlength=num_classes)
     return sum_by_class(rows, labels, num_classes) / rows_per_class[:, None]

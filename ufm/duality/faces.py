@@ -28,8 +28,8 @@ LINEAR_RANGE = 0.5
 
 
 def onto_spectral_face(
-    problem: Any, dual: Float[np.ndarray, "*members K K"], gram: Float[np.ndarray, "*members K K"]
-) -> Float[np.ndarray, "*members K K"]:
+    problem: Any, dual: Float[np.ndarray, "*members C K"], gram: Float[np.ndarray, "*members C C"]
+) -> Float[np.ndarray, "*members C K"]:
     """Return A with the singular values of all active directions set to 1 (free features).
 
     Args:
@@ -37,15 +37,23 @@ def onto_spectral_face(
         dual: ``A``.
         gram: ``M``.
     """
-    left, values, right = np.linalg.svd(_centred(problem, dual))
-    energies = np.einsum("...ki,...ki->...i", left, _per_class(gram) @ left)
-    active = (energies + values**2 > 1) & (values > LINEAR_RANGE)  # the direction that is centred away has 0
-    return (left * np.where(active, 1.0, values)[..., None, :]) @ right
+    dual = _centred(problem, dual)
+    tall = dual.shape[-2] > dual.shape[-1]
+    squares, vectors = np.linalg.eigh(
+        dual.mT @ dual if tall else dual @ dual.mT
+    )  # a third of the work of an SVD
+    values = np.sqrt(np.maximum(squares, 0.0))
+    near = values > LINEAR_RANGE  # the direction that is centred away has 0
+    factors = np.where(near, 1 / np.where(near, values, 1.0), 0.0)
+    left = dual @ vectors * factors[..., None, :] if tall else vectors
+    active = near & (np.einsum("...ki,...ki->...i", left, _per_class(gram) @ left) + squares > 1)
+    change = np.where(active, factors - 1, 0.0)[..., None, :]
+    return dual + ((dual @ vectors * change) @ vectors.mT if tall else (left * change) @ (left.mT @ dual))
 
 
 def onto_cone_face(
-    problem: Any, dual: Float[np.ndarray, "*members K K"], gram: Float[np.ndarray, "*members K K"]
-) -> Float[np.ndarray, "*members K K"]:
+    problem: Any, dual: Float[np.ndarray, "*members C K"], gram: Float[np.ndarray, "*members C C"]
+) -> Float[np.ndarray, "*members C K"]:
     """Return A with ``(A A')_kl = [k = l]`` for all active pairs, itself included (non-negative features).
 
     Newton's method with the smallest correction ``P X A``, X symmetric and zero off the active pairs, P the
@@ -57,7 +65,7 @@ def onto_cone_face(
         dual: ``A``.
         gram: ``M``.
     """
-    identity, energies = np.eye(dual.shape[-1]), _per_class(gram)
+    identity, energies = np.eye(dual.shape[-2]), _per_class(gram)
     dual = _centred(problem, dual)
     for _ in range(NEWTON_STEPS):
         crossed = dual @ dual.mT

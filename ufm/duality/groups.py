@@ -80,7 +80,7 @@ class GroupDual:
             value, slopes = float(objective.value(point)), objective.slopes(point)
             feasible = self.problem.features == "free" or bool(np.all(point.features >= 0))
             bound, polar = -math.inf, math.nan
-            if self.problem.loss.convex and feasible and bool(np.all(np.isfinite(slopes))):
+            if self.problem.loss.bounded and feasible and bool(np.all(np.isfinite(slopes))):
                 bound, polar = self.best_lower_bound(slopes, point.features, value - tol * value)
             residual = math.sqrt(self._stationarity(point))
         residual = residual / math.sqrt(2 * value) if value > 0 else math.inf

@@ -24,13 +24,13 @@ def dual_scales(problem: Any) -> Float[np.ndarray, "*members K"]:
     return np.sqrt(problem.counts) / (np.asarray(problem.num_samples)[..., None] * problem.nuclear_weights)
 
 
-def dual_value(problem: Any, dual: Float[np.ndarray, "*members K K"]) -> Any:
+def dual_value(problem: Any, dual: Float[np.ndarray, "*members C K"]) -> Any:
     """Return ``D(Q) = -sum_k (n_k/N) loss_k*(Q_k)``, less the conjugate of a regularised bias.
 
     A lower bound on the optimal value if ``polar(A) <= 1`` and, for an unregularised bias, ``sum_k n_k Q_k``
     vanishes.
     """
-    conjugate = by_row(problem.loss.conjugate, dual, np.arange(dual.shape[-1]))
+    conjugate = by_row(problem.loss.conjugate, dual, np.arange(dual.shape[-2]))
     value = -np.sum(problem.priors * conjugate, axis=-1)
     if problem.bias is not None and not has_free_bias(problem):
         value = value - np.sum(_mean(problem, dual) ** 2, axis=-1) / (2 * np.asarray(problem.bias))
@@ -39,8 +39,8 @@ def dual_value(problem: Any, dual: Float[np.ndarray, "*members K K"]) -> Any:
 
 def best_lower_bound(
     problem: Any,
-    raw: Float[np.ndarray, "*members K K"],
-    gram: Float[np.ndarray, "*members K K"],
+    raw: Float[np.ndarray, "*members C K"],
+    gram: Float[np.ndarray, "*members C C"],
     thorough: bool = True,
 ) -> tuple[Any, Any]:
     """Return the best lower bound on the optimal value found from ``raw``, and a bound on its polar.
@@ -64,8 +64,8 @@ def best_lower_bound(
 
 def feasible_value(
     problem: Any,
-    dual: Float[np.ndarray, "*members K K"],
-    gram: Float[np.ndarray, "*members K K"] | None = None,
+    dual: Float[np.ndarray, "*members C K"],
+    gram: Float[np.ndarray, "*members C C"] | None = None,
 ) -> Any:
     """Scale a candidate into the feasible set and return its value; minus infinity where that fails.
 
@@ -90,7 +90,7 @@ def _mean(problem: Any, dual: np.ndarray) -> np.ndarray:
 
 def _feasible_for_bias(problem: Any, dual: np.ndarray) -> np.ndarray:
     """Move into the domain of the conjugate and, for an unregularised bias, to ``sum_k n_k Q_k = 0``."""
-    labels = np.arange(dual.shape[-1])
+    labels = np.arange(dual.shape[-2])
     dual = by_row(problem.loss.into_domain, dual, labels)
     if not has_free_bias(problem):
         return dual
@@ -117,7 +117,7 @@ def _candidates(problem: Any, raw: np.ndarray, gram: np.ndarray, thorough: bool)
 
 def _rows_onto_boundary(problem: Any, dual: np.ndarray) -> np.ndarray:
     """Scale every class to ``|A_k| = 1`` where it is too long, or where stretching it raises the bound."""
-    loss, labels = problem.loss, np.arange(dual.shape[-1])
+    loss, labels = problem.loss, np.arange(dual.shape[-2])
     norms = np.linalg.norm(dual_scales(problem)[..., None] * dual, axis=-1)
     factors = 1 / np.where(norms > 0, norms, 1.0)
     shrunk = np.minimum(factors, 1.0)[..., None] * dual

@@ -30,9 +30,9 @@ SHARPENED = 2.0
 
 
 def polar_bound(
-    dual: Float[np.ndarray, "*members K K"],
+    dual: Float[np.ndarray, "*members C K"],
     features: FeatureSet,
-    gram: Float[np.ndarray, "*members K K"] | None = None,
+    gram: Float[np.ndarray, "*members C C"] | None = None,
 ) -> Any:
     """Return an upper bound on ``polar(A)``, rounding allowed for; infinite if A is not finite.
 
@@ -44,13 +44,14 @@ def polar_bound(
     """
     finite = np.all(np.isfinite(dual), axis=(-2, -1))
     dual = np.where(finite[..., None, None], dual, 0.0)
-    slack = 1 + ROUNDING * dual.shape[-1]
+    slack = 1 + ROUNDING * max(dual.shape[-2:])
     if features == "free":
-        bound = np.linalg.norm(dual, 2, axis=(-2, -1))
+        product = dual.mT @ dual if dual.shape[-2] > dual.shape[-1] else dual @ dual.mT
+        bound = np.sqrt(np.maximum(np.linalg.eigvalsh(product)[..., -1], 0.0))
     else:
         product = dual @ dual.mT
         squares = perron_bound(np.maximum(product, 0.0))
-        if gram is not None and dual.shape[-1] <= SHARING_LIMIT:
+        if gram is not None and dual.shape[-2] <= SHARING_LIMIT:
             squares = _sharpened(squares, product, gram)
         bound = np.sqrt(squares)
     return np.where(finite, bound * slack, math.inf)[()]

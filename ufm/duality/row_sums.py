@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from ufm.metrics.moments import ByClass
+
 #: Numbers in a block of features: few enough that its temporaries stay in cache.
 BLOCK_SIZE = 2**17
 
@@ -33,8 +35,8 @@ class RowSums(NamedTuple):
 
     loss: Float[np.ndarray, "*members"]
     charge: Float[np.ndarray, "*members"]
-    slopes: Float[np.ndarray, "*members K K"]
-    features: Float[np.ndarray, "*members K d"]
+    slopes: Float[np.ndarray, "*members C K"]
+    features: Float[np.ndarray, "*members C d"]
     weight_slope: Float[np.ndarray, "*members K d"]
     bias_slope: Float[np.ndarray, "*members K"]
     stationarity: Float[np.ndarray, "*members"]
@@ -82,10 +84,10 @@ def _block(
     samples: np.ndarray,
 ) -> RowSums:
     """Return the sums over a block of rows, the same rows of every member."""
-    rows, K = np.asarray(features, np.float64), weight.shape[-2]
+    rows, C = np.asarray(features, np.float64), problem.num_classes
     logits = logits_of(weight, rows, bias)
     slopes = by_row(problem.loss.gradient, logits, labels)
-    slope_sums, feature_sums = sum_by_class(slopes, labels, K), sum_by_class(rows, labels, K)
+    slope_sums, feature_sums = sum_by_class(slopes, labels, C), sum_by_class(rows, labels, C)
     loss = np.sum(times * by_row(problem.loss.value, logits, labels), axis=-1)
     squares = np.einsum("...ij,...ij->...i", rows, rows)
     slopes = slopes * times[..., None]
@@ -144,13 +146,12 @@ def logits_of(
 
 def sum_by_class(
     rows: Float[np.ndarray, "*members rows any"], labels: Int[np.ndarray, " rows"], num_classes: int
-) -> Float[np.ndarray, "*members K any"]:
-    """Return the sum of the rows of every class; fastest where rows of a class follow one another."""
+) -> Float[np.ndarray, "*members C any"]:
+    """Return the sum of the rows of every class."""
     if len(labels) == num_classes and np.array_equal(labels, np.arange(num_classes)):
         return rows
+    by_class = ByClass.of(labels)
     sums = np.zeros((*rows.shape[:-2], num_classes, rows.shape[-1]))
-    starts = np.flatnonzero(np.diff(labels, prepend=-1))
-    np.add.at(
-        np.moveaxis(sums, -2, 0), labels[starts], np.moveaxis(np.add.reduceat(rows, starts, axis=-2), -2, 0)
-    )
+    for member in np.ndindex(rows.shape[:-2]):
+        sums[(*member, by_class.classes)] = by_class.sums(rows[member])
     return sums

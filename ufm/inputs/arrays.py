@@ -237,16 +237,16 @@ def point_of(problem: Any, weight: Any, features: Any, labels: Any, bias: Any = 
     Raises:
         InputError: naming the argument, its value and the requirement.
     """
-    num_classes = getattr(problem, "num_classes", None)
-    if num_classes is None or not hasattr(problem, "feature_decay"):
+    num_logits = getattr(problem, "num_logits", None)
+    if num_logits is None or not hasattr(problem, "feature_decay"):
         raise InputError(f"problem must be a ufm.Problem, got {type(problem).__name__}")
     matrix, table = real_array("weight", weight, 2), real_array("features", features, 2)
-    if len(matrix) != num_classes or matrix.shape[1] < 1:
+    if len(matrix) != num_logits or matrix.shape[1] < 1:
         raise InputError(
-            f"weight must have one row for each of the problem's {num_classes} classes and at least one column, "
+            f"weight must have one row for each of the problem's {num_logits} classes and at least one column, "
             f"got shape {matrix.shape}"
         )
-    kept = feature_table(table, matrix.shape[1], num_classes)
+    kept = feature_table(table, matrix.shape[1], problem.num_classes)
     if (bias is None) != (problem.bias is None):
         has, needs = ("none", "needs one") if bias is None else ("one", "has none")
         raise InputError(
@@ -254,12 +254,15 @@ def point_of(problem: Any, weight: Any, features: Any, labels: Any, bias: Any = 
         )
     if bias is not None:
         bias = real_array("bias", bias, 1).astype(np.float64, copy=False)
-        if len(bias) != num_classes:
+        if len(bias) != num_logits:
             raise InputError(
-                f"bias must have one entry for each of the problem's {num_classes} classes, got {len(bias)}"
+                f"bias must have one entry for each of the problem's {num_logits} classes, got {len(bias)}"
             )
     return Point(
-        matrix.astype(np.float64, copy=False), table, label_array(labels, num_classes, kept.shape[0]), bias
+        matrix.astype(np.float64, copy=False),
+        table,
+        label_array(labels, problem.num_classes, kept.shape[0]),
+        bias,
     )
 
 

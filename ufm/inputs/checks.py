@@ -15,6 +15,8 @@ from jaxtyping import Float, Int
 
 #: Totals stay exactly representable as float64.
 MAX_SAMPLES = 2**53
+#: Rows of targets may miss a sum of one by this much: what single precision and rounded tables leave.
+SUM_TOLERANCE = 1e-5
 
 
 class InputError(ValueError):
@@ -231,6 +233,36 @@ def finite_vector(name: str, values: Any, *, positive: bool = False) -> Float[np
         )
     array.flags.writeable = False
     return array
+
+
+def target_rows(targets: Any, contexts: int) -> Float[np.ndarray, "C K"]:
+    """Return target distributions, one row per context, as float64 rows that sum to one as exactly as they can.
+
+    Args:
+        targets: (C, K), dense or SciPy sparse; made dense, as logits are.
+        contexts: how many rows there must be.
+
+    Raises:
+        InputError: naming ``targets``, what it is and what it must be.
+    """
+    dense = targets.toarray() if hasattr(targets, "toarray") else targets
+    array = to_numpy("targets", dense)
+    if array.ndim != 2 or len(array) != contexts or array.shape[1] < 2 or array.dtype.kind not in "biuf":
+        raise InputError(
+            f"targets must be numbers with one row per entry of counts ({contexts}) and at least two columns, "
+            f"got shape {array.shape} of {array.dtype}"
+        )
+    rows = array.astype(np.float64, copy=False)
+    sums = rows.sum(axis=1)
+    good = (np.abs(sums - 1) <= SUM_TOLERANCE) & (rows.min(axis=1) >= 0)  # false for NaN
+    if not np.all(good):
+        where = int(np.argmin(good))
+        raise InputError(
+            f"targets must have rows of non-negative numbers that sum to one, got a smallest entry of "
+            f"{rows[where].min():g} and a sum of {sums[where]:.8g} in row {where}"
+        )
+    exact = np.max(np.abs(sums - 1)) <= rows.shape[1] * np.finfo(np.float64).eps
+    return np.array(rows) if exact else rows / sums[:, None]
 
 
 def instance_of(name: str, value: Any, kind: type, description: str = "") -> Any:

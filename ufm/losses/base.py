@@ -60,6 +60,8 @@ class Loss(ABC):
     shares_directions: ClassVar[bool] = True
     #: Whether all methods take ``times``.
     grouped: ClassVar[bool] = False
+    #: Whether rows have labels among the logits; else contexts, with targets over them.
+    labelled: ClassVar[bool] = True
     #: Whether a constant added to all logits changes nothing; the margin is then one of log-odds, else a difference.
     shift_invariant: ClassVar[bool] = False
 
@@ -133,8 +135,13 @@ class Loss(ABC):
         """
         return None
 
-    def pinned(self, logits: Float[np.ndarray, "K K"], divergence: Float[np.ndarray, " K"]) -> Pinned | None:
-        """Return what ``Bregman_k(z, logits_k) <= divergence_k`` says of z, row k having label k; None: nothing."""
+    def pinned(
+        self,
+        logits: Float[np.ndarray, "rows K"],
+        labels: Int[np.ndarray, " rows"],
+        divergence: Float[np.ndarray, " rows"],
+    ) -> Pinned | None:
+        """Return what ``Bregman_y(z, logits_i) <= divergence_i`` says of z, row i having label y_i; None: nothing."""
         return None
 
     def zero_margins(self, divergence: Float[np.ndarray, " K"]) -> Float[np.ndarray, " K"] | None:

@@ -98,16 +98,21 @@ class BinaryCrossEntropy(Loss):
             return None
         return ScalarForm(self, num_classes, _closed_margin, own=2, rest=1)
 
-    def pinned(self, logits: Float[np.ndarray, "K K"], divergence: Float[np.ndarray, " K"]) -> Pinned | None:
+    def pinned(
+        self,
+        logits: Float[np.ndarray, "rows K"],
+        labels: Int[np.ndarray, " rows"],
+        divergence: Float[np.ndarray, " rows"],
+    ) -> Pinned | None:
         """The divergence is a sum over logits of ``kl`` between two-point distributions, each self-concordant."""
-        K = len(logits)
+        rows = np.arange(len(labels))
         p = np.exp(-np.logaddexp(0.0, -logits))
         variances = 1 / np.maximum(p * np.exp(-np.logaddexp(0.0, logits)), np.finfo(np.float64).tiny)
         radius = concordant_radius(1 / variances.max(axis=1), divergence)
         spread = np.sqrt(divergence * curvature_loss(radius))
-        own, apart = np.diagonal(variances), ~np.eye(K, dtype=bool)
+        own, apart = variances[rows, labels], ~sm.label_mask(labels, logits.shape[1])
         moved = spread * np.sqrt(own + np.max(np.where(apart, variances, 0.0), axis=1))
-        hit = np.diagonal(p)[:, None]
+        hit = p[rows, labels, None]
         middle = (hit + p) / 2  # least divergence to equal logits of label and another class
         needed = sm.kl_divergence(
             np.stack([hit + 0 * p, 1 - hit + 0 * p], -1), np.stack([middle, 1 - middle], -1)

@@ -116,15 +116,20 @@ class CurveLoss(Loss):
         ce = self.surprise_at(share * (self.slope(even) * -np.expm1(-even)))
         return np.maximum(np.log(num_classes - 1) + _log_odds(ce), 0.0)
 
-    def pinned(self, logits: Float[np.ndarray, "K K"], divergence: Float[np.ndarray, " K"]) -> Pinned | None:
+    def pinned(
+        self,
+        logits: Float[np.ndarray, "rows K"],
+        labels: Int[np.ndarray, " rows"],
+        divergence: Float[np.ndarray, " rows"],
+    ) -> Pinned | None:
         """The divergence is that of f in t plus c times that of the others' distributions, if f is convex.
 
         Others move by ``rho`` around their mean, hence their log-sum-exp by at most that besides.
         """
         if not self.convex:
             return None
-        K, labels = len(logits), np.arange(len(logits))
-        apart = ~np.eye(K, dtype=bool)
+        K = logits.shape[1]
+        apart = ~sm.label_mask(labels, K)
         ce = sm.cross_entropy_from_logits(logits, labels)
         odds = _log_odds(ce)
         fall, rise = (

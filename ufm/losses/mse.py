@@ -70,11 +70,16 @@ class MSE(Loss):
         """Return ``(1 - M)^2/2`` along ``e_k``."""
         return ScalarForm(self, num_classes, _closed_margin, own=1, rest=0, exact=_exact_pull)
 
-    def pinned(self, logits: Float[np.ndarray, "K K"], divergence: Float[np.ndarray, " K"]) -> Pinned | None:
+    def pinned(
+        self,
+        logits: Float[np.ndarray, "rows K"],
+        labels: Int[np.ndarray, " rows"],
+        divergence: Float[np.ndarray, " rows"],
+    ) -> Pinned | None:
         """The divergence is half the squared distance."""
         radius = np.sqrt(2 * divergence)
         apart = np.sqrt(2) * radius
-        margins = np.diagonal(logits)  # of the optimum, where all other logits are zero
+        margins = logits[np.arange(len(labels)), labels]  # of the optimum, where all other logits are zero
         return Pinned(radius, radius, np.ones_like(logits), apart, apart, margins**2 / 4)
 
     def zero_margins(self, divergence: Float[np.ndarray, " K"]) -> Float[np.ndarray, " K"] | None:

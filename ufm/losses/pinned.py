@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from ufm.losses.divergence import binary_interval, concordant_radius, curvature_loss
+from ufm.losses.softmax import label_mask
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pinned:
-    """Bounds on ``u = z - z*`` for all z within a divergence of ``z*``, row k having label k.
+    """Bounds on ``u = z - z*`` for all z within a divergence of ``z*``, one row of logits per row here.
 
     Attributes:
         radius: ``|u_k|``, for shift-invariant losses of the centred u.
@@ -24,15 +25,17 @@ class Pinned:
         confusion: least divergence at which some other class is as likely as the own one.
     """
 
-    radius: Float[np.ndarray, " K"]
-    spread: Float[np.ndarray, " K"]
-    variances: Float[np.ndarray, "K K"]
-    margin_fall: Float[np.ndarray, " K"]
-    margin_rise: Float[np.ndarray, " K"]
-    confusion: Float[np.ndarray, " K"]
+    radius: Float[np.ndarray, " rows"]
+    spread: Float[np.ndarray, " rows"]
+    variances: Float[np.ndarray, "rows K"]
+    margin_fall: Float[np.ndarray, " rows"]
+    margin_rise: Float[np.ndarray, " rows"]
+    confusion: Float[np.ndarray, " rows"]
 
 
-def pinned_by_kl(p: Float[np.ndarray, "K K"], divergence: Float[np.ndarray, " K"]) -> Pinned:
+def pinned_by_kl(
+    p: Float[np.ndarray, "rows K"], labels: Int[np.ndarray, " rows"], divergence: Float[np.ndarray, " rows"]
+) -> Pinned:
     """Return what ``KL(p_k || softmax(z)) <= divergence_k`` pins down of z, where class k has margin of log-odds.
 
     Two-point distributions (off target, on target) give the margin; generalised self-concordance of log-sum-exp gives
@@ -40,8 +43,8 @@ def pinned_by_kl(p: Float[np.ndarray, "K K"], divergence: Float[np.ndarray, " K"
     Proposition 1); along a centred direction ``(a'u)^2 <= (u'Hu) sum_j a_j^2/p_j``.
     """
     p = np.maximum(p, np.finfo(np.float64).tiny)
-    own = np.diagonal(p).copy()
-    others = np.where(np.eye(len(p), dtype=bool), 0.0, p)
+    own = p[np.arange(len(labels)), labels]
+    others = np.where(label_mask(labels, p.shape[1]), 0.0, p)
     radius = concordant_radius(p.min(axis=1), divergence)
     rise, fall = binary_interval(others.sum(axis=1), divergence)
     pair = own + others.max(axis=1)

@@ -55,6 +55,16 @@ class SoftmaxLoss(Loss):
         """Smoothing ``e`` in [0, 1)."""
         return 0.0
 
+    def _columns(self, labels: Any) -> Any:
+        """Return the column of every row whose target is largest: the label."""
+        return labels
+
+    def _softening(self, rows: Any, labels: Any, times: Any) -> Any:
+        """Return ``onehot - t`` for every row, with the one where the target is largest."""
+        xp, share = rows.__array_namespace__(), 1.0 / sm.number_of_logits(rows, times)
+        uniform = xp.where(sm.label_mask(labels, rows.shape[-1]), 1.0 - share, -share)
+        return sm.like(self.label_smoothing * uniform, rows)
+
     def _row_weights(self, labels: Any, dtype: Any = None) -> Any:
         xp = labels.__array_namespace__()
         return of_label(xp.asarray(self.weights, dtype=dtype), labels)
@@ -74,22 +84,17 @@ class SoftmaxLoss(Loss):
         self, logits: Float[Any, "rows K"], labels: Int[Any, " rows"], times: Times = None
     ) -> Float[Any, " rows"]:
         """Return the loss of every row, in nats."""
-        xp = logits.__array_namespace__()
         scores = self._scores(logits, labels)
-        hard = sm.cross_entropy_from_logits(scores, labels, times)
-        target = xp.sum(xp.where(sm.label_mask(labels, scores.shape[-1]), scores, 0.0), axis=-1)
-        mean = sm.total(scores / sm.number_of_logits(scores, times), times)
-        return self._row_weights(labels, logits.dtype) * (hard + self.label_smoothing * (target - mean))
+        hard = sm.cross_entropy_from_logits(scores, self._columns(labels), times)
+        soft = sm.total(self._softening(scores, labels, times) * scores, times)
+        return self._row_weights(labels, logits.dtype) * (hard + soft)
 
     def gradient(
         self, logits: Float[Any, "rows K"], labels: Int[Any, " rows"], times: Times = None
     ) -> Float[Any, "rows K"]:
         """Return ``c_y a (p - t)`` for every row."""
-        xp = logits.__array_namespace__()
-        residual = sm.softmax_residual(self._scores(logits, labels), labels, times)
-        share = 1.0 / sm.number_of_logits(logits, times)
-        uniform = xp.where(sm.label_mask(labels, logits.shape[-1]), 1.0 - share, -share)
-        residual = residual + sm.like(self.label_smoothing * uniform, logits)
+        residual = sm.softmax_residual(self._scores(logits, labels), self._columns(labels), times)
+        residual = residual + self._softening(logits, labels, times)
         return self._row_weights(labels, logits.dtype)[:, None] * sm.like(self.scales, logits) * residual
 
     def curvature(self, labels: Int[Any, " rows"]) -> Float[Any, " rows"]:
@@ -102,8 +107,8 @@ class SoftmaxLoss(Loss):
     def _off_target(self, dual: np.ndarray, labels: np.ndarray, times: Any = None) -> np.ndarray:
         """Entries of ``r = Q / (c a) + t`` off the target, zero on it: all that the conjugate depends on."""
         residual = dual / (self._row_weights(labels)[:, None] * self.scales)
-        rest = residual + self.label_smoothing / sm.number_of_logits(dual, times)
-        return np.where(sm.label_mask(labels, dual.shape[-1]), 0.0, rest)
+        rest = residual - self._softening(dual, labels, times)
+        return np.where(sm.label_mask(self._columns(labels), dual.shape[-1]), 0.0, rest)
 
     def conjugate(
         self, dual: Float[np.ndarray, "rows K"], labels: Int[np.ndarray, " rows"], times: Times = None
@@ -117,10 +122,10 @@ class SoftmaxLoss(Loss):
         self, dual: Float[np.ndarray, "rows K"], labels: Int[np.ndarray, " rows"], times: Times = None
     ) -> Float[np.ndarray, "rows K"]:
         """Return rows for which ``r`` is exactly a distribution: clipped at zero, mass at most one."""
-        mask = sm.label_mask(labels, dual.shape[-1])
+        mask = sm.label_mask(self._columns(labels), dual.shape[-1])
         rest = np.clip(self._off_target(dual, labels, times), 0.0, None)
         rest = rest / np.maximum(sm.total(rest, times, keepdims=True), 1.0)
-        others = np.where(mask, 0.0, rest - self.label_smoothing / sm.number_of_logits(dual, times))
+        others = np.where(mask, 0.0, rest + self._softening(dual, labels, times))
         residual = np.where(mask, -sm.total(others, times, keepdims=True), others)
         return self._row_weights(labels)[:, None] * self.scales * residual
 
@@ -135,8 +140,8 @@ class SoftmaxLoss(Loss):
         """Tilt the distributions ``r`` by one common bias until the mean is zero (see `ufm.losses.tilt`)."""
         row_weights, biases = self._row_weights(labels), Biases.of_columns(times, columns)
         rest = self._off_target(self.into_domain(dual, labels, times), labels, times)
-        target = self.label_smoothing / sm.number_of_logits(dual, times)
-        residual = tilted_residual(rest, labels, priors * row_weights, target, biases)
+        softening = self._softening(dual, labels, times)
+        residual = tilted_residual(rest, self._columns(labels), priors * row_weights, -softening, biases)
         return row_weights[:, None] * self.scales * residual
 
     def targets(
@@ -178,13 +183,17 @@ class SoftmaxLoss(Loss):
         scale, e = Fraction(float(np.ravel(self.scales)[0])), Fraction(self.label_smoothing)
         return weight * scale * (1 - e) * Fraction(num_classes - 1, num_classes)
 
-    def pinned(self, logits: Float[np.ndarray, "K K"], divergence: Float[np.ndarray, " K"]) -> Pinned | None:
+    def pinned(
+        self,
+        logits: Float[np.ndarray, "rows K"],
+        labels: Int[np.ndarray, " rows"],
+        divergence: Float[np.ndarray, " rows"],
+    ) -> Pinned | None:
         """The divergence is ``c_k KL(p*_k || p_k)``; nothing is said where logits are scaled differently."""
         if np.ptp(self.scales) > 0:
             return None
-        classes = np.arange(len(logits))
-        weights, scale = self._row_weights(classes), np.ravel(self.scales)[0]
-        found = pinned_by_kl(sm.softmax(self._scores(logits, classes)), divergence / weights)
+        weights, scale = self._row_weights(labels), np.ravel(self.scales)[0]
+        found = pinned_by_kl(sm.softmax(self._scores(logits, labels)), labels, divergence / weights)
         return Pinned(
             radius=found.radius / scale,
             spread=found.spread / scale,

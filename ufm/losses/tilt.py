@@ -59,7 +59,7 @@ def tilted_residual(
     rest: Float[np.ndarray, "rows K"],
     labels: Int[np.ndarray, " rows"],
     weights: Float[np.ndarray, " rows"],
-    target: Float[np.ndarray, "*rows 1"] | float,
+    target: Float[np.ndarray, "rows K"] | float,
     biases: Biases | None = None,
 ) -> Float[np.ndarray, "rows K"]:
     """Return ``r - t`` of the tilted distributions, its weighted sum zero to rounding.
@@ -70,9 +70,9 @@ def tilted_residual(
 
     Args:
         rest: probabilities off the label, zero on it.
-        labels: class of every row.
+        labels: the column of every row whose probability is one minus the others.
         weights: ``v``.
-        target: ``e/K`` of the target ``(1-e) onehot + e/K``.
+        target: ``t``; off the label it is looked at.
         biases: which columns share a bias, and how many logits each stands for.
     """
     biases = biases or Biases()
@@ -86,7 +86,7 @@ def tilted_residual(
         others = np.where(mask, 0.0, tilted - target)
         residual = np.where(mask, -total(others, times, keepdims=True), others)
         slope = weights @ biases.pooled(residual)
-        scale = weights @ biases.pooled(np.abs(residual) + target)
+        scale = weights @ biases.pooled(np.abs(residual) + np.maximum(target, 0.0))
         if np.all(np.abs(slope) <= 4 * np.finfo(float).eps * scale):
             break
         step = _newton_step(biases.pooled(tilted), weights, slope)

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 
 from ufm.inputs.arrays import Table, feature_table, label_array, multiplicity_array
 from ufm.inputs.checks import InputError
-from ufm.metrics.moments import LogitSums, Moments, block_logits, block_moments
+from ufm.metrics.moments import ByClass, LogitSums, Moments, block_logits, block_moments
 
 #: Batches are worked on in blocks of about this many float64 entries (16 MB).
 BLOCK_ENTRIES = 2**21
@@ -95,10 +95,9 @@ class Sums(NamedTuple):
 
     def add(self, block: Block, classifier: Classifier) -> None:
         """Add a block, in place."""
-        order = np.argsort(block.labels, kind="stable")
-        features, labels, weights = (part[order] for part in block)
-        classes, starts = np.unique(labels, return_index=True)
-        self.moments.add(classes, block_moments(features, starts, weights, self.moments.scatter is not None))
+        features, labels, weights = block
+        by_class, scatter = ByClass.of(labels), self.moments.scatter is not None
+        self.moments.add(by_class.classes, block_moments(features, by_class, weights, scatter))
         if self.logits is not None and classifier is not None:
             logits = logits_of(features, *classifier)
-            self.logits.add(classes, block_logits(logits, labels, starts, weights))
+            self.logits.add(by_class.classes, block_logits(logits, labels, by_class, weights))

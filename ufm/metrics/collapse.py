@@ -22,7 +22,7 @@ import math
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from ufm.inputs.arrays import feature_table, float_array, number_of_classes
 from ufm.inputs.checks import InputError, instance_of, nonnegative_float, to_numpy
@@ -246,9 +246,18 @@ def logit_margins(logits: Float[np.ndarray, "K K"] | Any) -> Float[np.ndarray, "
     logits = _numbers("logits", logits, 2)
     if len(logits) < 2 or len(logits) != logits.shape[1]:
         raise InputError(f"logits must have class k of two or more in row and column k, got {logits.shape}")
-    others = logits.copy()
-    np.fill_diagonal(others, -np.inf)
-    return np.diagonal(logits) - others.max(axis=1)
+    return row_margins(logits, np.arange(len(logits)), log_odds=False)
+
+
+def row_margins(
+    logits: Float[np.ndarray, "rows K"], labels: Int[np.ndarray, " rows"], log_odds: bool
+) -> Float[np.ndarray, " rows"]:
+    """Return the margin of every row of logits: against the mean other class as log-odds, or against the largest."""
+    own = np.take_along_axis(logits, labels[:, None], axis=1)
+    others = np.where(np.arange(logits.shape[1]) == labels[:, None], -np.inf, logits)
+    if not log_odds:
+        return own[:, 0] - others.max(axis=1)
+    return own[:, 0] - np.logaddexp.reduce(others, axis=1) + math.log(logits.shape[1] - 1)
 
 
 def accuracy(statistics: FeatureStatistics | Any) -> float:

@@ -88,48 +88,85 @@ class LogitSums(NamedTuple):
             total[classes] = join(total[classes], new)
 
 
+class ByClass(NamedTuple):
+    """The rows of a block by class, without moving them: what is sorted are their numbers.
+
+    Attributes:
+        classes: those that have rows, ascending.
+        order: numbers of the rows, class by class.
+        starts: where each class begins in ``order``.
+        place: of every row: which of ``classes``.
+    """
+
+    classes: Int[np.ndarray, " c"]
+    order: Int[np.ndarray, " rows"]
+    starts: Int[np.ndarray, " c"]
+    place: Int[np.ndarray, " rows"]
+
+    @staticmethod
+    def of(labels: Int[np.ndarray, " rows"]) -> ByClass:
+        """Sort labels."""
+        order = np.argsort(labels, kind="stable")
+        classes, starts, lengths = np.unique(labels[order], return_index=True, return_counts=True)
+        place = np.empty(len(labels), dtype=np.int64)
+        place[order] = np.repeat(np.arange(len(classes)), lengths)
+        return ByClass(classes, order, starts, place)
+
+    def sums(
+        self, rows: Float[np.ndarray, "rows any"], weights: Float[np.ndarray, " rows"] | None = None
+    ) -> Float[np.ndarray, "c any"]:
+        """Return the (weighted) sum of the rows of every class, in one pass over them as they lie."""
+        from scipy.sparse import csr_array  # what only reads names of metrics does not wait for it
+
+        size = len(self.order)
+        values = np.ones(size) if weights is None else weights[self.order]
+        shape = (len(self.classes), size)
+        return csr_array((values, self.order, np.append(self.starts, size)), shape=shape) @ rows
+
+
 def block_moments(
     features: Float[np.ndarray, "rows d"],
-    starts: Int[np.ndarray, " c"],
+    by_class: ByClass,
     weights: Float[np.ndarray, " rows"],
     scatter: bool,
 ) -> Moments:
-    """Moments of a block sorted by class, each shifted by its first row: equal rows have zero scatter.
+    """Moments of a block, each class shifted by its first row: equal rows have zero scatter.
 
     Args:
         features: the rows.
-        starts: where the rows of each class begin.
+        by_class: their classes.
         weights: number of samples that every row stands for.
         scatter: whether the ``d x d`` scatter is wanted.
     """
-    lengths = np.diff(starts, append=len(features))
-    first = features[starts]
-    shifted = features - np.repeat(first, lengths, axis=0)
-    counts = np.add.reduceat(weights, starts)
-    drift = np.add.reduceat(weights[:, None] * shifted, starts, axis=0) / counts[:, None]
-    shifted -= np.repeat(drift, lengths, axis=0)
-    traces = np.add.reduceat(weights * np.einsum("ij,ij->i", shifted, shifted), starts)
+    first = features[by_class.order[by_class.starts]]
+    shifted = features - first[by_class.place]
+    counts = np.bincount(by_class.place, weights)
+    drift = by_class.sums(shifted, weights) / counts[:, None]
+    shifted -= drift[by_class.place]
+    traces = np.bincount(by_class.place, weights * np.einsum("ij,ij->i", shifted, shifted))
     if not scatter:
         return Moments(counts, first + drift, traces, None)
-    shifted *= np.sqrt(weights)[:, None]
+    if np.any(weights != 1):
+        shifted *= np.sqrt(weights)[:, None]
     return Moments(counts, first + drift, traces, shifted.T @ shifted)
 
 
 def block_logits(
     logits: Float[np.ndarray, "rows K"],
     labels: Int[np.ndarray, " rows"],
-    starts: Int[np.ndarray, " c"],
+    by_class: ByClass,
     weights: Float[np.ndarray, " rows"],
 ) -> LogitSums:
-    """Sums over a block sorted by class, whose rows begin at ``starts``; the logits are used up."""
-    rows = np.arange(len(labels))
+    """Sums over a block; the logits are used up."""
+    rows, order, starts = np.arange(len(labels)), by_class.order, by_class.starts
     others = logits
     others -= logits[rows, labels][:, None]
     others[rows, labels] = -np.inf
     largest = others.max(axis=1)
     others -= largest[:, None]
     # log-odds against the label; finite for all finite logits
-    odds = largest + np.log(np.sum(np.exp(others, out=others), axis=1))
+    odds = (largest + np.log(np.sum(np.exp(others, out=others), axis=1)))[order]
+    largest, weights = largest[order], weights[order]
     loss = np.logaddexp(0.0, odds)
     return LogitSums(
         loss=np.add.reduceat(weights * loss, starts),

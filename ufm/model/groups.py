@@ -10,6 +10,7 @@ optimum of the problem restricted to the algebra is judged by a certificate that
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -18,12 +19,14 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ufm.model.algebra import Algebra
-from ufm.model.objective import Objective, Point, Variables, loss_arrays
+from ufm.model.objective import POWER_STEPS, Objective, Point, Variables, loss_arrays
 from ufm.model.problem import Problem, bias_curvature
 from ufm.model.stack import scaling
 
 #: Share of the squared norm of a class's features that a random start has in its own coordinate.
 OWN = 0.5
+#: Up to so many classes the class level is as fast, and needs no programs of its own.
+FEW_CLASSES = 50
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -66,10 +69,26 @@ class Groups:
 
     def expand(self, element: Float[np.ndarray, "G columns"]) -> Float[np.ndarray, "K K"]:
         """Return the K x K matrix of an element of the algebra."""
-        entries = self.algebra.entries(element)
-        matrix = entries[np.ix_(self.of_class, self.of_class)]
-        np.fill_diagonal(matrix, entries[self.of_class, len(self)])
-        return matrix
+        return self.expand_rows(element, np.arange(len(self.of_class)))
+
+    def expand_rows(
+        self, element: Float[np.ndarray, "G columns"], classes: Int[np.ndarray, " rows"] | None = None
+    ) -> Float[np.ndarray, "rows K"]:
+        """Return the rows of some classes, by default of the first of every group, of an element's matrix."""
+        classes = self.first if classes is None else classes
+        entries, groups = self.algebra.entries(element), self.of_class[classes]
+        rows = entries[np.ix_(groups, self.of_class)]
+        rows[np.arange(len(classes)), classes] = entries[groups, len(self)]
+        return rows
+
+    def reduce_rows(self, rows: Float[np.ndarray, "G K"]) -> Float[np.ndarray, "G columns"]:
+        """Return the element whose matrix has these rows of the first class of every group."""
+        G = len(self)
+        last = np.zeros(G, dtype=np.int64)
+        last[self.of_class] = np.arange(len(self.of_class))
+        others = np.where(np.eye(G, dtype=bool), last, self.first)  # of a group's own classes another one
+        entries = np.take_along_axis(rows, np.column_stack([others, self.first]), axis=1)
+        return self.algebra.roots * entries
 
     def reduce(self, matrix: Float[np.ndarray, "K K"]) -> Float[np.ndarray, "G columns"]:
         """Return the element of the algebra nearest to a K x K matrix: its average over permutations."""
@@ -94,6 +113,21 @@ def groups_of(problem: Problem) -> Groups:
     order = np.argsort(first)
     ranks = np.argsort(order)
     return Groups(ranks[inverse.reshape(-1)], first[order], members[order])
+
+
+def why_not_grouped(problem: Problem) -> str | None:
+    """Return why a problem has no group level, the end of a sentence, or None if it has one."""
+    if not problem.loss.grouped:
+        return f"{type(problem.loss).__name__} cannot take classes together"
+    if problem.dim < problem.num_classes:
+        return f"dim must be at least the number of classes, got {problem.dim} and {problem.num_classes}"
+    return None
+
+
+def much_smaller(problem: Problem) -> bool:
+    """Return whether a problem has a group level that is much smaller than its class level."""
+    K = problem.num_classes
+    return K > FEW_CLASSES and why_not_grouped(problem) is None and len(groups_of(problem)) <= K // 2
 
 
 @jax.tree_util.register_dataclass
@@ -190,6 +224,20 @@ class GroupObjective(Objective):
             bias,
         )
 
+    def polar_estimate(self, residual: Float[Any, "G columns"], units: Float[Any, " G"]) -> Float[Any, ""]:
+        """Return what ``polar(A)`` may be, as for classes."""
+        algebra = self.algebra
+        xp = residual.__array_namespace__()
+        dual = algebra.blocks(units[:, None] * residual)
+        if self.nonnegative:
+            entries = algebra.entries(algebra.element(dual @ dual.transpose))
+            return xp.sqrt(xp.max(xp.sum(algebra.times * xp.maximum(entries, 0), axis=1)))
+        square, longest = dual.square, dual.square[xp.argmax(xp.sum(dual.square**2, axis=1))]
+        for _ in range(POWER_STEPS):
+            unit = longest / xp.maximum(xp.linalg.vector_norm(longest), xp.finfo(square.dtype).tiny)
+            longest = (square @ unit) @ square
+        return xp.maximum(xp.sqrt(xp.linalg.vector_norm(longest)), xp.max(xp.abs(dual.single)))
+
     def project(self, point: Point) -> Point:
         """Return the nearest feasible point: features clipped at zero where they must be non-negative."""
         if not self.nonnegative:
@@ -252,6 +300,74 @@ def group_start(problem: Problem, groups: Groups, seed: int) -> Point:
     if problem.features == "nonnegative":
         np.abs(features, out=features)
     return Point(weight, features, None if problem.bias is None else np.zeros(G))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class GroupPoint:
+    """A point of the algebra as users know it: what classes of one group have in common stands once.
+
+    In coordinates of which every class has one of its own, the entries of W, H, their Gram matrices and the logits
+    depend on the groups of row and column only, and on whether both are the same class. `entries` of such a matrix
+    are an array (G, G+1): those between a class of every group and *another* of every group, and last its own.
+
+    Attributes:
+        problem: the problem.
+        groups: its groups.
+        point: balanced classifier, features and bias, stored elements of the algebra, in NumPy.
+    """
+
+    problem: Problem
+    groups: Groups
+    point: Point
+
+    @functools.cached_property
+    def variables(self) -> Variables:
+        """``(W, H, b)`` with one row of features per class, in full size."""
+        return expand_point(self.problem, self.groups, self.point)
+
+    @property
+    def bias(self) -> Float[np.ndarray, " G"] | None:
+        """``b`` of a class of every group."""
+        if self.point.bias is None:
+            return None
+        scale = math.sqrt(bias_curvature(self.problem))
+        return self.point.bias / np.sqrt(self.groups.members) / scale
+
+    def rows(self, name: str, classes: Int[np.ndarray, " rows"] | slice) -> Float[np.ndarray, "rows K"]:
+        """Return the rows of some classes of ``"logits"``, ``"gram_features"`` or ``"gram_weights"``."""
+        element = self.groups.algebra.roots * getattr(self, name)
+        return self.groups.expand_rows(element, np.arange(self.problem.num_classes)[classes])
+
+    def _entries(self, left: Any, right: Any) -> Float[np.ndarray, "G columns"]:
+        algebra = self.groups.algebra
+        return algebra.entries(algebra.element(algebra.blocks(left) @ algebra.blocks(right).transpose))
+
+    @property
+    def _scales(self) -> Float[np.ndarray, "G 1"]:
+        problem, first = self.problem, self.groups.first
+        return np.sqrt(problem.feature_decays[first] * problem.counts[first])[:, None]
+
+    @functools.cached_property
+    def logits(self) -> Float[np.ndarray, "G columns"]:
+        """Entries of ``H W' + b``."""
+        entries = self._entries(self.point.features, self.point.weight)
+        entries = entries / (self._scales * math.sqrt(self.problem.weight_decay))
+        if self.bias is None:
+            return entries
+        shift = np.column_stack([np.broadcast_to(self.bias, (len(self.bias),) * 2), self.bias])
+        return entries + np.where(self.groups.algebra.times > 0, shift, 0.0)
+
+    @functools.cached_property
+    def gram_features(self) -> Float[np.ndarray, "G columns"]:
+        """Entries of ``H H'``."""
+        scales = self._scales
+        columns = np.concatenate([np.broadcast_to(scales.T, (len(scales),) * 2), scales], axis=1)
+        return self._entries(self.point.features, self.point.features) / (scales * columns)
+
+    @functools.cached_property
+    def gram_weights(self) -> Float[np.ndarray, "G columns"]:
+        """Entries of ``W W'``."""
+        return self._entries(self.point.weight, self.point.weight) / self.problem.weight_decay
 
 
 def expand_point(problem: Problem, groups: Groups, point: Point) -> Variables:

@@ -20,10 +20,13 @@ from jax.experimental import multihost_utils
 from jaxtyping import Float, Int
 
 from ufm.losses import Loss
-from ufm.losses.softmax import feature_gradient, weight_gradient
+from ufm.losses.softmax import feature_gradient, label_mask, weight_gradient
 from ufm.model.devices import Layout
 
 Coordinates = Literal["balanced", "natural"]
+
+#: Power iterations for the polar of free features.
+POWER_STEPS = 8
 
 
 class Point(NamedTuple):
@@ -125,26 +128,51 @@ class Objective:
             else self.bias_scale * residual.sum(axis=0) + self.bias_decay * point.bias,
         )
 
+    def polar_estimate(self, residual: Float[Any, "rows K"], units: Float[Any, " C"]) -> Float[Any, ""]:
+        """Return what ``polar(A)`` may be at the raw class-mean gradients: it says where a certificate is worth it.
+
+        An upper bound for non-negative features (a Gershgorin disc), a lower one for free ones (some steps of power
+        iteration).
+
+        Args:
+            residual: the residual at a point.
+            units: what takes its sums over the rows of a class to ``A``.
+        """
+        dual = residual * units[:, None] if len(residual) == len(units) else self._by_class(residual, units)
+        if self.nonnegative:
+            return jnp.sqrt(jnp.max(jnp.sum(jnp.maximum(dual @ dual.T, 0), axis=1)))
+        longest = dual[jnp.argmax(jnp.sum(dual**2, axis=1))]
+        for _ in range(POWER_STEPS):
+            unit = longest / jnp.maximum(jnp.linalg.norm(longest), jnp.finfo(dual.dtype).tiny)
+            longest = (dual @ unit) @ dual
+        return jnp.sqrt(jnp.linalg.norm(longest))
+
+    def _by_class(self, residual: Float[Any, "rows K"], units: Float[Any, " C"]) -> Float[Any, "C K"]:
+        mask = label_mask(self.labels, len(units)).astype(residual.dtype)
+        return (mask.T @ residual) * units[:, None]
+
     def project(self, point: Point) -> Point:
         """Return the nearest feasible point: features clipped at zero where they must be non-negative."""
         if not self.nonnegative:
             return point
-        return point._replace(features=jnp.maximum(point.features, 0))
+        xp = point.features.__array_namespace__()
+        return point._replace(features=xp.maximum(point.features, 0))
 
     def curvature_bound(self, point: Point) -> Float[Any, ""]:
         """Return a bound on the norm of the Hessian at the point (in balanced coordinates).
 
         The Hessian of the loss in row i's logits is at most ``kappa_i = a_i c_i^2`` times `Loss.curvature` (1/2 for
         cross-entropy); the bilinear map ``(V, G) -> c_i V G_i`` has block norms ``|G|`` and ``|V|``; the cross
-        term is at most the norm of the residual.
+        term is at most the norm of the residual. Takes NumPy and JAX arrays.
         """
+        xp = point.weight.__array_namespace__()
         curvature = self.loss.curvature(self.labels) * self.loss_weights
         kappa = curvature * self.logit_scales**2
-        bilinear = jnp.vdot(kappa, jnp.sum(point.features**2, axis=1))
-        bilinear += jnp.max(kappa) * jnp.vdot(point.weight, point.weight)
+        bilinear = xp.vdot(kappa, xp.sum(point.features**2, axis=1))
+        bilinear = bilinear + xp.max(kappa) * xp.vdot(point.weight, point.weight)
         if point.bias is not None:
-            bilinear += self.bias_scale**2 * jnp.sum(curvature)
-        return 1 + bilinear + jnp.linalg.norm(self.residual(point) * self.logit_scales[:, None])
+            bilinear = bilinear + self.bias_scale**2 * xp.sum(curvature)
+        return 1 + bilinear + xp.linalg.norm(self.residual(point) * self.logit_scales[:, None])
 
 
 def loss_arrays(loss: Loss, dtype: str) -> Loss:

@@ -17,16 +17,18 @@ from ufm.inputs.checks import (
     one_of,
     positive_float,
     positive_integer,
+    target_rows,
 )
 from ufm.losses import CrossEntropy, Loss
+from ufm.losses.soft_targets import with_targets
 from ufm.text import count_range, wrapped
 
 #: Largest feature dimension: a guard against typing errors, and what arrays can be indexed with.
 MAX_DIM = 2**31 - 1
 FeatureSet = Literal["nonnegative", "free"]
-Level = Literal["class", "sample"]
+Level = Literal["class", "group", "sample"]
 FEATURE_SETS: tuple[FeatureSet, ...] = ("nonnegative", "free")
-LEVELS: tuple[Level, ...] = ("class", "sample")
+LEVELS: tuple[Level, ...] = ("class", "group", "sample")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -49,6 +51,10 @@ class Problem:
         loss: one of `ufm.losses`; parameters given per class must match ``counts``.
         features: ``"nonnegative"`` (features after a ReLU, the main case) or ``"free"``.
         bias: ``None`` for no bias, ``0`` for an unregularised one, else its decay ``lambda_b > 0``.
+        targets: (C, K), dense or a SciPy sparse matrix: row c is the distribution over the K logits that the samples
+            of *context* c share, in the place of a class label. ``counts``, ``feature_decay``, rows of features and
+            their labels are then about the C contexts; rows of the classifier, biases and parameters of the loss
+            about the K logits. Kept is what the loss makes of it: class weights tilt it, as in PyTorch.
 
     Raises:
         InputError: naming the argument, its value and the requirement.
@@ -69,15 +75,23 @@ class Problem:
     loss: Loss | Any = dataclasses.field(default_factory=CrossEntropy)
     features: FeatureSet | Any = "nonnegative"
     bias: float | Any | None = None
+    targets: Float[np.ndarray, "C K"] | Any | None = None
 
     def __post_init__(self) -> None:
         """Normalise and check every field."""
         counts = class_counts(self.counts)
         if not isinstance(self.loss, Loss):
             raise InputError(f"loss must be a ufm loss such as CrossEntropy(), got {self.loss!r}")
-        self.loss.check_classes(len(counts))
+        loss, targets = self.loss, self.targets
+        if targets is not None:
+            loss = with_targets(loss, target_rows(targets, len(counts)))
+            targets = np.array(loss.targets(np.arange(len(counts)), targets.shape[1]))
+            targets.flags.writeable = False
+        loss.check_classes(len(counts))
         fields = {
             "counts": counts,
+            "loss": loss,
+            "targets": targets,
             "dim": positive_integer("dim", self.dim, most=MAX_DIM),
             "weight_decay": positive_float("weight_decay", self.weight_decay),
             "feature_decay": _feature_decay(self.feature_decay, len(counts)),
@@ -98,8 +112,13 @@ class Problem:
 
     @property
     def num_classes(self) -> int:
-        """Number of classes ``K``."""
+        """Number of classes ``K``; with soft targets, of contexts ``C``."""
         return len(self.counts)
+
+    @property
+    def num_logits(self) -> int:
+        """Number of logits: the classes ``K``, or with soft targets what these are over."""
+        return len(self.counts) if self.targets is None else self.targets.shape[1]
 
     @property
     def num_samples(self) -> Any:
@@ -137,6 +156,16 @@ class Problem:
         root = self.num_samples * self.nuclear_weight
         return root * root  # a power would raise OverflowError instead of returning inf
 
+    @property
+    def entropy(self) -> float:
+        """The least that the loss can be, however well it is fitted: the entropy of soft targets, in nats.
+
+        ``-sum_k (n_k/N) loss_k*(0)``; zero for class labels.
+        """
+        contexts = np.arange(self.num_classes)
+        conjugate = self.loss.conjugate(np.zeros((len(contexts), self.num_logits)), contexts)
+        return float(-self.priors @ conjugate) + 0.0
+
     def replace(self, **changes: Any) -> Problem:
         """Return a copy with the given fields changed (and checked again)."""
         return dataclasses.replace(self, **changes)
@@ -145,9 +174,11 @@ class Problem:
         """The problem in two lines, or three if they would not fit 80 columns."""
         bias = "no bias" if self.bias is None else "unregularised bias"
         style = "d" if isinstance(self.num_samples, int) else ".6g"
+        C, K = self.num_classes, self.num_logits
+        kinds = f"K = {K} classes" if self.loss.labelled else f"C = {C} contexts, K = {K} logits"
         sizes = (
-            f"K = {self.num_classes} classes, N = {self.num_samples:{style}} samples "
-            f"({count_range(self.counts)} per class), d = {self.dim}"
+            f"{kinds}, N = {self.num_samples:{style}} samples "
+            f"({count_range(self.counts)} per {'class' if self.loss.labelled else 'context'}), d = {self.dim}"
         )
         low, high = self.feature_decays.min(), self.feature_decays.max()
         decay = f"{low:g}" if low == high else f"{low:g} to {high:g} by class"
@@ -183,10 +214,10 @@ def _feature_decay(value: Any, num_classes: int) -> float | Float[np.ndarray, " 
 
 
 def row_labels(problem: Problem, level: Level) -> Int[np.ndarray, " rows"]:
-    """Return the class of every feature row: one row per class, or one per sample in class order."""
+    """Return the class of every feature row: one per sample in class order, at other levels one row per class."""
     one_of("level", level, LEVELS)
     classes = np.arange(problem.num_classes)
-    if level == "class":
+    if level != "sample":
         return classes
     if problem.counts.dtype.kind == "f":
         raise InputError("level sample needs whole counts; fractions of samples have only a class level")
@@ -198,7 +229,9 @@ def row_multiplicities(
 ) -> Int[np.ndarray, " rows"] | Float[np.ndarray, " rows"]:
     """Return ``m_i``, the number of samples that every feature row stands for."""
     one_of("level", level, LEVELS)
-    return problem.counts if level == "class" else np.ones(len(row_labels(problem, level)), dtype=np.int64)
+    if level != "sample":
+        return problem.counts
+    return np.ones(len(row_labels(problem, level)), dtype=np.int64)
 
 
 def bias_curvature(problem: Any) -> Any:

@@ -57,6 +57,11 @@ class Stack:
         return self.problems[0].num_classes
 
     @property
+    def num_logits(self) -> int:
+        """Logits of every row: ``K``, or with soft targets what these are over."""
+        return self.problems[0].num_logits
+
+    @property
     def dim(self) -> int:
         """``d``."""
         return self.problems[0].dim
@@ -154,7 +159,7 @@ class Stack:
             seeds: of NumPy's default generator, one per member; the same starts in every precision.
         """
         balanced, rows = self.scaling("balanced"), self.labels.shape[1]
-        draws = [normal_draws(seed, self.num_classes, rows, self.dim) for seed in seeds]
+        draws = [normal_draws(seed, self.num_logits, rows, self.dim) for seed in seeds]
         unit = self.nuclear_weights * np.sqrt(self.counts) / 4
         share = np.take_along_axis(unit / self.counts, self.labels, axis=1) * self.multiplicities
         to_weight = np.sqrt(unit.mean(axis=1) / self.dim) / balanced.weight
@@ -164,7 +169,7 @@ class Stack:
         features = (np.stack(rows_of) if len(self) > 1 else rows_of[0][None]) * to_rows[:, :, None]
         if self.features == "nonnegative":
             np.abs(features, out=features)
-        bias = None if self.bias is None else np.zeros((len(self), self.num_classes))
+        bias = None if self.bias is None else np.zeros((len(self), self.num_logits))
         return Variables(weight, features, bias)
 
 
@@ -206,18 +211,18 @@ def member(variables: Any, where: Any) -> Any:
 
 
 def normal_draws(
-    seed: int, num_classes: int, rows: int, dim: int
+    seed: int, num_logits: int, rows: int, dim: int
 ) -> tuple[Float[np.ndarray, "K d"], Float[np.ndarray, "rows d"]]:
     """Return standard normal numbers for classifier and features; not to be written to."""
-    draw = _kept_draws if (num_classes + rows) * dim <= KEPT_DRAWS else _draws
-    return draw(seed, num_classes, rows, dim)
+    draw = _kept_draws if (num_logits + rows) * dim <= KEPT_DRAWS else _draws
+    return draw(seed, num_logits, rows, dim)
 
 
 def _draws(
-    seed: int, num_classes: int, rows: int, dim: int
+    seed: int, num_logits: int, rows: int, dim: int
 ) -> tuple[Float[np.ndarray, "K d"], Float[np.ndarray, "rows d"]]:
     rng = np.random.default_rng(seed)
-    return rng.standard_normal((num_classes, dim)), rng.standard_normal((rows, dim))
+    return rng.standard_normal((num_logits, dim)), rng.standard_normal((rows, dim))
 
 
 _kept_draws = functools.lru_cache(maxsize=16)(_draws)

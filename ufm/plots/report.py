@@ -5,12 +5,13 @@ The last panel is how the solver got there, or, without a history, every error o
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from ufm.metrics import cosines
 from ufm.plots.style import (
     BLACK,
     BLUE,
@@ -26,12 +27,15 @@ from ufm.plots.style import (
     round_below,
 )
 from ufm.theory.prediction import Prediction
+from ufm.verification.measured import MatrixName
 from ufm.verification.report import Report, Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+#: Makes rows of a K x K matrix.
+_Rows = Callable[[np.ndarray], np.ndarray]
 #: Gram matrices of more classes are shown in blocks, one pixel each.
 LARGEST_IMAGE = 100
 #: Up to this many classes every class has its tick label.
@@ -55,21 +59,21 @@ def report_figure(report: Report, prediction: Prediction | None = None) -> Figur
         A matplotlib figure; write it with `ufm.plots.style.save_figure`.
     """
     prediction = report.prediction if prediction is None else prediction
-    judged = [] if len(report.history) > 1 else _judged(report)
+    judged = [] if len(report.history) > 1 else judged_rows(report)
     below = max(BELOW, 1.0 + ROW * len(judged))
     with canvas(PAGE, ABOVE + below) as figure:
         halves: Any = figure.subfigures(2, 1, height_ratios=(ABOVE, below))
-        order = np.argsort(-report.measured.statistics.counts, kind="stable")
+        order = np.argsort(-report.measured.counts, kind="stable")
         _gram_panels(halves[0], report, prediction, order)
         *panels, last = halves[1].subplots(1, 4)
         _class_panels(panels, report, prediction, order)
         halves[1].legend(*panels[0].get_legend_handles_labels(), loc="outside lower left")
         if len(report.history) > 1:
-            _convergence_panel(last, report.history)
+            convergence_panel(last, report.history)
             if last.get_legend_handles_labels()[0]:
                 halves[1].legend(*last.get_legend_handles_labels(), loc="outside lower right", ncols=4)
         else:
-            _tolerance_panel(last, judged)
+            tolerance_panel(last, judged)
         titled = [axes for axes in figure.axes if axes.get_title(loc="left")]
         for letter, axes in zip("abcdefgh", titled, strict=False):
             axes.set_title(f"({letter}) {axes.get_title(loc='left')}", loc="left")
@@ -82,18 +86,21 @@ def _gram_panels(
     """Measured beside predicted on one colour scale; without prediction, Gram matrices beside cosines."""
     panels = figure.subplots(1, 4)
     measured = report.measured
-    contents: list[tuple[str, np.ndarray, str, np.ndarray]] = []
-    for letter, rows, name in (("h", measured.means, "features"), ("w", measured.weight, "weights")):
+    contents: list[tuple[str, _Rows, str, _Rows]] = []
+    sides: tuple[tuple[str, MatrixName, np.ndarray], ...] = (
+        ("h", "gram_features", measured.norms),
+        ("w", "gram_weights", measured.weight_norms),
+    )
+    for letter, name, norms in sides:
         product = rf"$\langle {letter}_k, {letter}_l\rangle$"
-        seen = getattr(measured, f"gram_{name}")
+        seen = partial(measured.rows, name)
         if prediction is None:
             cosine = rf"$\cos({letter}_k, {letter}_l)$"
-            contents.append((product, seen, cosine, cosines(rows)))
+            contents.append((product, seen, cosine, partial(_cosines, seen, norms)))
         else:
-            wanted = getattr(prediction, f"gram_{name}")
-            contents.append((f"{product} measured", seen, "predicted", wanted))
+            contents.append((f"{product} measured", seen, "predicted", partial(prediction.rows, name)))
     for pair, (title, first, other_title, second) in zip((panels[:2], panels[2:]), contents, strict=True):
-        blocks = [_blocks(matrix[np.ix_(order, order)]) for matrix in (first, second)]
+        blocks = [_blocks(rows, order) for rows in (first, second)]
         if prediction is not None:
             _image(pair[0], title, blocks[0], order, _colours(blocks))
             shown = _image(pair[1], other_title, blocks[1], order, _colours(blocks))
@@ -135,17 +142,28 @@ def _colour_bar(figure: Any, shown: Any, axes: list[Axes], num_classes: int) -> 
         bar.set_label("largest in block")
 
 
-def _blocks(matrix: Float[np.ndarray, "K K"]) -> Float[np.ndarray, "m m"]:
-    """Return the matrix, or of each square block the entry of largest size: a diagonal stays visible."""
-    K = len(matrix)
+def _blocks(rows: _Rows, order: Int[np.ndarray, " K"]) -> Float[np.ndarray, "m m"]:
+    """Return the matrix in this order, or of each square block the entry of largest size: a diagonal stays visible.
+
+    Only as many rows as a block has are formed at a time.
+    """
+    K = len(order)
     size = -(-K // LARGEST_IMAGE)
     if size == 1:
-        return matrix
-    padded = np.zeros((-(-K // size) * size,) * 2)
-    padded[:K, :K] = matrix
-    tiles = padded.reshape(len(padded) // size, size, -1, size).swapaxes(1, 2).reshape(-1, size * size)
-    largest = np.take_along_axis(tiles, np.abs(tiles).argmax(axis=1)[:, None], axis=1)
-    return largest.reshape(len(padded) // size, -1)
+        return rows(order)[:, order]
+    blocks = []
+    for start in range(0, K, size):
+        strip = rows(order[start : start + size])[:, order]
+        strip = np.pad(strip, ((0, 0), (0, -K % size))).reshape(len(strip), -1, size)
+        tiles = strip.swapaxes(0, 1).reshape(strip.shape[1], -1)
+        blocks.append(np.take_along_axis(tiles, np.abs(tiles).argmax(axis=1)[:, None], axis=1)[:, 0])
+    return np.stack(blocks)
+
+
+def _cosines(rows: _Rows, norms: Float[np.ndarray, " K"], classes: Int[np.ndarray, " rows"]) -> np.ndarray:
+    """Return rows of cosines from rows of a Gram matrix; 0 where a norm is."""
+    gram, products = rows(classes), np.outer(norms[classes], norms)
+    return np.divide(gram, products, out=np.zeros_like(gram), where=products > 0)
 
 
 def _colours(blocks: list[np.ndarray]) -> dict[str, Any]:
@@ -226,7 +244,7 @@ def _dots_on_curve(axes: Axes, measured: np.ndarray, predicted: np.ndarray | Non
     axes.set_ylim(low - 0.04 * (top - low or 1.0), top + 0.12 * (top - low or 1.0))
 
 
-def _convergence_panel(axes: Axes, history: tuple[dict[str, Any], ...]) -> None:
+def convergence_panel(axes: Axes, history: tuple[dict[str, Any], ...]) -> None:
     """Relative gap, residual and every recorded metric of neural collapse over the steps; escape moves are lines."""
     from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
@@ -253,13 +271,13 @@ def _convergence_panel(axes: Axes, history: tuple[dict[str, Any], ...]) -> None:
     axes.set_ylabel("relative size")
 
 
-def _judged(report: Report) -> list[tuple[Row, float]]:
+def judged_rows(report: Report) -> list[tuple[Row, float]]:
     """Every judged row that has a tolerance, and its error over it."""
     judged = [row for row in report.rows if row.verdict in ("pass", "fail")]
     return [(row, row.error / row.tolerance) for row in judged if row.tolerance and row.error is not None]
 
 
-def _tolerance_panel(axes: Axes, pairs: list[tuple[Row, float]]) -> None:
+def tolerance_panel(axes: Axes, pairs: list[tuple[Row, float]]) -> None:
     """Every judged row: its error over its tolerance; right of the line it fails."""
     from matplotlib.ticker import LogLocator, NullLocator
 

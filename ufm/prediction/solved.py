@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import functools
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 
 from ufm import theory
+from ufm.metrics.collapse import row_margins
 from ufm.model.problem import Problem
-from ufm.theory.prediction import ClosedFormError, Prediction
+from ufm.theory.prediction import ClosedFormError, Matrix, Prediction
+
+if TYPE_CHECKING:
+    from ufm.solvers.solution import Solution
 
 #: Relative gap asked for; most problems end orders of magnitude below it.
 TOL = 1e-10
 #: A feature that moves no logit by more than this is as good as zero, where margins say nothing of collapse.
 STILL = 1e-3
+MATRICES = ("gram_features", "gram_weights", "logits")
 
 
 def predict(problem: Problem, solve: bool = False) -> Prediction:
@@ -53,12 +60,14 @@ def _solved(problem: Problem) -> Prediction:
 
     solution = solve(problem, tol=TOL)
     certificate = solution.certificate
-    weight, features, bias = solution.weight, solution.features, solution.bias
-    if bias is not None and problem.loss.shift_invariant:
-        bias = bias - bias.mean()
-    logits = features @ weight.T + (0.0 if bias is None else bias)
-    norms, weight_norms = np.linalg.norm(features, axis=1), np.linalg.norm(weight, axis=1)
-    margins = _margins(logits, problem.loss.shift_invariant)
+    point, everyone = solution.group, np.arange(problem.num_classes)
+    matrices = _matrices(solution) if point is None else [partial(point.rows, name) for name in MATRICES]
+    first, group = (everyone, everyone) if point is None else (point.groups.first, point.groups.of_class)
+    own = [matrix(first)[np.arange(len(first)), first] for matrix in matrices[:2]]
+    norms, weight_norms = (np.sqrt(np.maximum(squares, 0.0))[group] for squares in own)
+    margins = row_margins(matrices[2](first), first, problem.loss.shift_invariant)[group]
+    bias = solution.bias if point is None or point.bias is None else point.bias[group]
+    shift = bias.mean() if bias is not None and problem.loss.shift_invariant else 0.0
     gap = max(certificate.gap, 1e-13 * certificate.objective)
     bounds = problem.loss.zero_margins(gap * problem.num_samples / problem.counts)
     still: Bool[np.ndarray, " K"] = norms * weight_norms.max() <= STILL
@@ -70,22 +79,20 @@ def _solved(problem: Problem) -> Prediction:
         margins=margins,
         collapsed=still if bounds is None or not np.isfinite(gap) else margins <= bounds,
         objective=certificate.objective,
-        _gram_features=functools.partial(_gram, features),
-        _gram_weights=functools.partial(_gram, weight),
-        _logits=functools.partial(np.copy, logits),
-        bias=bias,
+        _gram_features=matrices[0],
+        _gram_weights=matrices[1],
+        _logits=lambda rows: matrices[2](rows) - shift,
+        bias=None if bias is None else bias - shift,
         relative_gap=certificate.relative_gap,
     )
 
 
-def _gram(rows: Float[np.ndarray, "K d"]) -> Float[np.ndarray, "K K"]:
-    return rows @ rows.T
-
-
-def _margins(logits: Float[np.ndarray, "K K"], log_odds: bool) -> Float[np.ndarray, " K"]:
-    """Label against the mean other class as log-odds, as in `ufm.metrics.margins`, or against the largest."""
-    K = len(logits)
-    others = np.where(np.eye(K, dtype=bool), -np.inf, logits)
-    if not log_odds:
-        return np.diagonal(logits) - others.max(axis=1)
-    return np.diagonal(logits) - np.logaddexp.reduce(others, axis=1) + np.log(K - 1)
+def _matrices(solution: Solution) -> list[Matrix]:
+    """Return what makes rows of the matrices in `MATRICES` from rows of W and H."""
+    weight, features = solution.weight, solution.features
+    bias = 0.0 if solution.bias is None else solution.bias
+    return [
+        lambda rows: features[rows] @ features.T,
+        lambda rows: weight[rows] @ weight.T,
+        lambda rows: features[rows] @ weight.T + bias,
+    ]

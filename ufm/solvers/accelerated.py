@@ -15,9 +15,10 @@ that asks for it: otherwise the next gradient could not be evaluated in the pass
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from ufm.model.objective import Coordinates, Objective, Point
@@ -88,33 +89,23 @@ class Accelerated:
     coordinates: Coordinates = dataclasses.field(default="balanced", init=False)
     descends: bool = dataclasses.field(default=True, init=False)
 
-    def init(self, objective: Objective, point: Point, caution: Float[Array, ""]) -> AcceleratedState:
-        """Start at rest; the first step is as long as the worst-case curvature bound allows."""
+    def init(self, objective: Objective, point: Point, caution: Float[Any, ""]) -> AcceleratedState:
+        """Start at rest: the first step only evaluates, the next is as long as the worst-case bound allows."""
         point = objective.project(point)
-        dtype = point.weight.dtype
-        zero, one, no = jnp.zeros((), dtype), jnp.ones((), dtype), jnp.zeros((), bool)
-        curvatures = jnp.zeros(self.window, dtype).at[0].set(objective.curvature_bound(point))
+        xp, dtype = point.weight.__array_namespace__(), point.weight.dtype
+        zero, one, no = xp.zeros((), dtype), xp.ones((), dtype), xp.zeros((), bool)
+        with np.errstate(all="ignore"):  # infinite at a start whose squares overflow
+            bound = xp.asarray(objective.curvature_bound(point), dtype=dtype)
         nothing = Seen(
             nothing_kept(objective, point),
-            jnp.zeros_like(point.weight),
-            None if point.bias is None else jnp.zeros_like(point.bias),
+            xp.zeros_like(point.weight),
+            None if point.bias is None else xp.zeros_like(point.bias),
             zero,
         )
-        taken = jnp.zeros((), jnp.int32)
-        state = AcceleratedState(
-            point,
-            point,
-            one,
-            zero,
-            zero,
-            no,
-            nothing,
-            curvatures,
-            jnp.max(curvatures),
-            taken,
-            caution.astype(dtype),
+        curvatures, taken = bound * (xp.arange(self.window) == 0), xp.zeros((), xp.int32)
+        return AcceleratedState(
+            point, point, one, zero, zero, no, nothing, curvatures, bound, taken, caution.astype(dtype)
         )
-        return _go(objective, state, Move(zero, zero, zero, no))  # a step of no length evaluates the loss
 
     def point(self, state: AcceleratedState) -> Point:
         """Return the last iterate."""
@@ -134,9 +125,12 @@ class Accelerated:
         back = (latest > TOO_LONG * jnp.maximum(known, state.made_for)) & ~state.went_back
         rest = (state.uphill > 0) | back
         momentum = jnp.where(rest, 1.0, state.momentum)
-        following = (1 + jnp.sqrt(1 + 4 * momentum**2)) / 2
+        # nothing has been evaluated yet: a step of no length does that
+        first = state.taken == 0
+        curvatures = jnp.where(first, observations, curvatures)
+        following = jnp.where(first, 1.0, (1 + jnp.sqrt(1 + 4 * momentum**2)) / 2)
         made_for = jnp.maximum(jnp.max(curvatures), state.made_for / GROWTH)
-        step = 1 / (state.caution * made_for)
+        step = jnp.where(first, 0.0, 1 / (state.caution * made_for))
         move = Move(step, state.extrapolation, (momentum - 1) / following, back)
         moved = _go(
             objective, state._replace(momentum=following, curvatures=curvatures, made_for=made_for), move

@@ -25,13 +25,13 @@ REFINEMENTS = 5
 class Atoms:
     """Unit directions in class space and the classifier columns that go with them, strongest first."""
 
-    u: Float[np.ndarray, "atoms K"]
+    u: Float[np.ndarray, "atoms C"]
     w: Float[np.ndarray, "atoms K"]
 
 
-def violating_atoms(dual: Float[np.ndarray, "K K"], nonnegative: bool) -> Atoms:
+def violating_atoms(dual: Float[np.ndarray, "C K"], nonnegative: bool) -> Atoms:
     """Return all directions found with ``|A' u| > 1``."""
-    directions = _cone_directions(dual) if nonnegative else np.linalg.svd(dual)[0].T
+    directions = _cone_directions(dual) if nonnegative else np.linalg.svd(dual, full_matrices=False)[0].T
     images = directions @ dual
     sizes = np.linalg.norm(images, axis=1)
     order = np.argsort(-sizes)
@@ -39,7 +39,7 @@ def violating_atoms(dual: Float[np.ndarray, "K K"], nonnegative: bool) -> Atoms:
     return Atoms(directions[order], -images[order] / sizes[order][:, None])
 
 
-def _cone_directions(dual: Float[np.ndarray, "K K"]) -> Float[np.ndarray, "atoms K"]:
+def _cone_directions(dual: Float[np.ndarray, "C K"]) -> Float[np.ndarray, "atoms C"]:
     """Maximise ``|A' u|`` over non-negative unit vectors by projected power iteration.
 
     It starts from every violating class, and from mixtures of classes, which may violate where none does alone
@@ -63,7 +63,7 @@ def _cone_directions(dual: Float[np.ndarray, "K K"]) -> Float[np.ndarray, "atoms
 
 
 def strengths(
-    problem: Problem, mean_logits: Float[np.ndarray, "K K"], atoms: Atoms
+    problem: Problem, mean_logits: Float[np.ndarray, "C K"], atoms: Atoms
 ) -> Float[np.ndarray, " atoms"]:
     """Return near-optimal strengths: the slope of the objective in each, on class-mean logits, brought to zero.
 

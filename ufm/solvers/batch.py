@@ -1,8 +1,8 @@
-"""Tasks on the device: one by itself, or many of equal shape side by side.
+"""Tasks on the device: one by itself, at group level too, or many of equal shape side by side.
 
 The step rule is the same, under `jax.vmap` for many. Between chunks tasks that have ended leave and waiting ones take
-their places; when none wait a batch shrinks through a few sizes, so that few are ever compiled. Both kinds have
-the same interface, in which everything has a leading axis of tasks.
+their places; when none wait a batch shrinks through a few sizes, so that few are ever compiled. All kinds have
+the same interface, in which everything has a leading axis of tasks: how points are judged and left is theirs to say.
 """
 
 from __future__ import annotations
@@ -16,22 +16,28 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool
 
+from ufm.duality.certificate import Certificate, certificates
+from ufm.duality.groups import GroupDual
 from ufm.model.devices import choose_layout
-from ufm.model.objective import Scaling, Variables, to_point, to_variables
+from ufm.model.groups import GroupPoint, group_objective, group_start, groups_of
+from ufm.model.objective import Point, Scaling, Variables, to_point, to_variables
+from ufm.model.problem import Problem
 from ufm.model.stack import Stack, build_objective, member, scaling
 from ufm.solvers.compiled import (
     Check,
+    Units,
     advance,
     begin,
     begin_many,
     begin_some,
     chunk_of_many,
     chunk_of_one,
-    place_and_begin,
     take,
     units_of,
     value,
 )
+from ufm.solvers.escape import Move, escape_all
+from ufm.solvers.group_escape import group_escape
 from ufm.solvers.task import Setup, Task
 
 #: Factor between the sizes that a batch passes through as members leave it, and the smallest one per device.
@@ -40,17 +46,45 @@ SMALLEST = 16
 #: Points that a CPU keeps in its cache, in bytes; what a step needs besides is several times as large.
 BLOCK_BYTES = 1 << 18
 #: Where tasks begin again: place -> a box with the point, emptied by whoever takes it, and how cautiously.
-Restarts = Mapping[int, tuple[list[Variables], float]]
+Restarts = Mapping[int, tuple[list[Any], float]]
 
 
-class Alone:
+class _Stacked:
+    """What is done on the host with points that are stacked ``(W, H, b)``."""
+
+    stack: Stack
+
+    def stack_of(self, problems: Sequence[Problem]) -> Stack:
+        """Return some of the problems side by side."""
+        return Stack(problems, self.stack.level)
+
+    def certify(
+        self, problems: Sequence[Problem], points: Any, tol: Any, residual: Any, thorough: bool
+    ) -> list[Certificate]:
+        """Return the certificates of points."""
+        return certificates(self.stack_of(problems), points, tol, residual, thorough)
+
+    def escapes(self, problems: Sequence[Problem], points: Any, least: Sequence[float]) -> list[Move | None]:
+        """Return for every point a move that lowers its objective (if only by less than ``least``), or None."""
+        return escape_all(self.stack_of(problems), points)
+
+    def expanded(self, point: Any) -> Variables:
+        """Return a point as observers know it."""
+        return point
+
+    def answer(self, point: Any) -> Variables | GroupPoint:
+        """Return a point as the answer of a task."""
+        return point
+
+
+class Alone(_Stacked):
     """One task on the device; at sample level its rows are spread over devices and worked through in blocks.
 
     Features may fill most of the memory there, so that they are given up before the next ones are made.
     """
 
     def __init__(self, task: Task, setup: Setup) -> None:
-        problem, self.level, self.rule, self.dtype = task.problem, setup.level, setup.rule, setup.dtype
+        problem, self.rule, self.dtype = task.problem, setup.rule, setup.dtype
         self.stack = Stack([problem], setup.level)
         self.scales = scaling(problem, setup.level, self.rule.coordinates)
         self.layout = None
@@ -59,16 +93,20 @@ class Alone:
             self.layout = choose_layout(rows, problem.dim, jnp.dtype(self.dtype).itemsize, setup.devices)
         self.objective = build_objective(problem, setup.level, self.rule.coordinates, self.dtype, self.layout)
         units = units_of(self.stack, self.stack.scaling(self.rule.coordinates), self.dtype)
-        self.units = jax.tree.map(lambda part: part[0], units)
+        self._place(jax.tree.map(lambda part: part[0], units))
         self.host: list[Variables] = []
         self._begin(to_point(_start(task, self.stack), self.scales, self.dtype, self.layout), 1.0)
 
+    def _place(self, units: Units) -> None:
+        """Put what stays the same on the device; without a layout a copy in NumPy is what runs begin with."""
+        self.at_rest, self.units = self.objective, jax.device_put(units)
+        if self.layout is None:
+            self.objective = jax.device_put(self.objective)
+
     def _begin(self, point: Any, caution: float) -> None:
         cautious = np.asarray(caution, self.dtype)
-        if self.layout is None:
-            self.objective, self.units, self.state = place_and_begin(
-                self.rule, self.objective, self.units, point, cautious
-            )
+        if self.layout is None:  # in NumPy: nothing to compile
+            self.state = jax.device_put(self.rule.init(self.at_rest, point, cautious))
         else:
             self.state = begin(self.rule, self.objective, point, cautious)
         self.before: Any = None
@@ -112,7 +150,53 @@ class Alone:
             self._begin(to_point(box.pop(), self.scales, self.dtype, self.layout), caution)
 
 
-class Many:
+class Grouped(Alone):
+    """One task at group level; its points are stored elements of the algebra of its groups."""
+
+    def __init__(self, task: Task, setup: Setup) -> None:
+        problem, self.rule, self.dtype = task.problem, setup.rule, setup.dtype
+        groups = groups_of(problem)
+        self.stack, self.layout, self.host = Stack([problem], setup.level), None, []
+        self.dual = GroupDual.of(problem, groups)
+        self.objective = group_objective(problem, groups, self.dtype)
+        self._place(Units(self.objective.logit_scales, np.ones((), self.dtype)))
+        start = group_start(problem, groups, task.seed) if task.start is None else task.start()
+        self._begin(self._cast(start, self.dtype), 1.0)
+
+    @staticmethod
+    def _cast(point: Any, dtype: str) -> Point:
+        return jax.tree.map(lambda part: np.asarray(part).astype(dtype), point)
+
+    def variables(self, slots: Sequence[int], before: bool = False) -> Any:
+        """Return the point now, or before the last chunk, in float64."""
+        point = self.before if before and self.before is not None else self.rule.point(self.state)
+        return member(self._cast(point, "float64"), None)
+
+    def renew(self, kept: Sequence[int], new: Sequence[int], restarts: Restarts) -> None:
+        """Begin again where that is asked for."""
+        for box, caution in restarts.values():
+            self._begin(self._cast(box.pop(), self.dtype), caution)
+
+    def certify(
+        self, problems: Sequence[Problem], points: Any, tol: Any, residual: Any, thorough: bool
+    ) -> list[Certificate]:
+        """Return the certificate of the point."""
+        return [self.dual.certify(member(points, 0), -math.inf if thorough else float(tol[0]))]
+
+    def escapes(self, problems: Sequence[Problem], points: Any, least: Sequence[float]) -> list[Move | None]:
+        """Return a move that lowers the objective by more than ``least``, or None."""
+        return [group_escape(self.dual, member(points, 0), least[0])]
+
+    def expanded(self, point: Any) -> Variables:
+        """Return the point in full size."""
+        return self.answer(point).variables
+
+    def answer(self, point: Any) -> GroupPoint:
+        """Return the point as the answer of the task."""
+        return GroupPoint(self.dual.problem, self.dual.groups, point)
+
+
+class Many(_Stacked):
     """Tasks of equal shape on the device, each in a slot; the slots after them are padding.
 
     Args:
@@ -131,13 +215,7 @@ class Many:
         setup: Setup,
         sharding: jax.sharding.NamedSharding | None = None,
     ) -> None:
-        self.tasks, self.level, self.rule, self.dtype, self.sharding = (
-            tasks,
-            setup.level,
-            setup.rule,
-            setup.dtype,
-            sharding,
-        )
+        self.tasks, self.rule, self.dtype, self.sharding = tasks, setup.rule, setup.dtype, sharding
         self.nonnegative = tasks[0].problem.features == "nonnegative"
         self.stack = Stack([task.problem for task in tasks], setup.level)
         self.scales: Scaling = self.stack.scaling(self.rule.coordinates)
@@ -221,9 +299,9 @@ class Many:
         """Return the starts of fresh slots, zeros in the others."""
         stack, slots = self.stack, len(fresh)
         starts = Variables(
-            np.zeros((slots, stack.num_classes, stack.dim)),
+            np.zeros((slots, stack.num_logits, stack.dim)),
             np.zeros((slots, stack.labels.shape[1], stack.dim)),
-            None if stack.bias is None else np.zeros((slots, stack.num_classes)),
+            None if stack.bias is None else np.zeros((slots, stack.num_logits)),
         )
         new = np.flatnonzero(fresh).tolist()
         chosen = [self.tasks[i] for i in self.slots[new]]

@@ -8,15 +8,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
-from ufm.losses.softmax import label_mask
 from ufm.model.objective import Objective, Point, Scaling
 from ufm.model.stack import Stack
 from ufm.solvers.rule import StepRule
-
-#: Power iterations for the polar of free features.
-POWER_STEPS = 8
 
 
 class Units(NamedTuple):
@@ -74,14 +70,6 @@ def advance_rounds(rule: StepRule, objective: Objective, state: Any, rounds: Any
 def begin(rule: StepRule, objective: Objective, point: Point, caution: jax.Array) -> Any:
     """Return the state of ``rule`` at ``point``, in the memory of ``point``; compiled."""
     return rule.init(objective, point, caution)
-
-
-@functools.partial(jax.jit, static_argnames="rule")
-def place_and_begin(
-    rule: StepRule, objective: Objective, units: Units, point: Point, caution: Any
-) -> tuple[Objective, Units, Any]:
-    """Return objective and units on the device, and the state of ``rule`` at ``point``, all in one call; compiled."""
-    return objective, units, rule.init(objective, point, caution)
 
 
 @jax.jit
@@ -175,18 +163,5 @@ def check(objective: Objective, point: Point, units: Units) -> Check:
     square = jnp.sum(gradient.weight**2) / objective.weight_decay + jnp.sum(in_features**2)
     if gradient.bias is not None:
         square += jnp.sum((gradient.bias / units.bias) ** 2)
-    mask = label_mask(objective.labels, len(point.weight)).astype(point.weight.dtype)
-    dual = (mask.T @ objective.residual(point)) * units.classes[:, None]
-    return Check(value, jnp.sqrt(square / (2 * value)), _polar(dual, objective.nonnegative))
-
-
-def _polar(dual: Float[Array, "K K"], nonnegative: bool) -> Float[Array, ""]:
-    """Return a bound on the polar of non-negative features, or an estimate of the largest singular value."""
-    if nonnegative:
-        return jnp.sqrt(jnp.max(jnp.sum(jnp.maximum(dual @ dual.T, 0), axis=1)))
-    longest = dual[jnp.argmax(jnp.sum(dual**2, axis=1))]
-    for _ in range(POWER_STEPS):
-        longest = (
-            dual @ (longest / jnp.maximum(jnp.linalg.norm(longest), jnp.finfo(dual.dtype).tiny))
-        ) @ dual
-    return jnp.sqrt(jnp.linalg.norm(longest))
+    polar = objective.polar_estimate(objective.residual(point), units.classes)
+    return Check(value, jnp.sqrt(square / (2 * value)), polar)

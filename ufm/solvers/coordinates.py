@@ -1,8 +1,9 @@
-"""At class level only about K coordinates matter: solve in those, and with all of them only where that does not do.
+"""The smallest size that a problem is solved in: groups of classes, about K coordinates; all where that does not do.
 
 The certificate does not depend on the dimension: a point that is optimal in fewer coordinates, padded with zeros, is
 optimal in all. A few more than K leave room for escape moves. A start that a caller gives, dynamics that an observer
-watches, and the field's own step rules keep every coordinate.
+watches, and the field's own step rules keep every coordinate. Nor does it depend on symmetry: a grouped point that is
+certified is optimal among all.
 """
 
 from __future__ import annotations
@@ -10,18 +11,57 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from ufm.inputs.checks import InputError
+from ufm.model.groups import much_smaller, why_not_grouped
 from ufm.model.objective import Variables
+from ufm.model.problem import Level, Problem
+from ufm.solvers.rule import StepRule
 from ufm.solvers.status import Status
 from ufm.solvers.task import Outcome, Record, Setup, Task
+
+
+def chosen_level(
+    problem: Problem, level: Level | Literal["auto"], rule: StepRule, free: bool = True
+) -> Level:
+    """Return the level to solve at: as asked, or by itself.
+
+    Args:
+        problem: the problem.
+        level: as asked; ``"auto"``: groups where they are much fewer than classes, else classes.
+        rule: the step rule.
+        free: whether the start is random and nobody looks on.
+
+    Raises:
+        InputError: if groups are asked for and the problem, the rule or the start has none.
+    """
+    balanced = rule.coordinates == "balanced"
+    if level == "auto":
+        small = free and balanced and rule.descends and problem.loss.convex and much_smaller(problem)
+        return "group" if small else "class"
+    if level == "group":
+        reason = why_not_grouped(problem)
+        if reason is None and not balanced:
+            reason = "the step rule must work in balanced coordinates"
+        if reason is None and not free:
+            reason = "start and observe are for rows of features"
+        if reason is not None:
+            raise InputError(f"level group is not for this run: {reason}; use level='class'")
+    return level
 
 
 def coordinates_needed(num_classes: int) -> int:
     """Return with how many coordinates a problem of so many classes is solved first: ``ceil(1.25 K) + 4``."""
     return math.ceil(1.25 * num_classes) + 4
+
+
+def _rank(problem: Problem) -> int:
+    """Return the largest rank that an optimum may need: free features none above that of the logits."""
+    C, K = problem.num_classes, problem.num_logits
+    return min(C, K) if problem.features == "free" else C
 
 
 def with_few_coordinates(
@@ -35,23 +75,30 @@ def with_few_coordinates(
         solve: solves tasks of equal shape.
     """
     problem = tasks[0].problem
-    dim, needed = problem.dim, coordinates_needed(problem.num_classes)
+    dim, needed = problem.dim, coordinates_needed(_rank(problem))
     free = all(task.start is None and task.observe is None for task in tasks)
     apt = setup.level == "class" and setup.rule.descends and problem.loss.convex
     if not (apt and free and needed < dim):
         return solve(tasks)
     narrow = [dataclasses.replace(task, problem=task.problem.replace(dim=needed)) for task in tasks]
-    ends = [dataclasses.replace(end, variables=_padded(end.variables, dim)) for end in solve(narrow)]
+    ends = [dataclasses.replace(end, point=_padded(end.variables, dim)) for end in solve(narrow)]
     left = [
         i
         for i, (task, end) in enumerate(zip(tasks, ends, strict=True))
         if end.status is not Status.CERTIFIED and end.steps < task.limits.max_steps
     ]
     if left:
-        further = solve([_going_on(tasks[i], ends[i]) for i in left])
+        further = solve([_remaining(tasks[i], ends[i]) for i in left])
         for i, end in zip(left, further, strict=True):
             ends[i] = _joined(ends[i], end)
     return ends
+
+
+def going_on(task: Task, end: Outcome, solve: Callable[[Task], Outcome]) -> Outcome:
+    """Go on from the end of a task, in full size, with the steps that are left, if there are any."""
+    if end.steps >= task.limits.max_steps:
+        return dataclasses.replace(end, point=end.variables)
+    return _joined(end, solve(_remaining(task, end)))
 
 
 def _padded(variables: Variables, dim: int) -> Variables:
@@ -62,7 +109,7 @@ def _padded(variables: Variables, dim: int) -> Variables:
     return Variables(weight, features, variables.bias)
 
 
-def _going_on(task: Task, end: Outcome) -> Task:
+def _remaining(task: Task, end: Outcome) -> Task:
     """Return the task of going on from an end with the steps that are left."""
     limits = dataclasses.replace(task.limits, max_steps=task.limits.max_steps - end.steps)
     report: Any = None

@@ -11,18 +11,19 @@ import contextlib
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
 
 import jax
 import numpy as np
 
-from ufm.duality.certificate import Certificate, certificates
-from ufm.model.objective import Variables
+from ufm.duality.certificate import Certificate
+from ufm.model.problem import Level, Problem, row_labels
 from ufm.model.processes import agreed
-from ufm.model.stack import Stack, member
-from ufm.solvers.batch import Alone, Many
+from ufm.model.stack import member
+from ufm.solvers.batch import Alone, Grouped, Many
 from ufm.solvers.checkpoint import Checkpoints
-from ufm.solvers.coordinates import with_few_coordinates
-from ufm.solvers.escape import Move, escape_all
+from ufm.solvers.coordinates import going_on, with_few_coordinates
+from ufm.solvers.escape import Move
 from ufm.solvers.finish import LATE, drawn_in, quasi_newton
 from ufm.solvers.limits import Precision
 from ufm.solvers.run import Action, Run
@@ -30,7 +31,7 @@ from ufm.solvers.status import Status
 from ufm.solvers.task import Outcome, Setup, Task
 
 #: What happens to a task at a look: it ends, or begins again from a point (in a box, emptied by whoever takes it).
-Result = Outcome | list[Variables]
+Result = Outcome | list[Any]
 
 
 class Block:
@@ -47,7 +48,7 @@ class Block:
 
     def turn(self, waiting: deque[Run]) -> dict[int, Outcome]:
         """Judge all runs after the chunk, fill free slots; return what has ended. The next chunk is not sent."""
-        restarts: dict[int, list[Variables]] = {}
+        restarts: dict[int, list[Any]] = {}
         ended: dict[int, Outcome] = {}
         for slot, result in self._results():
             if isinstance(result, Outcome):
@@ -93,13 +94,13 @@ class Block:
             objective, residual = certificate.objective, certificate.residual
         self._record(0, objective, residual)
 
-    def _record(self, slot: int, objective: float, residual: float, point: Variables | None = None) -> None:
+    def _record(self, slot: int, objective: float, residual: float, point: Any | None = None) -> None:
         """Add to the history of a run, with what its observer sees of the point."""
         task = self.runs[slot].task
         found: dict[str, float] = {}
         if task.observe is not None:
             point = member(self.device.variables([slot]), 0) if point is None else point
-            found = task.observe(point, self._stack([slot]).labels[0])
+            found = task.observe(self.device.expanded(point), row_labels(task.problem, self.setup.level))
         self.runs[slot].record(objective, residual, found)
 
     def _go_back(self, slot: int) -> Result:
@@ -111,18 +112,21 @@ class Block:
             return [drawn_in(run.task.problem, self.setup.level, here) if overflowed else here]
         certificate = self._certify([slot], point)[0]
         self._record(slot, certificate.objective, certificate.residual, member(point, 0))
-        return run.end(member(point, 0), certificate, Status.NONFINITE)
+        return self._end(slot, member(point, 0), certificate, Status.NONFINITE)
 
-    def _stack(self, slots: Sequence[int]) -> Stack:
-        return Stack([self.runs[slot].task.problem for slot in slots], self.setup.level)
+    def _end(self, slot: int, point: Any, certificate: Certificate, status: Status) -> Outcome:
+        return self.runs[slot].end(self.device.answer(point), certificate, status)
 
-    def _certify(self, slots: Sequence[int], points: Variables) -> list[Certificate]:
+    def _problems(self, slots: Sequence[int]) -> list[Problem]:
+        return [self.runs[slot].task.problem for slot in slots]
+
+    def _certify(self, slots: Sequence[int], points: Any) -> list[Certificate]:
         runs = [self.runs[slot] for slot in slots]
         tol = np.array([run.limits.tol for run in runs])
         residual = np.array([10 * run.limits.residual for run in runs])
         # a solve that is watched gets the sharpest bound there is, wherever it may end
         watched = runs[0].task.report is not None and runs[0].may_end
-        found = certificates(self._stack(slots), points, tol, residual, thorough=watched)
+        found = self.device.certify(self._problems(slots), points, tol, residual, thorough=watched)
         return [Certificate(*agreed(tuple(vars(each).values()))) for each in found]
 
     def _looks(self, slots: Sequence[int]) -> Iterator[tuple[int, Result]]:
@@ -135,23 +139,25 @@ class Block:
             actions.append(run.judge(certificate))
             self._record(slot, certificate.objective, certificate.residual)
         stuck = [i for i, action in enumerate(actions) if action == "escape"]
-        moves = escape_all(self._stack([slots[i] for i in stuck]), member(points, stuck)) if stuck else []
+        left = [slots[i] for i in stuck]
+        least = [self.runs[slot].least for slot in left]
+        moves = self.device.escapes(self._problems(left), member(points, stuck), least) if stuck else []
         for i, move in zip(stuck, moves, strict=True):
             run = self.runs[slots[i]]
             if (move is None or not move.decrease > run.least) and run.steps >= LATE:
                 move = quasi_newton(run.task.problem, self.setup.level, member(points, i), run.steps)
             if agreed(move is not None and move.decrease > run.least):
-                point = agreed(member(points, i) if move is None else move.variables)
+                point = agreed(member(points, i) if move is None else move.point)
                 yield slots[i], self._escape(slots[i], point, move)
             else:
                 actions[i] = run.refuse(found[i])
         for i, action in enumerate(actions):
             if isinstance(action, Status):
-                yield slots[i], self.runs[slots[i]].end(member(points, i), found[i], action)
+                yield slots[i], self._end(slots[i], member(points, i), found[i], action)
             elif action == "calm":
                 yield slots[i], [member(points, i)]
 
-    def _escape(self, slot: int, point: Variables, move: Move | None) -> Result:
+    def _escape(self, slot: int, point: Any, move: Move | None) -> Result:
         """Go on from where an escape move leads, or end there if the steps are used up."""
         run, task = self.runs[slot], self.runs[slot].task
         run.escaped("" if move is None else move.sentence)
@@ -160,9 +166,8 @@ class Block:
         certificate = self._certify([slot], member(point, None))[0]
         run.bound = max(run.bound, certificate.lower_bound)
         self._record(slot, certificate.objective, certificate.residual, point)
-        return (
-            run.end(point, certificate, Status.MAX_STEPS) if run.steps >= task.limits.max_steps else [point]
-        )
+        used_up = run.steps >= task.limits.max_steps
+        return self._end(slot, point, certificate, Status.MAX_STEPS) if used_up else [point]
 
 
 def solve_one(
@@ -181,10 +186,18 @@ def solve_one(
     return _run(task, setup, checkpoints, resume)
 
 
+def as_asked(task: Task, end: Outcome, setup: Setup, level: Level | Literal["auto"]) -> Outcome:
+    """Return the end of a task; one that chose groups by itself goes on with classes where it is not certified."""
+    if level != "auto" or setup.level != "group" or end.status is Status.CERTIFIED:
+        return end
+    return going_on(task, end, lambda left: solve_one(left, setup._replace(level="class")))
+
+
 def _run(task: Task, setup: Setup, checkpoints: Checkpoints | None = None, resume: bool = False) -> Outcome:
     """Run one task in the coordinates of its problem."""
     with precision(setup.dtype):
-        device, run = Alone(task, setup), Run(0, task, setup.rule.descends)
+        device = (Grouped if setup.level == "group" else Alone)(task, setup)
+        run = Run(0, task, setup.rule.descends)
         block = Block(device, [run], 1, setup)
         if checkpoints is not None and resume:
             checkpoints.restore(device, run)
@@ -221,6 +234,12 @@ def solve_many(
     Returns:
         One outcome per task, in order.
     """
+    if setup.level == "group":  # one fills the cache, and groups are seldom alike
+        ends = []
+        for task in tasks:
+            ends.append(solve_one(task, setup))
+            report(1)
+        return ends
     return with_few_coordinates(
         tasks, setup, lambda tasks: _run_together(tasks, setup, width, sharding, report)
     )

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -50,9 +51,9 @@ Balanced = tuple[np.ndarray, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Move:
-    """A better point and what was done to get there."""
+    """A better point, what was done to get there, and by how much the objective fell."""
 
-    variables: Variables
+    point: Any
     description: str
     decrease: float
 
@@ -134,7 +135,7 @@ class _Evaluated:
         logits = variables.features @ variables.weight.T
         return logits if variables.bias is None else logits + variables.bias
 
-    def means(self, rows: Float[np.ndarray, "rows any"]) -> Float[np.ndarray, "K any"]:
+    def means(self, rows: Float[np.ndarray, "rows any"]) -> Float[np.ndarray, "C any"]:
         """Return class means of rows."""
         return class_means(rows, self.labels, self.problem.num_classes)
 
@@ -185,7 +186,7 @@ def _slide(here: _Evaluated, base: Balanced) -> Move | None:
 
 
 def _onto_axes(
-    weight: Float[np.ndarray, "K d"], features: Float[np.ndarray, "rows d"], means: Float[np.ndarray, "K d"]
+    weight: Float[np.ndarray, "K d"], features: Float[np.ndarray, "rows d"], means: Float[np.ndarray, "C d"]
 ) -> list[Balanced]:
     """Return the point rotated so that the class means M become ``(M M')^{1/2}``, if there are axes enough.
 

@@ -11,7 +11,6 @@ the objective.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,6 +23,7 @@ from ufm.duality.groups import GroupDual
 from ufm.model.algebra import Blocks
 from ufm.model.groups import GroupObjective
 from ufm.model.objective import Point
+from ufm.solvers.escape import Move
 
 #: Constraints count as violated above 1 plus this margin.
 MARGIN = 1e-9
@@ -35,21 +35,7 @@ REFINEMENTS = 6
 SHRINKS = 8
 
 
-@dataclasses.dataclass(frozen=True)
-class GroupMove:
-    """A better point, what was done to get there, and by how much the objective fell."""
-
-    point: Point
-    description: str
-    decrease: float
-
-    @property
-    def sentence(self) -> str:
-        """The move in words, for the history."""
-        return f"{self.description}, objective down {self.decrease:.2e}"
-
-
-def group_escape(dual: GroupDual, point: Point, least: float = 0.0) -> GroupMove | None:
+def group_escape(dual: GroupDual, point: Point, least: float = 0.0) -> Move | None:
     """Return a move that lowers the objective by more than ``least``, or None if there is none to be found.
 
     Args:
@@ -61,7 +47,7 @@ def group_escape(dual: GroupDual, point: Point, least: float = 0.0) -> GroupMove
     moves = _cone_moves if dual.problem.features == "nonnegative" else _free_moves
     for shrinks in range(1 if least > 0 else SHRINKS):  # weaker atoms only where nothing else goes on
         found = [
-            GroupMove(moved, description, value - float(dual.objective.value(moved)))
+            Move(moved, description, value - float(dual.objective.value(moved)))
             for moved, description in moves(dual, point, 4.0**-shrinks)
         ]
         best = max(found, key=lambda move: move.decrease, default=None)

@@ -54,8 +54,8 @@ def with_own_coordinates(
     return moved, wanting.sum(axis=1), decrease
 
 
-def _moved(stack: Stack, points: Variables) -> tuple[Variables, Bool[np.ndarray, "members K"]]:
-    members, K, dim = points.weight.shape
+def _moved(stack: Stack, points: Variables) -> tuple[Variables, Bool[np.ndarray, "members C"]]:
+    (members, C, _), dim = points.features.shape, stack.dim
     scales: Scaling = stack.scaling("balanced")
     to_weight, to_rows = scales.weight[:, None, None], scales.rows[:, :, None]
     weight, features = to_weight * points.weight, to_rows * points.features
@@ -65,22 +65,19 @@ def _moved(stack: Stack, points: Variables) -> tuple[Variables, Bool[np.ndarray,
     weight, features = weight @ rotation, np.maximum(features @ rotation, 0)
 
     logits = logits_of(points.weight, points.features, None)
-    dual = dual_scales(stack)[:, :, None] * by_row(stack.loss.gradient, logits, np.arange(K))
+    dual = dual_scales(stack)[:, :, None] * by_row(stack.loss.gradient, logits, np.arange(C))
     sizes = np.linalg.norm(dual, axis=2)
     dead = np.linalg.norm(features, axis=2) <= NEGLIGIBLE * values[:, :1]
     wanting = dead & (sizes > 1 + MARGIN)
     directions = -dual / np.where(sizes > 0, sizes, 1.0)[:, :, None]
-    strengths = np.zeros((members, K))
+    strengths = np.zeros((members, C))
     strengths[wanting] = _strengths(stack, logits, directions[wanting], wanting)
 
     roots = np.sqrt(strengths)
-    features = np.where(wanting[:, :, None], roots[:, :, None] * np.eye(K), features)
+    features = np.where(wanting[:, :, None], roots[:, :, None] * np.eye(C), features)
     weight = np.where(wanting[:, None, :], (roots[:, :, None] * directions).mT, weight)
-    unused = np.zeros((members, K, dim - K))
-    moved = Variables(
-        np.concatenate([weight, unused], axis=2) / to_weight,
-        np.concatenate([features, unused], axis=2) / to_rows,
-    )
+    unused = ((0, 0), (0, 0), (0, dim - C))
+    moved = Variables(np.pad(weight, unused) / to_weight, np.pad(features, unused) / to_rows)
     return moved, wanting
 
 
@@ -88,7 +85,7 @@ def _strengths(
     stack: Stack,
     logits: Any,
     directions: Float[np.ndarray, "wanting K"],
-    wanting: Bool[np.ndarray, "members K"],
+    wanting: Bool[np.ndarray, "members C"],
 ) -> Float[np.ndarray, " wanting"]:
     """Return where the slope of the objective in each atom's strength is zero, by bisection.
 

@@ -39,7 +39,7 @@ class ProjectedGradient:
     coordinates: Coordinates = "natural"
     descends: bool = dataclasses.field(default=False, init=False)  # Adam and momentum may swing
 
-    def init(self, objective: Objective, point: Point, caution: Float[Array, ""]) -> ProjectedGradientState:
+    def init(self, objective: Objective, point: Point, caution: Float[Any, ""]) -> ProjectedGradientState:
         """Project the start and initialise the transformation."""
         point = objective.project(point)
         return ProjectedGradientState(point, self.transformation.init(point), caution)

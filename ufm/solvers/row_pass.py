@@ -115,10 +115,10 @@ def move_part(
     )
 
 
-def nothing_kept(objective: Objective, point: Point) -> Float[Array, "rows any"]:
+def nothing_kept(objective: Objective, point: Point) -> Float[Any, "rows any"]:
     """Return what a pass before the first step would have kept: zeros."""
     kept = point.features if objective.layout is None else objective.residual(point)
-    return jnp.zeros_like(kept)
+    return kept.__array_namespace__().zeros_like(kept)
 
 
 def pass_over_rows(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol, runtime_checkable
 
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from ufm.model.objective import Coordinates, Objective, Point
 
@@ -21,7 +21,7 @@ class StepRule(Protocol):
     def descends(self) -> bool:
         """Whether a chunk of steps must not end much above where it began: if it does, it is taken back."""
 
-    def init(self, objective: Objective, point: Point, caution: Float[Array, ""]) -> Any:
+    def init(self, objective: Objective, point: Point, caution: Float[Any, ""]) -> Any:
         """Return the state for a start at ``point``; ``caution`` >= 1 asks for shorter steps after a failure."""
 
     def step(self, objective: Objective, state: Any) -> Any:

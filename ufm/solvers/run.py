@@ -11,6 +11,7 @@ import time
 from typing import Any, Literal
 
 from ufm.duality.certificate import Certificate
+from ufm.model.groups import GroupPoint
 from ufm.model.objective import Variables
 from ufm.solvers.status import Status
 from ufm.solvers.task import Outcome, Record, Task
@@ -216,10 +217,10 @@ class Run:
         self.history.append(record | seen)
         self.task.report(self.history[-1])
 
-    def end(self, variables: Variables, certificate: Certificate, status: Status) -> Outcome:
+    def end(self, point: Variables | GroupPoint, certificate: Certificate, status: Status) -> Outcome:
         """Return the end of the run: the certificate has the last word on the status."""
         if certificate.certifies(self.limits.tol):
             status = Status.CERTIFIED
         elif not self.convex and status is not Status.NONFINITE:
             status = Status.NO_CERTIFICATE
-        return Outcome(variables, certificate, status, self.steps, self.escapes, tuple(self.history))
+        return Outcome(point, certificate, status, self.steps, self.escapes, tuple(self.history))

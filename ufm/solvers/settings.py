@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -76,10 +76,10 @@ def _rule(name: str, value: Any) -> Any:
 
 SETTINGS: dict[str, Setting] = {
     "level": Setting(
-        "class",
-        Level,
-        "one feature row per class, or per sample",
-        _choice(LEVELS),
+        "auto",
+        Literal["auto", Level],
+        "feature rows: one per class, sample, or group of classes that are alike",
+        _choice(("auto", *LEVELS)),
         compiled=True,
         always_in_key=True,
     ),

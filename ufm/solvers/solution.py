@@ -13,7 +13,9 @@ from jaxtyping import Float, Int
 
 from ufm.duality.certificate import Certificate
 from ufm.inputs.files import replacing
-from ufm.model.problem import Level, Problem
+from ufm.model.groups import GroupPoint
+from ufm.model.objective import Variables
+from ufm.model.problem import Level, Problem, row_labels
 from ufm.solvers.status import Status
 
 
@@ -23,11 +25,9 @@ class Solution:
 
     Attributes:
         problem: the problem solved.
-        level: ``"class"`` (one feature row per class) or ``"sample"`` (one per sample).
-        weight: classifier ``W``.
-        features: features ``H``.
-        labels: class of every feature row.
-        bias: ``b``, or None for a problem without one.
+        level: ``"class"`` (one feature row per class), ``"sample"`` (one per sample) or ``"group"`` (solved in
+            numbers that stand for groups of classes; rows are one per class, made when they are first asked for).
+        point: the point in the form of its level.
         status: why the solver stopped; ``status.sentence`` says what to do next.
         certificate: objective, lower bound and residual at this very point.
         tol: the relative gap that was asked for.
@@ -44,10 +44,7 @@ class Solution:
 
     problem: Problem
     level: Level
-    weight: Float[np.ndarray, "K d"]
-    features: Float[np.ndarray, "rows d"]
-    labels: Int[np.ndarray, " rows"]
-    bias: Float[np.ndarray, " K"] | None
+    point: Variables | GroupPoint
     status: Status
     certificate: Certificate
     tol: float
@@ -55,9 +52,43 @@ class Solution:
     history: tuple[dict[str, Any], ...]
 
     @property
+    def group(self) -> GroupPoint | None:
+        """The point as entries between groups, if it was solved so."""
+        return self.point if isinstance(self.point, GroupPoint) else None
+
+    @property
+    def _variables(self) -> Variables:
+        return self.point.variables if isinstance(self.point, GroupPoint) else self.point
+
+    @property
+    def weight(self) -> Float[np.ndarray, "K d"]:
+        """Classifier ``W``."""
+        return self._variables.weight
+
+    @property
+    def features(self) -> Float[np.ndarray, "rows d"]:
+        """Features ``H``."""
+        return self._variables.features
+
+    @property
+    def labels(self) -> Int[np.ndarray, " rows"]:
+        """Class of every feature row."""
+        return row_labels(self.problem, self.level)
+
+    @property
+    def bias(self) -> Float[np.ndarray, " K"] | None:
+        """``b``, or None for a problem without one."""
+        return self._variables.bias
+
+    @property
     def objective(self) -> float:
         """The objective ``P`` at the point."""
         return self.certificate.objective
+
+    @property
+    def excess(self) -> float:
+        """The objective less the entropy of the targets, which no point can save (`Problem.entropy`)."""
+        return self.objective - self.problem.entropy
 
     @property
     def certified(self) -> bool:

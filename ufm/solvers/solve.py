@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -13,10 +13,12 @@ import numpy as np
 from ufm.inputs.arrays import real_array
 from ufm.inputs.checks import InputError, fits_memory, instance_of, positive_float, positive_integer
 from ufm.inputs.files import path_of
+from ufm.model.groups import GroupPoint
 from ufm.model.objective import Variables
-from ufm.model.problem import Level, Problem, row_labels
+from ufm.model.problem import Level, Problem
 from ufm.solvers.checkpoint import Checkpoints
-from ufm.solvers.engine import solve_one
+from ufm.solvers.coordinates import chosen_level
+from ufm.solvers.engine import as_asked, solve_one
 from ufm.solvers.fingerprint import run_key
 from ufm.solvers.limits import Precision
 from ufm.solvers.progress import gap_progress
@@ -29,7 +31,7 @@ from ufm.solvers.task import Observer, Record, Setup, Task
 
 def solve(
     problem: Problem | Any,
-    level: Level | Any = SETTINGS["level"].default,
+    level: Level | Literal["auto"] | Any = SETTINGS["level"].default,
     solver: str | StepRule | Any | None = None,
     seed: int | Any = SETTINGS["seed"].default,
     tol: float | Any = SETTINGS["tol"].default,
@@ -55,8 +57,10 @@ def solve(
 
     Args:
         problem: the problem.
-        level: ``"class"``: one feature row per class; ``"sample"``: one per sample. Both have the same optimal
-            value; only the second can show within-class variability.
+        level: ``"class"``: one feature row per class; ``"sample"``: one per sample; ``"group"``: classes that are
+            alike as one (`ufm.model.groups`; ``dim >= K``, any start is random, the rule works in balanced
+            coordinates). All have the same optimal value; only samples can show within-class variability. ``"auto"``:
+            groups where they are much fewer than classes, and classes from where those end, if not certified.
         solver: step rule: a name (``"accelerated"`` if omitted, ``"sgd"``, ``"momentum"``, ``"adam"``), or an object
             such as `ProjectedGradient(optax transformation)`.
         seed: of the random start.
@@ -111,12 +115,10 @@ def solve(
         raise InputError(f"solver must be a step rule such as ufm.Accelerated(), got {solver!r}")
     rule = step_rule(SETTINGS["solver"].default if solver is None else solver, parameters)
     seed, bounds = settings["seed"], limits(settings)
-    rows = problem.num_classes if level == "class" else int(problem.num_samples)
-    fits_memory(
-        f"{rows:,} rows of {problem.dim:,} features",
-        4 * (rows + problem.num_classes) * problem.dim // jax.process_count(),
-        "try --level class, a smaller dim, or more machines",
-    )
+    free = start is None and observe is None
+    level = chosen_level(problem, settings["level"], rule, free)
+    if level != "group":
+        _check_size(problem, level)
     if record_every is not None:
         record_every = positive_integer("record_every", record_every)
     given = None if start is None else functools.partial(_checked_start, problem, level, start)
@@ -133,19 +135,26 @@ def solve(
     setup = Setup(level, rule, precision, devices)
     with gap_progress(progress, bounds.tol) as report:
         task = Task(problem, bounds, seed, given, settings["escapes"], report, record_every, observe)
-        outcome = solve_one(task, setup, checkpoints, resume)
+        outcome = as_asked(task, solve_one(task, setup, checkpoints, resume), setup, settings["level"])
     return Solution(
         problem,
-        level,
-        outcome.variables.weight,
-        outcome.variables.features,
-        row_labels(problem, level),
-        outcome.variables.bias,
+        "class" if level == "group" and not isinstance(outcome.point, GroupPoint) else level,
+        outcome.point,
         outcome.status,
         outcome.certificate,
         bounds.tol,
         outcome.steps,
         outcome.history,
+    )
+
+
+def _check_size(problem: Problem, level: Level) -> None:
+    """Raise `InputError` if the points of a problem would not fit into memory."""
+    rows = int(problem.num_samples) if level == "sample" else problem.num_classes
+    fits_memory(
+        f"{rows:,} rows of {problem.dim:,} features",
+        4 * (rows + problem.num_logits) * problem.dim // jax.process_count(),
+        "try --level class, a smaller dim, or more machines",
     )
 
 
@@ -173,12 +182,12 @@ def _checked_start(problem: Problem, level: Level, start: Any) -> Variables:
     if problem.bias is None and bias is not None:
         raise InputError("start must have no bias because the problem has none")
     if problem.bias is not None and bias is None:
-        bias = np.zeros(problem.num_classes)
+        bias = np.zeros(problem.num_logits)
     rows = problem.num_classes if level == "class" else problem.num_samples
     shapes = {
-        "weight": (problem.num_classes, problem.dim),
+        "weight": (problem.num_logits, problem.dim),
         "features": (rows, problem.dim),
-        "bias": (problem.num_classes,),
+        "bias": (problem.num_logits,),
     }
     parts: list[Any] = []
     for (name, shape), value in zip(shapes.items(), (*given[:2], bias), strict=True):

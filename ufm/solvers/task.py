@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from ufm.duality.certificate import Certificate
+from ufm.model.groups import GroupPoint
 from ufm.model.objective import Variables
 from ufm.model.problem import Level, Problem
 from ufm.solvers.limits import Limits, Precision
@@ -73,7 +74,7 @@ class Outcome:
     """Where one task ended.
 
     Attributes:
-        variables: the point.
+        point: the point; at group level in the form that is as small as the groups are few.
         certificate: its certificate.
         status: why it stopped.
         steps: number of steps taken.
@@ -81,9 +82,14 @@ class Outcome:
         history: the records, if they were wanted.
     """
 
-    variables: Variables
+    point: Variables | GroupPoint
     certificate: Certificate
     status: Status
     steps: int
     escapes: int
     history: tuple[Record, ...] = ()
+
+    @property
+    def variables(self) -> Variables:
+        """The point in full size."""
+        return self.point.variables if isinstance(self.point, GroupPoint) else self.point

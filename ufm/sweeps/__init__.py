@@ -36,7 +36,8 @@ def sweep(
             ``seed``, ``tol``, ``max_steps``, ``residual_tol``, ``precision``, ``escapes``, ``solver`` and what step
             rules take). Losses and step rules are given by name or as objects.
         axes: field -> values, or -> ``{"start": 1, "stop": 100, "num": 64, "spacing": "log"}``. ``counts.ratio`` and
-            the like are parameters of the profile that ``counts`` names, ``loss.parameter`` is that of the loss.
+            the like are parameters of the profile that ``counts`` names, ``loss.parameter`` is that of the loss,
+            ``targets.flip`` the probability of a wrong label.
             Values that are tables set several fields together, ``label`` naming the position.
         out: folder to keep the results in, batch by batch; None keeps them in memory only.
         resume: go on with the sweep in ``out``; at most one batch is computed again.

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 import jax
 import numpy as np
 
-from ufm.solvers.engine import solve_many
+from ufm.solvers.engine import as_asked, solve_many
 from ufm.solvers.status import Status
 from ufm.solvers.task import Outcome, Setup, Task
 from ufm.sweeps.grid import Grid
@@ -50,7 +50,13 @@ def solve_together(
         Task(member.problem, member.limits, member.fields["seed"], escapes=member.fields["escapes"])
         for member in members
     ]
-    return solve_many(tasks, Setup(first.level, first.rule, first.precision), width, sharding, report)
+    setup = Setup(first.level, first.rule, first.precision)
+    return [
+        as_asked(task, end, setup, member.fields["level"])
+        for task, end, member in zip(
+            tasks, solve_many(tasks, setup, width, sharding, report), members, strict=True
+        )
+    ]
 
 
 def _sharding() -> jax.sharding.NamedSharding | None:

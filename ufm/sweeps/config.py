@@ -68,7 +68,9 @@ def _parse(config: Mapping[str, Any]) -> tuple[Grid, dict[str, Any]]:
     fixed: dict[str, Any] = {}
     for section, fields in (("problem", PROBLEM_FIELDS), ("solver", SOLVER_SETTINGS)):
         for name, value in config.get(section, {}).items():
-            if name not in fields and not (section == "problem" and name == "loss.parameter"):
+            if name not in fields and not (
+                section == "problem" and name in ("loss.parameter", "targets.flip")
+            ):
                 raise InputError(f"{section}.{name} is unknown; [{section}] takes {', '.join(fields)}")
             fixed[name] = value
     return make_grid(fixed, _flat_axes(config.get("axes", {}))), _settings(config.get("sweep", {}))

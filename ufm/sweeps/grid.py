@@ -113,7 +113,7 @@ def make_grid(fixed: Mapping[str, Any], axes: Mapping[str, Any]) -> Grid:
 
     Args:
         fixed: any of `PROBLEM_FIELDS` and of `ufm.solvers.settings.SETTINGS`, ``counts.NAME`` for a profile's
-            parameter, and ``loss.parameter``. A loss or step rule is given by name or as an object.
+            parameter, ``loss.parameter`` and ``targets.flip``. A loss or step rule is given by name or as an object.
         axes: field -> its values: a sequence, or a range ``{"start": 1, "stop": 100, "num": 64, "spacing":
             "log"}``. An axis whose values are tables sets several fields together and may have any name; an
             entry ``label`` names the position.
@@ -233,7 +233,7 @@ def reserved_names() -> set[str]:
 
 
 def _check_field(name: str) -> None:
-    known = [*PROBLEM_FIELDS, *SETTINGS, "loss.parameter"]
+    known = [*PROBLEM_FIELDS, *SETTINGS, "loss.parameter", "targets.flip"]
     if name in known or (name.startswith("counts.") and name != "counts."):
         return
     close = difflib.get_close_matches(name, known, n=1)

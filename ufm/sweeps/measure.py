@@ -161,7 +161,7 @@ def _mean_over_twins(
 
 
 def _nc1(member: Member, point: Variables) -> float:
-    if member.level == "class":
+    if member.level != "sample":
         return 0.0
     labels = row_labels(member.problem, member.level)
     return nc1(measure(point.features, labels, num_classes=member.problem.num_classes))

@@ -16,15 +16,17 @@ from ufm.losses import Loss
 from ufm.losses.by_name import as_loss
 from ufm.model.problem import Level, Problem, row_labels
 from ufm.profiles import parse_counts
+from ufm.solvers.coordinates import chosen_level
 from ufm.solvers.limits import Limits, Precision
 from ufm.solvers.rule import StepRule
 from ufm.solvers.rules import parameters_of, rule_parameters, step_rule
 from ufm.solvers.settings import SETTINGS, check_settings, limits
 from ufm.sweeps.content import label, object_content, plain
+from ufm.targets import parse_targets
 
 #: What a problem is made of. ``nuclear_weight`` (with ``decay_ratio`` = lambda_W / lambda_H, 1 if left out)
 #: stands for both decays. ``counts`` may be completed by ``counts.ratio`` and the like, ``loss`` by
-#: ``loss.parameter``. How it is solved is said by `ufm.solvers.settings.SETTINGS`.
+#: ``loss.parameter``, ``targets`` by ``targets.flip``. How it is solved is said by `ufm.solvers.settings.SETTINGS`.
 PROBLEM_FIELDS: dict[str, Any] = {
     "counts": None,
     "dim": None,
@@ -35,7 +37,12 @@ PROBLEM_FIELDS: dict[str, Any] = {
     "loss": "ce",
     "features": "nonnegative",
     "bias": None,
+    "targets": None,
 }
+
+
+#: Targets that keep the classes as they are: what a sweep can measure.
+NOISES = ("noise", "pair")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -52,10 +59,10 @@ class Member:
     fields: Mapping[str, Any]
     limits: Limits
 
-    @property
+    @functools.cached_property
     def level(self) -> Level:
-        """Level of the feature rows."""
-        return self.fields["level"]
+        """Level that it is solved at."""
+        return chosen_level(self.problem, self.fields["level"], self.rule)
 
     @property
     def precision(self) -> Precision:
@@ -71,20 +78,22 @@ class Member:
     @functools.cached_property
     def shape(self) -> tuple[Any, ...]:
         """What members of one batch have in common: everything that is compiled in."""
-        problem = self.problem
+        problem, fields = self.problem, {**self.fields, "level": self.level}
         rows = len(row_labels(problem, self.level))
-        loss = tuple(np.shape(value) for value in vars(problem.loss).values())
+        loss = tuple(
+            np.shape(getattr(problem.loss, field.name)) for field in dataclasses.fields(problem.loss)
+        )
         bias = problem.bias is not None
-        compiled = (str(plain(self.fields[name])) for name, setting in SETTINGS.items() if setting.compiled)
+        compiled = (str(plain(fields[name])) for name, setting in SETTINGS.items() if setting.compiled)
         kind = (problem.features, bias, type(problem.loss), loss)
-        return (problem.num_classes, rows, problem.dim, *kind, *compiled)
+        return (problem.num_classes, problem.num_logits, rows, problem.dim, *kind, *compiled)
 
     @functools.cached_property
     def key(self) -> str:
         """Hash of the mathematical content: counts, decays, loss, ... and how it is solved; 16 hex digits."""
-        problem = self.problem
+        problem, fields = self.problem, {**self.fields, "level": self.level}
         settings = {
-            name: plain(self.fields[name])
+            name: plain(fields[name])
             for name, setting in SETTINGS.items()
             if setting.always_in_key or self._differs(name)
         }
@@ -97,6 +106,8 @@ class Member:
             "features": problem.features,
             "bias": plain(problem.bias),
         }
+        if self.fields["targets"] is not None:
+            content["targets"] = self.fields["targets"]
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -104,12 +115,14 @@ class Member:
         """Return the command that solves this member alone, in Python where it is made of objects."""
         problem = self.problem
         names = ("counts", "dim", "weight_decay", "feature_decay", "features", "bias")
-        about = {name: getattr(problem, name) for name in names} | {"loss": self.fields["loss"]}
+        about = {name: getattr(problem, name) for name in names} | {
+            name: self.fields[name] for name in ("loss", "targets")
+        }
         given = {name: value for name, value in about.items() if plain(value) != PROBLEM_FIELDS[name]}
         settings = {name: self.fields[name] for name in SETTINGS if self._differs(name)}
         if isinstance(about["loss"], str) and isinstance(self.fields["solver"], str):
             return "ufm solve " + " ".join(_flag(name, value) for name, value in (given | settings).items())
-        given |= {"loss": problem.loss}
+        given |= {"loss": problem.loss} | ({} if problem.targets is None else {"targets": problem.targets})
         arguments = ", ".join(f"{name}={_python(value)}" for name, value in given.items())
         chosen = "".join(f", {name}={_python(value)}" for name, value in settings.items())
         return f"ufm.solve(ufm.Problem({arguments}){chosen})"
@@ -135,7 +148,10 @@ def build_member(fields: Mapping[str, Any]) -> Member:
         raise InputError("dim must be given")
     full["loss"] = _loss(full)
     loss = _same_object(as_loss(full["loss"], counts))
-    problem = Problem(counts, full["dim"], weight_decay, feature_decay, loss, full["features"], full["bias"])
+    full["targets"] = _targets(full)
+    targets = None if full["targets"] is None else parse_targets(full["targets"], counts).targets
+    about = (full["dim"], weight_decay, feature_decay, loss, full["features"], full["bias"], targets)
+    problem = Problem(counts, *about)
     return Member(problem, full | settings, limits(settings))
 
 
@@ -190,6 +206,19 @@ def _loss(fields: Mapping[str, Any]) -> Any:
     if not isinstance(loss, str) or ":" in loss:
         raise InputError(f"loss.parameter needs loss by name, without a parameter of its own, got {loss!r}")
     return f"{loss}:{_number_text(fields['loss.parameter'])}"
+
+
+def _targets(fields: Mapping[str, Any]) -> str | None:
+    """Return the targets as text with their number, or None for labels."""
+    targets = fields["targets"]
+    if "targets.flip" in fields:
+        name = "noise" if targets is None else targets
+        if name not in NOISES:
+            raise InputError(f"targets.flip needs targets to be one of {', '.join(NOISES)}, got {targets!r}")
+        return f"{name}:{_number_text(fields['targets.flip'])}"
+    if targets is not None and str(targets).partition(":")[0] not in NOISES:
+        raise InputError(f"targets of a sweep must be noise:FLIP or pair:FLIP, got {targets!r}")
+    return None if targets is None else str(targets)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -7,8 +7,6 @@ the projection ``P`` off ``sqrt(n)``. Some optimum has ``X = P X``: ``P T`` with
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 
 from ufm.model.problem import Problem
@@ -65,8 +63,8 @@ def predict_mse_with_bias(problem: Problem) -> Prediction:
         margins=np.diagonal(logits) - others.max(axis=1),
         collapsed=norms <= 1e-7 * max(float(norms.max()), np.finfo(np.float64).tiny),
         objective=float(np.sum((values - kept) ** 2) / (2 * N) + problem.nuclear_weight * np.sum(kept)),
-        _gram_features=lambda: features,
-        _gram_weights=lambda: weights,
-        _logits=partial(np.copy, logits),
+        _gram_features=features.__getitem__,
+        _gram_weights=weights.__getitem__,
+        _logits=logits.__getitem__,
         bias=bias,
     )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from ufm.inputs.checks import InputError
 from ufm.model.problem import Problem
@@ -42,6 +42,10 @@ def require_matrix_size(name: str, num_classes: int) -> None:
             f"{name} would have {num_classes:,} x {num_classes:,} entries ({8e-9 * num_classes**2:,.0f} GB); "
             f"K x K matrices are formed for at most {MAX_MATRIX_CLASSES:,} classes"
         )
+
+
+#: Makes some rows of a K x K matrix.
+Matrix = Callable[[slice | np.ndarray], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -81,9 +85,9 @@ class Prediction:
     margins: Float[np.ndarray, " K"]
     collapsed: Bool[np.ndarray, " K"]
     objective: float
-    _gram_features: Callable[[], np.ndarray]
-    _gram_weights: Callable[[], np.ndarray]
-    _logits: Callable[[], np.ndarray]
+    _gram_features: Matrix
+    _gram_weights: Matrix
+    _logits: Matrix
     bias: Float[np.ndarray, " K"] | None = None
     relative_gap: float | None = None
 
@@ -96,19 +100,26 @@ class Prediction:
     def gram_features(self) -> Float[np.ndarray, "K K"]:
         """``<h_k, h_l>``, the Gram matrix of class means."""
         require_matrix_size("gram_features", len(self.norms))
-        return self._gram_features()
+        return self._gram_features(slice(None))
 
     @property
     def gram_weights(self) -> Float[np.ndarray, "K K"]:
         """``<w_k, w_l>``, the Gram matrix of classifier rows."""
         require_matrix_size("gram_weights", len(self.norms))
-        return self._gram_weights()
+        return self._gram_weights(slice(None))
 
     @property
     def logits(self) -> Float[np.ndarray, "K K"]:
         """Logits ``W h_k (+ b)`` of class k in *row* k."""
         require_matrix_size("logits", len(self.norms))
-        return self._logits()
+        return self._logits(slice(None))
+
+    def rows(
+        self, name: Literal["gram_features", "gram_weights", "logits"], classes: Int[np.ndarray, " rows"]
+    ) -> Float[np.ndarray, "rows K"]:
+        """Return some rows of a matrix, without forming the rest."""
+        matrix: Matrix = getattr(self, f"_{name}")
+        return matrix(classes)
 
     @property
     def num_collapsed(self) -> int:

@@ -19,7 +19,7 @@ from ufm.model.problem import Problem
 from ufm.theory.free_thresholds import total_collapse_weight
 from ufm.theory.prediction import ClosedFormError, Prediction, not_covered
 from ufm.theory.scalar import ScalarProblems, symmetric_form
-from ufm.theory.symmetric import logits_on_rays
+from ufm.theory.symmetric import diagonal, logits_on_rays
 
 SOURCE = "Zhu et al., NeurIPS 2021 (arXiv:2105.02375), Theorem 3.1, with lengths at finite decay: simplex ETF"
 COLLAPSE_SOURCE = "first-order condition at the origin of the nuclear-norm problem: total collapse"
@@ -117,6 +117,8 @@ def _frame(
     )
 
 
-def simplex(num_classes: int, scale: float = 1.0) -> Float[np.ndarray, "K K"]:
-    """Return ``scale (I - 11'/K)``, the Gram matrix of a simplex ETF."""
-    return scale * (np.eye(num_classes) - 1 / num_classes)
+def simplex(
+    num_classes: int, scale: float = 1.0, rows: slice | np.ndarray = slice(None)
+) -> Float[np.ndarray, "rows K"]:
+    """Return rows of ``scale (I - 11'/K)``, the Gram matrix of a simplex ETF."""
+    return scale * (diagonal(np.ones(num_classes), rows) - 1 / num_classes)

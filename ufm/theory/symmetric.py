@@ -95,7 +95,7 @@ def predict_symmetric(problem: Problem) -> Prediction:
         margins=own * margins,
         collapsed=scalar.collapsed,
         objective=scalar.value,
-        _gram_features=partial(np.diag, squared_norms),
+        _gram_features=partial(diagonal, squared_norms),
         _gram_weights=partial(_classifier_gram, form, energies),
         _logits=partial(logits_on_rays, form, margins),
         bias=None if problem.bias is None else np.zeros(problem.num_classes),
@@ -119,14 +119,23 @@ def _require_zero_bias(scalar: ScalarProblems) -> None:
         raise not_covered("two classes with an unregularised bias have a continuum of optima")
 
 
-def _classifier_gram(form: ScalarForm, energies: Float[np.ndarray, " K"]) -> Float[np.ndarray, "K K"]:
+def _classifier_gram(
+    form: ScalarForm, energies: Float[np.ndarray, " K"], rows: slice | np.ndarray
+) -> Float[np.ndarray, "rows K"]:
     """``sum_k c_k u_k u_k'`` with ``c_k = M_k^2 / |h_k|^2``."""
     own, off = float(form.own), float(form.off)
-    gram = off**2 * np.sum(energies) - own * off * (energies[:, None] + energies[None, :])
-    gram[np.diag_indices(len(energies))] += own**2 * energies
-    return gram
+    mixed = off**2 * np.sum(energies) - own * off * (energies[rows, None] + energies)
+    return mixed + diagonal(own**2 * energies, rows)
 
 
-def logits_on_rays(form: ScalarForm, margins: Float[np.ndarray, " K"]) -> Float[np.ndarray, "K K"]:
+def logits_on_rays(
+    form: ScalarForm, margins: Float[np.ndarray, " K"], rows: slice | np.ndarray
+) -> Float[np.ndarray, "rows K"]:
     """Return logits whose row k is ``M_k u_k``."""
-    return form.own * np.diag(margins) - float(form.off) * margins[:, None]
+    return float(form.own) * diagonal(margins, rows) - float(form.off) * margins[rows, None]
+
+
+def diagonal(values: Float[np.ndarray, " K"], rows: slice | np.ndarray) -> Float[np.ndarray, "rows K"]:
+    """Return some rows of the diagonal matrix."""
+    classes = np.arange(len(values))
+    return np.where(classes == classes[rows, None], values, 0.0)

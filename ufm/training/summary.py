@@ -13,7 +13,7 @@ from ufm.metrics.statistics import FeatureStatistics
 from ufm.theory.prediction import Prediction
 from ufm.training.record import Record
 from ufm.verification.geometry import RESIDUALS, direction_residuals
-from ufm.verification.measured import Measured, measured_geometry
+from ufm.verification.measured import MeasuredLayer, measured_geometry
 
 #: What every key of an epoch means. Keys with ``/group`` are the same for one group of classes.
 METRICS = {
@@ -90,7 +90,7 @@ def summary(
     return {name: float(value) for name, value in values.items()}
 
 
-def _of_classes(measured: Measured, members: Int[np.ndarray, " members"]) -> dict[str, float]:
+def _of_classes(measured: MeasuredLayer, members: Int[np.ndarray, " members"]) -> dict[str, float]:
     """What can be said of any set of classes; those without samples take no part, NaN if that leaves none."""
     statistics = measured.statistics
     members = members[statistics.present[members]]
@@ -119,7 +119,7 @@ def _variability(statistics: FeatureStatistics) -> dict[str, float]:
     return values
 
 
-def _others_names(measured: Measured) -> dict[str, float]:
+def _others_names(measured: MeasuredLayer) -> dict[str, float]:
     """What is logged under these names since Papyan, Han, Donoho (PNAS 2020); classes without samples left out."""
     present = measured.statistics.present
     means, weight = measured.means[present], measured.weight[present]

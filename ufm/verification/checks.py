@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from ufm.verification.report import Row, Verdict
 
@@ -42,11 +42,12 @@ def worst_row(
     measured: Float[np.ndarray, ...],
     tolerance: Float[np.ndarray, ...],
     widest: float = math.inf,
+    classes: Int[np.ndarray, " rows"] | None = None,
 ) -> Row:
     """Compare an array and show the entry with the largest error relative to its tolerance.
 
     Entries whose tolerance is at least ``widest`` (or infinite) decide nothing; if there is no other, the row
-    is unresolved.
+    is unresolved. ``classes`` says which class a row stands for, if not that of its number.
     """
     usable = tolerance < widest
     if not np.any(usable):
@@ -58,8 +59,10 @@ def worst_row(
     ratio = np.where(usable & (error > tolerance), np.maximum(ratio, 2.0), ratio)
     ratio = np.where(usable & np.isnan(error), np.inf, ratio)
     where = np.unravel_index(int(np.argmax(ratio)), ratio.shape)
-    classes = [int(index) for index in where]
-    place = f"class {classes[0]}" if len(classes) == 1 else "classes " + " and ".join(map(str, classes))
+    named = [int(index) for index in where]
+    if classes is not None:
+        named[0] = int(classes[named[0]])
+    place = f"class {named[0]}" if len(named) == 1 else "classes " + " and ".join(map(str, named))
     values = (float(predicted[where]), float(measured[where]), float(error[where]), float(tolerance[where]))
     return Row(name, meaning, *values, judged(values[2], values[3]), place)
 

@@ -30,7 +30,7 @@ from ufm.model.problem import FeatureSet, Problem
 from ufm.theory import ClosedFormError, Prediction, predict
 from ufm.theory.scalar import symmetric_form
 from ufm.verification.checks import listed
-from ufm.verification.measured import Measured
+from ufm.verification.measured import MeasuredLayer
 
 #: Classes whose margin is below this many nats, or this fraction of the largest one if less, take no part.
 LIVING = 0.1
@@ -208,7 +208,10 @@ class Fit(NamedTuple):
 
 
 def fit_decays(
-    statistics: FeatureStatistics, measured: Measured, loss: Loss | None = None, charge: float | None = None
+    statistics: FeatureStatistics,
+    measured: MeasuredLayer,
+    loss: Loss | None = None,
+    charge: float | None = None,
 ) -> Fit:
     """Return what the data alone predict: counts from the labels, a loss (cross-entropy unless told), no bias."""
     loss = loss or CrossEntropy()

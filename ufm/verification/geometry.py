@@ -9,11 +9,13 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from ufm import metrics
+from ufm.metrics.collapse import row_margins
 from ufm.theory.prediction import Prediction
 from ufm.verification.checks import WIDEST, info_row, listed, scalar_row, worst_row
-from ufm.verification.measured import Measured
+from ufm.verification.measured import MatrixName, Measured
 from ufm.verification.propagation import FLOOR
 from ufm.verification.report import Row, Verdict
+from ufm.verification.representatives import Representatives
 from ufm.verification.tolerances import Tolerances, dual_directions
 
 #: A feature that moves no logit by more than this is as good as zero, where margins say nothing of collapse.
@@ -49,14 +51,14 @@ def direction_residuals(prediction: Prediction, measured: Measured) -> dict[str,
     """Return the residuals of directions of the ICML 2024 paper, by their names in `RESIDUALS`."""
     problem = prediction.problem
     costs = problem.counts * problem.feature_decays / problem.feature_decays.max()
-    wanted = metrics.classifier_from_means(measured.means, costs, dual_directions(prediction))
-    pairs = (
-        (measured.gram_features, prediction.gram_features),
-        (measured.weight, wanted),
-        (measured.gram_weights, prediction.gram_weights),
-        (measured.logits, prediction.logits),
-    )
-    return {name: metrics.direction_residual(*pair) for name, pair in zip(RESIDUALS, pairs, strict=True)}
+    classes = measured.classes
+    names: tuple[MatrixName, ...] = ("gram_features", "gram_weights", "logits")
+    found = []
+    for name in names:
+        pair = (classes.times(side.rows(name, classes.first)) for side in (measured, prediction))
+        found.append(metrics.direction_residual(*pair))
+    found.insert(1, measured.classifier_residual(costs, dual_directions(prediction, classes)))
+    return dict(zip(RESIDUALS, found, strict=True))
 
 
 def residual_rows(prediction: Prediction, measured: Measured, tolerances: Tolerances) -> list[Row]:
@@ -96,7 +98,8 @@ def _margin_row(prediction: Prediction, measured: Measured, tolerances: Toleranc
 
 def logit_margin_row(measured: Measured) -> Row:
     """The other margin, which decides: for information, since the log-odds are judged."""
-    values = metrics.logit_margins(measured.logits)[measured.statistics.present]
+    rows = measured.classes.first[measured.present[measured.classes.first]]
+    values = row_margins(measured.rows("logits", rows), rows, log_odds=False)
     meaning = "smallest z_y - max of the others at a class mean; 'margins' are log-odds against their mean"
     return info_row("smallest logit margin", meaning, float(values.min(initial=np.inf)))
 
@@ -123,12 +126,12 @@ def ratio_rows(prediction: Prediction, measured: Measured, tolerances: Tolerance
 
 def angle_rows(prediction: Prediction, measured: Measured, tolerances: Tolerances) -> list[Row]:
     """Angles between class means, between classifier rows, and between the two."""
-    K = len(prediction.norms)
-    apart = ~np.eye(K, dtype=bool)
-    frame = _cosines(prediction.gram_features)
-    logits = np.diagonal(prediction.logits)
+    classes = measured.classes
+    first, apart = classes.first, classes.apart
+    frame = _cosines(prediction.rows("gram_features", first), classes)
+    logits = classes.of_classes(classes.own(prediction.rows("logits", first)))
     lengths = prediction.norms * prediction.weight_norms
-    aligned = np.divide(logits, lengths, out=np.zeros(K), where=lengths > 0)
+    aligned = np.divide(logits, lengths, out=np.zeros(len(lengths)), where=lengths > 0)
     orthogonal = not np.any(np.abs(frame[apart]) > FLOOR)
     return [
         worst_row(
@@ -136,46 +139,48 @@ def angle_rows(prediction: Prediction, measured: Measured, tolerances: Tolerance
             "cosine between the means of two living classes"
             + (": a general orthogonal frame has 0" if orthogonal else ""),
             frame,
-            metrics.cosines(measured.means),
+            measured.cosines("features"),
             np.where(apart, tolerances.feature_cosines, math.inf),
             WIDEST,
+            first,
         ),
         worst_row(
             "classifier angles",
             "cosine between two classifier rows",
-            _cosines(prediction.gram_weights),
-            metrics.cosines(measured.weight),
+            _cosines(prediction.rows("gram_weights", first), classes),
+            measured.cosines("weights"),
             np.where(apart, tolerances.weight_cosines, math.inf),
             WIDEST,
+            first,
         ),
         worst_row(
             "alignment",
             "cosine between the mean and the classifier row of a living class",
             aligned,
-            metrics.paired_cosines(measured.weight, measured.means),
+            measured.alignment,
             tolerances.alignment,
             WIDEST,
         ),
     ]
 
 
-def _cosines(gram: Float[np.ndarray, "K K"]) -> Float[np.ndarray, "K K"]:
-    lengths = np.sqrt(np.maximum(np.diagonal(gram), 0.0))
-    products = np.outer(lengths, lengths)
+def _cosines(gram: Float[np.ndarray, "G K"], classes: Representatives) -> Float[np.ndarray, "G K"]:
+    lengths = np.sqrt(np.maximum(classes.own(gram), 0.0))
+    products = np.outer(lengths, classes.of_classes(lengths))
     return np.divide(gram, products, out=np.zeros_like(gram), where=products > 0)
 
 
 def open_rows(measured: Measured, zero_margins: Any) -> list[Row]:
     """What can be said of the geometry without a prediction; nothing is judged."""
-    present = measured.statistics.present
-    apart = np.outer(present, present) & ~np.eye(len(present), dtype=bool)
+    present = measured.present
+    apart = np.outer(present[measured.classes.first], present) & measured.classes.apart
     ratio = metrics.norm_ratios(measured.norms)[present]
     rows = [_collapse_info(measured, present, zero_margins)]
     for name, meaning, value in (
         (
             "largest feature cosine",
             "largest |cosine| between two class means",
-            _extreme(measured.means, apart),
+            float(np.abs(measured.cosines("features")[apart]).max(initial=0.0)),
         ),
         (
             "feature norm ratio",
@@ -190,7 +195,7 @@ def open_rows(measured: Measured, zero_margins: Any) -> list[Row]:
         (
             "smallest alignment",
             "smallest cosine between a class mean and its classifier row",
-            float(metrics.paired_cosines(measured.weight, measured.means)[present].min(initial=1.0)),
+            float(measured.alignment[present].min(initial=1.0)),
         ),
         (
             "smallest margin",
@@ -211,7 +216,3 @@ def _collapse_info(measured: Measured, present: Bool[np.ndarray, " K"], zero_mar
         seen = np.flatnonzero(metrics.collapsed(measured.margins, zero_margins) & present)
         meaning = "number of classes whose margin cannot be told from zero"
     return info_row("collapsed classes", meaning, len(seen), listed(seen) if len(seen) else "")
-
-
-def _extreme(rows: np.ndarray, mask: np.ndarray) -> float:
-    return float(np.abs(metrics.cosines(rows)[mask]).max(initial=0.0))

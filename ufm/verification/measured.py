@@ -2,77 +2,168 @@
 
 from __future__ import annotations
 
-import dataclasses
+import abc
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 
 from ufm import metrics
 from ufm.losses import Loss
+from ufm.metrics.collapse import row_margins
 from ufm.metrics.statistics import FeatureStatistics
+from ufm.model.groups import GroupPoint
+from ufm.verification.representatives import Representatives
+
+MatrixName = Literal["gram_features", "gram_weights", "logits"]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Measured:
-    """Class means, classifier and what follows from them.
+class Measured(abc.ABC):
+    """What is seen of class means and classifier. Matrices have one row per group of classes that are alike.
 
     Attributes:
-        statistics: statistics of the features, made with the classifier.
-        weight: classifier ``W``.
+        counts: samples of every class.
+        present: classes that have any.
         bias: ``b`` without its mean (a common shift of all logits means nothing to a softmax), or None.
-        margins: effective margins: `ufm.metrics.margins` for shift-invariant losses (log-odds), logit margins of
-            class means else.
+        margins: effective margins: log-odds for shift-invariant losses (`ufm.metrics.margins`), else of logits.
+        norms: ``|mu_k|``.
+        weight_norms: ``|w_k|``.
+        alignment: ``cos(w_k, mu_k)``.
+        classes: which classes are alike; of a network nothing is known, and every class has its own row.
     """
 
-    statistics: FeatureStatistics
-    weight: Float[np.ndarray, "K d"]
+    counts: Any
+    present: Bool[np.ndarray, " K"]
     bias: Float[np.ndarray, " K"] | None
     margins: Float[np.ndarray, " K"]
+    norms: Float[np.ndarray, " K"]
+    weight_norms: Float[np.ndarray, " K"]
+    alignment: Float[np.ndarray, " K"]
+    classes: Representatives
 
-    @property
-    def means(self) -> Float[np.ndarray, "K d"]:
-        """Class means ``mu_k``."""
-        return self.statistics.means
+    @abc.abstractmethod
+    def rows(self, name: MatrixName, classes: Int[np.ndarray, " rows"]) -> Float[np.ndarray, "rows K"]:
+        """Return the rows of some classes of a matrix: ``<mu_k, mu_l>``, ``<w_k, w_l>`` or logits of class means."""
 
-    @cached_property
-    def norms(self) -> Float[np.ndarray, " K"]:
-        """``|mu_k|``."""
-        return metrics.norms(self.means)
+    @abc.abstractmethod
+    def cosines(self, of: Literal["features", "weights"]) -> Float[np.ndarray, "G K"]:
+        """Return cosines between class means, or between classifier rows."""
 
-    @cached_property
-    def weight_norms(self) -> Float[np.ndarray, " K"]:
-        """``|w_k|``."""
-        return metrics.norms(self.weight)
+    @abc.abstractmethod
+    def classifier_residual(
+        self, costs: Float[np.ndarray, " K"], directions: Float[np.ndarray, "G K"]
+    ) -> float:
+        """Return the distance of the classifier from `ufm.metrics.classifier_from_means`, both of norm 1."""
 
     @cached_property
     def gram_features(self) -> Float[np.ndarray, "K K"]:
         """``<mu_k, mu_l>``."""
-        return metrics.gram(self.means)
+        return self.rows("gram_features", np.arange(len(self.norms)))
 
     @cached_property
     def gram_weights(self) -> Float[np.ndarray, "K K"]:
         """``<w_k, w_l>``."""
-        return metrics.gram(self.weight)
+        return self.rows("gram_weights", np.arange(len(self.norms)))
 
     @cached_property
     def logits(self) -> Float[np.ndarray, "K K"]:
         """Logits of the class means, class k in row k."""
-        logits = self.means @ self.weight.T
-        return logits if self.bias is None else logits + self.bias
+        return self.rows("logits", np.arange(len(self.norms)))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the per-class vectors as plain lists."""
         return {
-            "counts": self.statistics.counts.tolist(),
+            "counts": self.counts.tolist(),
             "norms": self.norms.tolist(),
             "weight_norms": self.weight_norms.tolist(),
             "margins": self.margins.tolist(),
         }
 
 
-def measured_geometry(statistics: FeatureStatistics, loss: Loss) -> Measured:
+class MeasuredLayer(Measured):
+    """The geometry of a layer, from statistics of its features made with its classifier; see `Measured`."""
+
+    def __init__(
+        self,
+        statistics: FeatureStatistics,
+        weight: Float[np.ndarray, "K d"],
+        bias: Float[np.ndarray, " K"] | None,
+        margins: Float[np.ndarray, " K"],
+    ) -> None:
+        self.statistics, self.weight, self.bias, self.margins = statistics, weight, bias, margins
+        self.counts, self.present, self.means = statistics.counts, statistics.present, statistics.means
+        self.classes = Representatives.of_all(len(weight))
+        self.norms, self.weight_norms = metrics.norms(self.means), metrics.norms(weight)
+        self.alignment = metrics.paired_cosines(weight, self.means)
+
+    def rows(self, name: MatrixName, classes: Int[np.ndarray, " rows"]) -> Float[np.ndarray, "rows K"]:
+        """Return the rows of some classes of a matrix."""
+        if name == "gram_weights":
+            return self.weight[classes] @ self.weight.T
+        if name == "gram_features":
+            return self.means[classes] @ self.means.T
+        logits = self.means[classes] @ self.weight.T
+        return logits if self.bias is None else logits + self.bias
+
+    def cosines(self, of: Literal["features", "weights"]) -> Float[np.ndarray, "G K"]:
+        """Return cosines between class means, or between classifier rows."""
+        return metrics.cosines(self.means if of == "features" else self.weight)
+
+    def classifier_residual(
+        self, costs: Float[np.ndarray, " K"], directions: Float[np.ndarray, "G K"]
+    ) -> float:
+        """Return the distance of the classifier from `ufm.metrics.classifier_from_means`, both of norm 1."""
+        wanted = metrics.classifier_from_means(self.means, costs, directions)
+        return metrics.direction_residual(self.weight, wanted)
+
+
+class MeasuredGroups(Measured):
+    """The geometry of a solution at group level; see `Measured`."""
+
+    def __init__(self, point: GroupPoint, loss: Loss) -> None:
+        self.point, problem = point, point.problem
+        self.counts, self.present = problem.counts, np.ones(problem.num_classes, dtype=bool)
+        self.classes = Representatives(point.groups)
+        first, each = self.classes.first, self.classes.of_classes
+        bias = None if point.bias is None else each(point.bias)
+        self.shift = 0.0 if bias is None or not loss.shift_invariant else float(bias.mean())
+        self.bias = None if bias is None else bias - self.shift
+        squares = (self.classes.own(self.rows(name, first)) for name in ("gram_features", "gram_weights"))
+        self.norms, self.weight_norms = (each(np.sqrt(np.maximum(square, 0.0))) for square in squares)
+        logits = self.rows("logits", first)
+        self.margins = each(row_margins(logits, first, log_odds=loss.shift_invariant))
+        lengths = self.norms * self.weight_norms
+        products = self.classes.own(logits) - (0.0 if self.bias is None else self.bias[first])
+        self.alignment = np.divide(each(products), lengths, out=np.zeros_like(lengths), where=lengths > 0)
+
+    def rows(self, name: MatrixName, classes: Int[np.ndarray, " rows"]) -> Float[np.ndarray, "rows K"]:
+        """Return the rows of some classes of a matrix."""
+        rows = self.point.rows(name, classes)
+        return rows - self.shift if name == "logits" else rows
+
+    def cosines(self, of: Literal["features", "weights"]) -> Float[np.ndarray, "G K"]:
+        """Return cosines between class means, or between classifier rows."""
+        first = self.classes.first
+        gram = self.rows("gram_features" if of == "features" else "gram_weights", first)
+        norms = self.norms if of == "features" else self.weight_norms
+        products = np.outer(norms[first], norms)
+        return np.clip(np.divide(gram, products, out=np.zeros_like(gram), where=products > 0), -1.0, 1.0)
+
+    def classifier_residual(
+        self, costs: Float[np.ndarray, " K"], directions: Float[np.ndarray, "G K"]
+    ) -> float:
+        """Return the distance of the classifier from what class means call for, both of norm 1."""
+        groups, first, problem = self.point.groups, self.classes.first, self.point.problem
+        # a column is the coordinate that a class has of its own; balanced rows are sqrt(lambda_H n) times features
+        balanced = np.sqrt(problem.feature_decays * problem.counts)
+        scaled = (np.sqrt(costs) / balanced)[first, None] * groups.expand_rows(self.point.point.features)
+        wanted = self.classes.product(self.classes.transpose(directions), scaled)
+        seen = groups.expand_rows(self.point.point.weight)
+        return metrics.direction_residual(self.classes.times(seen), self.classes.times(wanted))
+
+
+def measured_geometry(statistics: FeatureStatistics, loss: Loss) -> MeasuredLayer:
     """Return the geometry that statistics made with a classifier contain.
 
     Args:
@@ -87,4 +178,4 @@ def measured_geometry(statistics: FeatureStatistics, loss: Loss) -> Measured:
     weight, bias = statistics.classifier
     if bias is not None and loss.shift_invariant:
         bias = bias - bias.mean()
-    return Measured(statistics, weight, bias, np.where(statistics.present, margins, 0.0))
+    return MeasuredLayer(statistics, weight, bias, np.where(statistics.present, margins, 0.0))

@@ -33,6 +33,8 @@ def collapse_observer(problem: Problem | Any) -> Callable[[Any, np.ndarray], dic
         ['nc1', 'nc2_h', 'nc2_w', 'nc2_wwt', 'nc3_wh']
     """
     instance_of("problem", problem, Problem)
+    if not problem.loss.labelled:
+        return lambda point, labels: {}
     prediction, _ = predicted(problem)
     costs = problem.counts * problem.feature_decays / problem.feature_decays.max()
     targets: dict[str, np.ndarray] = {}

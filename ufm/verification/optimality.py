@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from ufm.duality.certificate import Certificate, certify
+from ufm.duality.groups import GroupDual
 from ufm.inputs.arrays import real_array
 from ufm.model.problem import Problem
 from ufm.theory.prediction import Prediction
@@ -22,9 +23,11 @@ LARGEST_LOGITS = 2**28
 
 def certificate_of(subject: Subject, problem: Problem) -> Certificate | None:
     """Recompute the certificate; None without the features, or if their logits would fill the memory."""
-    if subject.rows is None or len(subject.rows.labels) * problem.num_classes > LARGEST_LOGITS:
+    if subject.group is not None:
+        return GroupDual.of(problem, subject.group.groups).certify(subject.group.point)
+    if subject.rows is None or len(subject.rows.labels) * problem.num_logits > LARGEST_LOGITS:
         return None
-    weight, bias = subject.statistics.classifier
+    weight, bias = subject.classifier
     return certify(problem, weight, subject.rows.features.rows, subject.rows.labels, bias)
 
 
@@ -48,6 +51,9 @@ def optimality_rows(
         rows.append(_objective_row(certificate, prediction, eps))
     if subject.reported is not None:
         rows.append(_reported_row(certificate, subject.reported, eps is not None))
+    if subject.group is not None:
+        meaning = "norm of the projected gradient in balanced coordinates over the square root of 2 P"
+        return [*rows, info_row("projected gradient", meaning, certificate.residual)]
     meaning = "what a projected gradient step on one block could still gain over the objective, square root"
     residual = _residual(subject, problem, certificate.objective)
     if eps is None:
@@ -89,7 +95,7 @@ def _reported_row(certificate: Certificate, reported: float, judge: bool) -> Row
 
 def _residual(subject: Subject, problem: Problem, objective: float) -> float:
     assert subject.rows is not None
-    weight, bias = subject.statistics.classifier
+    weight, bias = subject.classifier
     rows, labels, multiplicities = subject.rows
     features = real_array("features", rows.rows, 2)
     return block_step_residual(problem, weight, features, labels, bias, multiplicities, objective)

@@ -34,14 +34,6 @@ def bound_of_direction(error: float, predicted: float) -> float:
     return FLOOR + 2 * error / predicted if predicted > 0 else math.inf
 
 
-def bounds_of_cosines(gram: np.ndarray, dots: np.ndarray, squares: np.ndarray) -> np.ndarray:
-    """Return bounds on all cosines of a frame from bounds on its Gram matrix."""
-    lengths = np.diagonal(gram)
-    return bound_of_cosine(
-        gram, dots, (lengths[:, None], squares[:, None]), (lengths[None, :], squares[None, :])
-    )
-
-
 def bound_of_cosine(
     dot: np.ndarray,
     error: np.ndarray,

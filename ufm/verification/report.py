@@ -56,7 +56,7 @@ class Report:
         title: what was verified, in a sentence.
         basis: where the tolerances come from, in a sentence.
         notes: further sentences, among them why there is no closed form if there is none.
-        measured: the measured geometry.
+        measured: the measured geometry; of contexts, a `ufm.verification.contexts.MeasuredContexts`.
         prediction: the predicted one, or None.
         problem: the problem, or the one fitted to the data if none was given, or None.
         unresolved_classes: classes whose collapse cannot be decided.
@@ -74,7 +74,7 @@ class Report:
     title: str
     basis: str
     notes: tuple[str, ...]
-    measured: Measured
+    measured: Measured | Any
     prediction: Prediction | None
     problem: Problem | None
     unresolved_classes: tuple[int, ...] = ()
@@ -139,10 +139,12 @@ class Report:
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Figure:
         """Return `ufm.plots.report.report_figure`, written to ``path`` (PNG, PDF or SVG) if given."""
+        from ufm.plots.contexts import context_figure
         from ufm.plots.report import report_figure
         from ufm.plots.style import save_figure
 
-        figure = report_figure(self)
+        labelled = self.problem is None or self.problem.loss.labelled
+        figure = report_figure(self) if labelled else context_figure(self)
         if path is not None:
             save_figure(figure, path)
         return figure

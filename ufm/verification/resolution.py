@@ -31,6 +31,7 @@ row if the closed form (or the code) is wrong.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -38,21 +39,17 @@ from jaxtyping import Float
 from ufm.losses.pinned import Pinned
 from ufm.model.problem import Problem
 from ufm.theory.prediction import Prediction
-from ufm.verification.propagation import (
-    bound_of_cosine,
-    bound_of_direction,
-    bound_of_root,
-    bounds_of_cosines,
-    largest_eigenvalue,
-    largest_root,
-)
+from ufm.verification.propagation import bound_of_cosine, bound_of_direction, bound_of_root, largest_root
+from ufm.verification.representatives import Representatives
 from ufm.verification.tolerances import Tolerances, dual_matrix
 
 #: Slack for rounding in conditions that hold exactly at the optimum.
 ROUNDING = 1e-9
 
 
-def gap_tolerances(prediction: Prediction, gap: float) -> Tolerances | None:
+def gap_tolerances(
+    prediction: Prediction, gap: float, classes: Representatives | None = None
+) -> Tolerances | None:
     """Return what every point with ``P - P* <= gap`` must satisfy; see the module docstring for the proof.
 
     None if the loss does not say what a divergence pins down (`ufm.losses.Loss.pinned`).
@@ -60,13 +57,16 @@ def gap_tolerances(prediction: Prediction, gap: float) -> Tolerances | None:
     Args:
         prediction: the global optimum.
         gap: ``eps``, absolute.
+        classes: which classes are alike, if that is known.
     """
     problem = prediction.problem
-    kappa = _divergences(problem, gap)
-    pinned, zero_margins = problem.loss.pinned(prediction.logits, kappa), problem.loss.zero_margins(kappa)
+    classes = Representatives.of_all(problem.num_classes) if classes is None else classes
+    kappa, rows = _divergences(problem, gap), classes.first
+    pinned = problem.loss.pinned(prediction.rows("logits", rows), rows, kappa[rows])
+    zero_margins = problem.loss.zero_margins(kappa)
     if pinned is None or zero_margins is None:
         return None
-    return _Resolution(prediction, gap, pinned, zero_margins).tolerances()
+    return _Resolution(prediction, gap, classes, pinned, zero_margins).tolerances()
 
 
 def zero_margin_bounds(problem: Problem, gap: float) -> Float[np.ndarray, " K"] | None:
@@ -80,18 +80,30 @@ def _divergences(problem: Problem, gap: float) -> np.ndarray:
 
 
 class _Resolution:
-    """The chain of bounds of the module docstring, in its notation; every attribute is an upper bound."""
+    """The chain of bounds of the module docstring, in its notation; every attribute is an upper bound.
 
-    def __init__(self, prediction: Prediction, gap: float, pinned: Pinned, zero_margins: np.ndarray) -> None:
+    Matrices have one row per group of classes that are alike, vectors one entry per class.
+    """
+
+    def __init__(
+        self,
+        prediction: Prediction,
+        gap: float,
+        classes: Representatives,
+        pinned: Pinned,
+        zero_margins: np.ndarray,
+    ) -> None:
         self.prediction, self.problem, self.eps = prediction, prediction.problem, gap
+        self.classes, self.rows = classes, classes.first
         self.root = math.sqrt(2 * gap)  # |V - A'G|
         self.K = self.problem.num_classes
-        self.A = dual_matrix(prediction)
-        self.lengths = np.linalg.norm(self.A, axis=1)
-        self.cross = self.A @ self.A.T
-        self.norm_A = math.sqrt(largest_eigenvalue(self.cross))
+        self.A = dual_matrix(prediction, classes)
+        self.lengths = classes.of_classes(np.linalg.norm(self.A, axis=1))
+        self.cross = classes.product(self.A, classes.transpose(self.A))
+        self.norm_A = math.sqrt(classes.largest_eigenvalue(self.cross))
         self.units = self.problem.nuclear_weights * np.sqrt(self.problem.counts)  # X_k = units_k (z_k - b)
-        self.pinned, self.radius, self.zero_margins = pinned, pinned.radius, zero_margins
+        self.pinned, self.zero_margins = pinned, zero_margins
+        self.radius = classes.of_classes(pinned.radius)
         self._bound_logits()
         self.bias = self._bound_bias()
         self._bound_features()
@@ -100,7 +112,7 @@ class _Resolution:
     def _bound_logits(self) -> None:
         """``along``: of ``A_k z_k``; ``entries``: of each logit, centred if a common shift means nothing."""
         spread, variances, K = self.pinned.spread, self.pinned.variances, self.K
-        self.along = spread * np.sqrt(np.sum(self.A**2 * variances, axis=1))
+        self.along = self.classes.of_classes(spread * np.sqrt(np.sum(self.A**2 * variances, axis=1)))
         squares = variances
         if self.problem.loss.shift_invariant:  # the direction onehot_j - 1/K
             squares = np.sum(variances, axis=1, keepdims=True) / K**2 + (1 - 2 / K) * variances
@@ -138,15 +150,23 @@ class _Resolution:
             self.squares = np.where(prediction.collapsed, np.minimum(self.squares, direct), self.squares)
             high = np.sqrt(predicted + self.squares)
             if spectral:
-                dots = np.outer(self.lengths, self.units * (self.radius + self.bias)) + self.root * high
+                one_way = self._outer(self.lengths, self.units * (self.radius + self.bias)) + self.root * high
+                other_way = self._outer(self.units * (self.radius + self.bias), self.lengths)
+                dots = np.minimum(one_way, other_way + self.root * high[self.rows, None])
             else:
                 dots = self.eps / np.maximum(-self.cross, 0.0)
-        self.dots = np.minimum(np.minimum(dots, dots.T), np.outer(high, high))
-        np.fill_diagonal(self.dots, self.squares)
+        self.dots = self._with_own(np.minimum(dots, self._outer(high, high)), self.squares)
+
+    def _outer(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        return np.outer(left[self.rows], right)
+
+    def _with_own(self, rows: np.ndarray, own: np.ndarray) -> np.ndarray:
+        """Return rows with these diagonal entries."""
+        return np.where(self.classes.apart, rows, own)
 
     def _bound_lengths(self) -> np.ndarray:
         """``|A_k|``; if rows of A are neither orthogonal nor obtuse, ``|A|_2`` for all."""
-        apart = np.max(self.cross - np.diag(np.diagonal(self.cross))) <= ROUNDING
+        apart = np.max(np.where(self.classes.apart, self.cross, 0.0)) <= ROUNDING
         return self.lengths if apart else np.full(self.K, self.norm_A)
 
     def _bound_classifier(self) -> None:
@@ -157,27 +177,36 @@ class _Resolution:
         """
         squares = self.problem.weight_decay * self.prediction.weight_norms**2
         # row l, column k: how far sum_m X_mk A_ml may move
-        moved = np.sqrt((self.A**2).T @ (self.units[:, None] * self.entries) ** 2)
-        moved = moved + (np.abs(self.A.T @ self.units) * self.bias)[:, None]
+        classes, columns = self.classes, self.classes.transpose(self.A)
+        moved = np.sqrt(classes.product(columns**2, (self.units[self.rows, None] * self.entries) ** 2))
+        moved = moved + (np.abs(columns @ self.units) * self.bias)[:, None]
         shift = self.problem.loss.shift_invariant / math.sqrt(self.K)
-        slope = (1 + shift) * self.root
-        high = largest_root(slope, squares + np.diagonal(moved))
-        self.v_squares = np.hypot(np.diagonal(moved), slope * high)
-        dots = np.hypot(moved, self.root * high[None, :] + shift * self.root * high[:, None])
-        self.v_dots = np.minimum(np.minimum(dots, dots.T), np.outer(high, high))
-        np.fill_diagonal(self.v_dots, self.v_squares)
+        slope, own = (1 + shift) * self.root, classes.of_classes(classes.own(moved))
+        high = largest_root(slope, squares + own)
+        self.v_squares = np.hypot(own, slope * high)
+        dots = np.hypot(moved, self.root * high[None, :] + shift * self.root * high[self.rows, None])
+        dots = np.minimum(np.minimum(dots, classes.transpose(dots)), self._outer(high, high))
+        self.v_dots = self._with_own(dots, self.v_squares)
         logits = float(np.max(self.units * self.radius)) + self.bias * float(np.linalg.norm(self.units))
-        largest = self.problem.weight_decay * largest_eigenvalue(self.prediction.gram_weights)
+        gram = self.prediction.rows("gram_weights", self.rows)
+        largest = self.problem.weight_decay * classes.largest_eigenvalue(gram)
         top = float(largest_root(2 * self.root, largest + self.norm_A * logits))
         jointly = math.hypot(self.norm_A * logits, 2 * top * self.root)
-        self.v_frobenius = min(jointly, float(np.linalg.norm(self.v_dots)))
+        self.v_frobenius = min(jointly, classes.norm(self.v_dots))
+
+    def _cosines(self, gram: np.ndarray, dots: np.ndarray, squares: np.ndarray) -> np.ndarray:
+        """Return bounds on the cosines of a frame from bounds on its Gram matrix."""
+        lengths, rows = self.classes.of_classes(self.classes.own(gram)), self.rows
+        first = (lengths[rows, None], squares[rows, None])
+        return bound_of_cosine(gram, dots, first, (lengths, squares))
 
     def _resolved(self) -> np.ndarray:
         """Living: margin intervals disjoint. Collapsed: the dual point cannot have moved to its boundary."""
         # |Q - Q*|^2 <= 2 L FY for a loss of curvature L
         factor = 2 * self.problem.loss.curvature(np.arange(self.K))
         move = np.sqrt(self.eps * factor / self.problem.num_samples) / self.problem.nuclear_weights
-        living = self.prediction.margins - self.pinned.margin_fall > self.zero_margins
+        fall = self.classes.of_classes(self.pinned.margin_fall)
+        living = self.prediction.margins - fall > self.zero_margins
         return np.where(self.prediction.collapsed, self._bound_lengths() + move < 1, living)
 
     def _disagreement(self, resolved: np.ndarray) -> float:
@@ -186,15 +215,17 @@ class _Resolution:
         undecided = float(self.problem.priors[~clear].sum())
         if not np.any(clear):
             return undecided
-        return undecided + self.eps / float(np.min(self.pinned.confusion[clear]))
+        return undecided + self.eps / float(np.min(self.classes.of_classes(self.pinned.confusion)[clear]))
 
     def tolerances(self) -> Tolerances:
         """Translate the bounds into the units of the metrics."""
-        problem, prediction = self.problem, self.prediction
+        problem, prediction, classes = self.problem, self.prediction, self.classes
+        names: tuple[Any, ...] = ("gram_features", "gram_weights", "logits")
+        gram_features, gram_weights, logits = (prediction.rows(name, self.rows) for name in names)
         resolved = self._resolved()
         h_units, w_units = problem.feature_decays * problem.counts, problem.weight_decay
         h_squares, w_squares = self.squares / h_units, self.v_squares / w_units
-        h_dots = self.dots / np.sqrt(np.outer(h_units, h_units))
+        h_dots = self.dots / np.sqrt(self._outer(h_units, h_units))
         h_high = np.sqrt(prediction.norms**2 + h_squares)
         # mean logit of a class: row k of X 1 is g_k (V - A'G)' 1
         shift = problem.loss.shift_invariant * h_high * self.root / math.sqrt(problem.weight_decay * self.K)
@@ -203,28 +234,24 @@ class _Resolution:
             max(problem.weight_decay * np.sum(prediction.weight_norms**2) - self.v_squares.sum(), 0.0)
         )
         return Tolerances(
-            margins_low=prediction.margins - self.pinned.margin_fall,
-            margins_high=prediction.margins + self.pinned.margin_rise,
+            margins_low=prediction.margins - classes.of_classes(self.pinned.margin_fall),
+            margins_high=prediction.margins + classes.of_classes(self.pinned.margin_rise),
             zero_margins=self.zero_margins,
             resolved=resolved,
             norms=bound_of_root(prediction.norms, h_squares),
             weight_norms=bound_of_root(prediction.weight_norms, w_squares),
-            feature_cosines=bounds_of_cosines(prediction.gram_features, h_dots, h_squares),
-            weight_cosines=bounds_of_cosines(prediction.gram_weights, self.v_dots / w_units, w_squares),
+            feature_cosines=self._cosines(gram_features, h_dots, h_squares),
+            weight_cosines=self._cosines(gram_weights, self.v_dots / w_units, w_squares),
             alignment=bound_of_cosine(
-                np.diagonal(prediction.logits),
-                np.diagonal(self.entries) + shift + self.bias,
+                classes.of_classes(classes.own(logits)),
+                classes.of_classes(classes.own(self.entries)) + shift + self.bias,
                 (prediction.norms**2, h_squares),
                 (prediction.weight_norms**2, w_squares),
             ),
-            nc2_h=bound_of_direction(
-                float(np.linalg.norm(h_dots)), float(np.linalg.norm(prediction.gram_features))
-            ),
+            nc2_h=bound_of_direction(classes.norm(h_dots), classes.norm(gram_features)),
             nc2_w=bound_of_direction(self.root * (1 + math.sqrt(2)), v_norm),
-            nc2_wwt=bound_of_direction(
-                self.v_frobenius / w_units, float(np.linalg.norm(prediction.gram_weights))
-            ),
-            nc3_wh=bound_of_direction(logit_error, float(np.linalg.norm(prediction.logits))),
+            nc2_wwt=bound_of_direction(self.v_frobenius / w_units, classes.norm(gram_weights)),
+            nc3_wh=bound_of_direction(logit_error, classes.norm(logits)),
             within=2 * self.eps / (problem.num_samples * float(problem.feature_decays.min())),
             logits=2 * float(self.entries.max()),
             nc4=self._disagreement(resolved),

@@ -12,6 +12,7 @@ from ufm.inputs.checks import InputError
 from ufm.metrics.batches import Batch
 from ufm.metrics.nearest_mean import NearestMeanAgreement
 from ufm.metrics.statistics import FeatureStatistics
+from ufm.model.groups import GroupPoint, groups_of
 from ufm.model.problem import Problem
 from ufm.text import count_range
 
@@ -23,9 +24,11 @@ class Subject:
     Attributes:
         title: what it is, in a sentence.
         problem: what it is held against, if known.
-        statistics: of its features, made with its classifier.
+        statistics: of its features, made with its classifier; None for a point at group level, which has no rows.
+        group: a point at group level.
         rows: the features themselves, checked and read block by block, or None if they were streamed.
         second_pass: NC4 of streamed features, or None.
+        contexts: classifier and bias of a point whose rows belong to contexts, not classes; then no statistics.
         claims_optimum: whether it says of itself that it is optimal, so that its gap is judged.
         reported: the objective that it reports, to be checked against the recomputed one.
         history: records of the solver.
@@ -33,12 +36,22 @@ class Subject:
 
     title: str
     problem: Problem | None
-    statistics: FeatureStatistics
+    statistics: FeatureStatistics | None
+    group: GroupPoint | None = None
     rows: Batch | None = None
     second_pass: NearestMeanAgreement | None = None
+    contexts: tuple[np.ndarray, np.ndarray | None] | None = None
     claims_optimum: bool = False
     reported: float | None = None
     history: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def classifier(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """Weight and bias."""
+        if self.contexts is not None:
+            return self.contexts
+        assert self.statistics is not None
+        return self.statistics.classifier
 
 
 def subject_of_solution(solution: Any) -> Subject:
@@ -49,13 +62,19 @@ def subject_of_solution(solution: Any) -> Subject:
     """
     try:
         problem, status, history = solution.problem, solution.status, tuple(solution.history)
-        arrays = (solution.features, solution.labels, solution.weight, solution.bias)
+        group: Any = getattr(solution, "group", None)
+        if not group:
+            features, labels = solution.features, solution.labels
+            weight, bias = solution.weight, solution.bias
         reported = float(solution.objective)
     except AttributeError as error:
         raise InputError(
             f"solution must be what ufm.solve returns, got {type(solution).__name__} ({error})"
         ) from None
-    subject = subject_of_arrays(*arrays, problem)
+    if group:  # groups are found anew: the point alone is taken over
+        subject = Subject("", problem, None, GroupPoint(problem, groups_of(problem), group.point))
+    else:
+        subject = subject_of_arrays(features, labels, weight, bias, problem)
     status = getattr(status, "value", status)
     return dataclasses.replace(
         subject,
@@ -76,19 +95,23 @@ def subject_of_arrays(features: Any, labels: Any, weight: Any, bias: Any, proble
         if value is None:
             raise InputError(f"{name} must be given together with the other arrays, got None")
     matrix, vector = classifier(weight, bias)
-    table = feature_table(features, matrix.shape[1], len(matrix))
+    classes = len(matrix) if problem is None else problem.num_classes
+    table = feature_table(features, matrix.shape[1], classes)
     if table.shape[0] == 0:
         raise InputError("features must have at least one row, got none")
     if problem is not None:
         _check_problem(problem, matrix.shape, vector)
-    kept = label_array(labels, len(matrix), table.shape[0])
+    kept = label_array(labels, classes, table.shape[0])
     multiplicities = np.ones(len(kept)) if problem is None else _multiplicities(problem, kept)
     rows = Batch(table, kept, multiplicities)
+    if problem is not None and not problem.loss.labelled:
+        title = f"Last layer with {len(kept)} rows of features: {_described(problem)}."
+        return Subject(title, problem, None, rows=rows, contexts=(matrix, vector))
     nonnegative = problem is not None and problem.features == "nonnegative"
     statistics = FeatureStatistics(weight=matrix, bias=vector, nonnegative=nonnegative)
     statistics.add(rows, check=True)
     title = _title(statistics, problem)
-    return Subject(title, problem, statistics, rows)
+    return Subject(title, problem, statistics, rows=rows)
 
 
 def subject_of_statistics(
@@ -110,9 +133,9 @@ def subject_of_statistics(
 
 
 def _check_problem(problem: Problem, shape: tuple[int, ...], bias: np.ndarray | None) -> None:
-    if shape != (problem.num_classes, problem.dim):
+    if shape != (problem.num_logits, problem.dim):
         raise InputError(
-            f"weight must have the problem's shape {(problem.num_classes, problem.dim)}, got {shape}"
+            f"weight must have the problem's shape {(problem.num_logits, problem.dim)}, got {shape}"
         )
     if (bias is None) != (problem.bias is None):
         has, needs = ("none", "needs one") if bias is None else ("one", "has none")
@@ -151,8 +174,9 @@ def _title(statistics: FeatureStatistics, problem: Problem | None) -> str:
 
 
 def _described(problem: Problem) -> str:
+    rows = "classes" if problem.loss.labelled else "contexts"
     return (
-        f"{problem.num_classes} classes of {count_range(problem.counts)} samples, "
+        f"{problem.num_classes} {rows} of {count_range(problem.counts)} samples, "
         f"dimension {problem.dim}, {type(problem.loss).__name__}, {problem.features} features, "
         f"lambda_W {problem.weight_decay:.4g}, lambda_H {problem.feature_decay:.4g}"
     )

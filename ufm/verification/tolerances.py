@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 
 from ufm.duality.lower_bound import dual_scales
 from ufm.theory.prediction import Prediction
+from ufm.verification.representatives import Representatives
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -23,7 +24,8 @@ class Tolerances:
         resolved: classes for which collapse can be decided at all.
         norms: for ``|h_k|``.
         weight_norms: for ``|w_k|``.
-        feature_cosines: for ``cos(h_k, h_l)``; infinite where it is undetermined.
+        feature_cosines: for ``cos(h_k, h_l)``, one row per group of classes that are alike (`Representatives`);
+            infinite where it is undetermined.
         weight_cosines: for ``cos(w_k, w_l)``.
         alignment: for ``cos(w_k, h_k)``.
         nc2_h: for the residual of the Gram matrix of class means.
@@ -42,8 +44,8 @@ class Tolerances:
     resolved: Bool[np.ndarray, " K"]
     norms: Float[np.ndarray, " K"]
     weight_norms: Float[np.ndarray, " K"]
-    feature_cosines: Float[np.ndarray, "K K"]
-    weight_cosines: Float[np.ndarray, "K K"]
+    feature_cosines: Float[np.ndarray, "G K"]
+    weight_cosines: Float[np.ndarray, "G K"]
     alignment: Float[np.ndarray, " K"]
     nc2_h: float
     nc2_w: float
@@ -55,30 +57,35 @@ class Tolerances:
     flat: float | None = None
 
 
-def dual_matrix(prediction: Prediction) -> Float[np.ndarray, "K K"]:
+def dual_matrix(prediction: Prediction, classes: Representatives | None = None) -> Float[np.ndarray, "G K"]:
     """Return ``A``, rows ``-sqrt(n_k)/(N l)`` times the loss gradient at the predicted logits of class k."""
     problem = prediction.problem
-    gradient = problem.loss.gradient(prediction.logits, np.arange(problem.num_classes))
-    return -dual_scales(problem)[:, None] * gradient
+    rows = np.arange(problem.num_classes) if classes is None else classes.first
+    gradient = problem.loss.gradient(prediction.rows("logits", rows), rows)
+    return -dual_scales(problem)[rows, None] * gradient
 
 
-def flat_tolerances(prediction: Prediction, tolerance: float) -> Tolerances:
+def flat_tolerances(
+    prediction: Prediction, tolerance: float, classes: Representatives | None = None
+) -> Tolerances:
     """Return one tolerance for everything: for points that are no certified optima, such as trained networks.
 
     Args:
         prediction: what is compared with.
         tolerance: absolute for residuals and cosines; times the largest predicted norm (margin) for norms
             (margins), or times its natural scale if everything is predicted to collapse.
+        classes: which classes are alike, if that is known.
     """
     problem = prediction.problem
     K = problem.num_classes
+    classes = Representatives.of_all(K) if classes is None else classes
     margin = np.full(K, tolerance * (prediction.margins.max() or 1.0))
     natural = math.sqrt(2 * prediction.objective)
     feature_scale = prediction.norms.max() or natural / math.sqrt(
         float(problem.counts @ problem.feature_decays)
     )
     weight_scale = prediction.weight_norms.max() or natural / math.sqrt(problem.weight_decay)
-    lengths = np.linalg.norm(dual_matrix(prediction), axis=1)
+    lengths = classes.of_classes(np.linalg.norm(dual_matrix(prediction, classes), axis=1))
     living = ~prediction.collapsed
     resolved = np.where(living, prediction.margins > 2 * margin, lengths < 1 - tolerance)
     clear = resolved & living
@@ -89,8 +96,10 @@ def flat_tolerances(prediction: Prediction, tolerance: float) -> Tolerances:
         resolved=resolved,
         norms=np.full(K, tolerance * feature_scale),
         weight_norms=np.full(K, tolerance * weight_scale),
-        feature_cosines=np.where(np.logical_and.outer(clear, clear), tolerance, np.inf),
-        weight_cosines=np.full((K, K), tolerance if prediction.weight_norms.max() > 0 else np.inf),
+        feature_cosines=np.where(np.logical_and.outer(clear[classes.first], clear), tolerance, np.inf),
+        weight_cosines=np.full(
+            (len(classes.first), K), tolerance if prediction.weight_norms.max() > 0 else np.inf
+        ),
         alignment=np.where(clear, tolerance, np.inf),
         nc2_h=tolerance,
         nc2_w=tolerance,
@@ -103,11 +112,13 @@ def flat_tolerances(prediction: Prediction, tolerance: float) -> Tolerances:
     )
 
 
-def dual_directions(prediction: Prediction) -> Float[np.ndarray, "K K"]:
+def dual_directions(
+    prediction: Prediction, classes: Representatives | None = None
+) -> Float[np.ndarray, "G K"]:
     """Return the rows of ``A`` at length 1, for `ufm.metrics.classifier_from_means`.
 
     For the cross-entropy family with non-negative features row k is ``(K onehot_k - 1) / sqrt(K (K-1))``.
     """
-    rows = dual_matrix(prediction)
+    rows = dual_matrix(prediction, classes)
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     return rows / np.where(lengths > 0, lengths, 1.0)

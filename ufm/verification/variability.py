@@ -17,7 +17,7 @@ from ufm.verification.tolerances import Tolerances
 
 
 def variability_rows(
-    statistics: FeatureStatistics, within: float | None, flat: float | None, noise: float = 0.0
+    statistics: FeatureStatistics | None, within: float | None, flat: float | None, noise: float = 0.0
 ) -> list[Row]:
     """Rows of the NC1 family: predicted 0 at every global optimum, by strict convexity of the regulariser.
 
@@ -31,6 +31,10 @@ def variability_rows(
         flat: the tolerance if there is no such bound; no verdict if that is None too.
         noise: what class means that are as good as zero may add to an eigenvalue of ``Sigma_B``.
     """
+    if statistics is None:
+        return [
+            info_row("NC1", "variability within classes: none, as every class has one row of features", 0.0)
+        ]
     spectrum = metrics.between_spectrum(statistics)
     largest = float(spectrum.max(initial=0.0))
     rtol = max(metrics.RANK_TOLERANCE, max(noise, within or 0.0) / largest if largest > 0 else 0.0)
@@ -111,7 +115,7 @@ def _variability_tolerances(
 def agreement_rows(subject: Subject, tolerances: Tolerances | None, noise: float) -> list[Row]:
     """NC4: a second pass over the features, made here if they are at hand."""
     meaning = "fraction of samples whose predicted class is that of the nearest class mean, ties allowed"
-    if subject.rows is None and subject.second_pass is None:
+    if subject.statistics is None or (subject.rows is None and subject.second_pass is None):
         return []
     statistics = subject.statistics
     largest = float(metrics.squared_distances(statistics).max(initial=0.0))

@@ -24,6 +24,7 @@ import numpy as np
 
 from ufm import metrics
 from ufm.duality.certificate import Certificate
+from ufm.inputs.arrays import real_array
 from ufm.inputs.checks import InputError, fraction, gap_tolerance, instance_of, nonnegative_float
 from ufm.losses import CrossEntropy, Loss
 from ufm.metrics.nearest_mean import NearestMeanAgreement
@@ -31,8 +32,9 @@ from ufm.metrics.statistics import FeatureStatistics
 from ufm.model.problem import Problem
 from ufm.theory.prediction import Prediction
 from ufm.verification import checks, geometry
+from ufm.verification.contexts import context_rows
 from ufm.verification.effective import EffectiveDecays, fit_decays, predicted
-from ufm.verification.measured import Measured, measured_geometry
+from ufm.verification.measured import Measured, MeasuredGroups, measured_geometry
 from ufm.verification.optimality import certificate_of, optimality_rows
 from ufm.verification.propagation import FLOOR
 from ufm.verification.report import Report, Row
@@ -159,20 +161,43 @@ def _verify_point(subject: Subject, problem: Problem, tol: float, tolerance: flo
     eps = _judging_gap(subject, certificate, tol, problem.loss.convex) if tolerance is None else None
     if eps is None and tolerance is None and problem.loss.convex:
         tolerance = NETWORK_TOLERANCE
-    measured = measured_geometry(subject.statistics, problem.loss)
+    if subject.contexts is not None:
+        return _verify_contexts(subject, problem, certificate, tol, eps)
+    measured = _measured(subject, problem.loss)
     prediction, notes = predicted(problem)
     rows = optimality_rows(subject, problem, certificate, prediction, tol, eps)
     tolerances: Tolerances | None = None
     if prediction is not None and eps is not None:
-        tolerances = gap_tolerances(prediction, eps)
+        tolerances = gap_tolerances(prediction, eps, measured.classes)
     elif prediction is not None and tolerance is not None:
-        tolerances = flat_tolerances(prediction, tolerance)
+        tolerances = flat_tolerances(prediction, tolerance, measured.classes)
     if prediction is not None and tolerances is not None:
         rows += _geometry_rows(subject, prediction, measured, tolerances)
     else:
         rows += _open_rows(subject, problem, measured, eps, tolerance)
     basis = _basis(certificate, eps, tol, tolerance)
     return _report(subject, rows, basis, notes, measured, prediction, tolerances, problem=problem)
+
+
+def _verify_contexts(
+    subject: Subject, problem: Problem, certificate: Certificate | None, tol: float, eps: float | None
+) -> Report:
+    """Verify against soft targets, about which a gap says what `ufm.verification.contexts` lists."""
+    if certificate is None or subject.rows is None:
+        raise InputError("features must be few enough for their logits to fit into memory")
+    (weight, bias), (rows, labels, _) = subject.classifier, subject.rows
+    point = (weight, real_array("features", rows.rows, 2), labels, bias)
+    more, measured = context_rows(problem, point, certificate, eps)
+    found = optimality_rows(subject, problem, certificate, None, tol, eps) + more
+    basis, notes = _basis(certificate, eps, tol, NETWORK_TOLERANCE), ("Soft targets: no closed form.",)
+    return _report(subject, found, basis, notes, measured, None, None, problem=problem)
+
+
+def _measured(subject: Subject, loss: Loss) -> Measured:
+    if subject.group is not None:
+        return MeasuredGroups(subject.group, loss)
+    assert subject.statistics is not None
+    return measured_geometry(subject.statistics, loss)
 
 
 def _judging_gap(subject: Subject, certificate: Certificate | None, tol: float, convex: bool) -> float | None:
@@ -248,6 +273,7 @@ def _open_rows(
 def _verify_unknown(subject: Subject, tolerance: float, loss: Loss, charge: float | None) -> Report:
     """Verify without a problem: fit the decays and the charge, then judge what does not follow from the fit."""
     statistics = subject.statistics
+    assert statistics is not None
     loss.check_classes(statistics.num_classes)
     measured = measured_geometry(statistics, loss)
     fit = fit_decays(statistics, measured, loss, charge)
@@ -273,7 +299,7 @@ def _report(
     rows: list[Row],
     basis: str,
     notes: tuple[str, ...],
-    measured: Measured,
+    measured: Any,
     prediction: Prediction | None,
     tolerances: Tolerances | None,
     problem: Problem | None = None,
