@@ -143,4 +143,5 @@ def drawn_in(problem: Problem, level: Level, point: Variables) -> Variables:
     classes = np.arange(problem.num_classes)
     at_zero = problem.priors @ problem.loss.value(np.zeros((len(classes), problem.num_logits)), classes)
     factor = min(1.0, math.sqrt(2 * at_zero) / norm)
-    return Variables(*(None if part is None else part * factor for part in point))
+    bias = None if point.bias is None else point.bias * factor
+    return Variables(point.weight * factor, point.features * factor, bias)
