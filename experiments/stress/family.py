@@ -7,7 +7,9 @@ gradient at the returned logits, and ``<a Q, W H> >= -polar(A) R`` with R the re
 
     ``P* >= sum_k a_k (loss_k(z_k) - <Q_k, z_k>) - max(polar(A) - 1, 0) P``    (less what the bias could gain).
 
-That bound is of first order in the residual: the judge confirms to `CONFIRMED` what the package certifies to 1e-8.
+An unregularised bias is taken to be at most twice that of the point at the optimum, so that there this is a check and
+no proof. The bound is of first order in the residual: the judge confirms to `CONFIRMED` what the package certifies to
+1e-8.
 
     python -m experiments.stress.family [--problems 5000]
 """

@@ -16,7 +16,7 @@ SMALL = ufm.Problem([300, 100, 30, 5], 6, 1e-2, 1e-3)
 def test_squared_error_at_vanishing_decays_meets_the_closed_form_without_a_single_step():
     move = quasi_newton(TINY, "class", random_start(TINY, "class", 0), 2000)
     assert move is not None
-    reached = ufm.certify(TINY, move.variables.weight, move.variables.features, np.arange(2))
+    reached = ufm.certify(TINY, move.point.weight, move.point.features, np.arange(2))
     assert reached.objective == pytest.approx(ufm.predict(TINY).objective, rel=1e-7)
     assert reached.objective >= ufm.predict(TINY).objective * (1 - 1e-12)
 
@@ -25,10 +25,8 @@ def test_features_stay_nonnegative_and_the_objective_falls_as_said():
     start = random_start(SMALL, "class", 1)
     move = quasi_newton(SMALL, "class", start, 200)
     assert move is not None
-    assert np.all(move.variables.features >= 0)
-    values = [
-        ufm.certify(SMALL, p.weight, p.features, np.arange(4)).objective for p in (start, move.variables)
-    ]
+    assert np.all(move.point.features >= 0)
+    values = [ufm.certify(SMALL, p.weight, p.features, np.arange(4)).objective for p in (start, move.point)]
     assert values[0] - values[1] == pytest.approx(move.decrease, rel=1e-12)
     assert move.decrease > 0
 

@@ -18,6 +18,7 @@ import dataclasses
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from ufm.model.objective import Coordinates, Objective, Point
@@ -93,7 +94,8 @@ class Accelerated:
         point = objective.project(point)
         xp, dtype = point.weight.__array_namespace__(), point.weight.dtype
         zero, one, no = xp.zeros((), dtype), xp.ones((), dtype), xp.zeros((), bool)
-        bound = xp.asarray(objective.curvature_bound(point), dtype=dtype)
+        with np.errstate(all="ignore"):  # infinite at a start whose squares overflow
+            bound = xp.asarray(objective.curvature_bound(point), dtype=dtype)
         nothing = Seen(
             nothing_kept(objective, point),
             xp.zeros_like(point.weight),

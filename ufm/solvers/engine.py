@@ -110,7 +110,6 @@ class Block:
         if not run.exhausted:
             here = member(point, 0)
             overflowed = run.descends and run.latest == math.inf  # no chunk of steps has stayed finite yet
-            overflowed = overflowed and self.setup.level != "group"  # there every start is random
             return [drawn_in(run.task.problem, self.setup.level, here) if overflowed else here]
         certificate = self._certify([slot], point)[0]
         self._record(slot, certificate.objective, certificate.residual, member(point, 0))
@@ -146,8 +145,7 @@ class Block:
         moves = self.device.escapes(self._problems(left), member(points, stuck), least) if stuck else []
         for i, move in zip(stuck, moves, strict=True):
             run = self.runs[slots[i]]
-            late = run.steps >= LATE and self.setup.level != "group"
-            if late and (move is None or not move.decrease > run.least):
+            if run.steps >= LATE and (move is None or not move.decrease > run.least):
                 move = quasi_newton(run.task.problem, self.setup.level, member(points, i), run.steps)
             if agreed(move is not None and move.decrease > run.least):
                 point = agreed(member(points, i) if move is None else move.point)

@@ -33,7 +33,7 @@ def quasi_newton(problem: Problem, level: Level, point: Variables, evaluations: 
 
     Args:
         problem: the problem, of convex loss.
-        level: level of the feature rows; None is returned at sample level, and where the classifier is fixed.
+        level: level of the feature rows; None is returned at other levels, and where the classifier is fixed.
         point: where to begin.
         evaluations: at most about so many of the objective.
     """
@@ -127,9 +127,10 @@ def drawn_in(problem: Problem, level: Level, point: Variables) -> Variables:
     """Return a point drawn towards zero along its ray until its regulariser is at most the objective at zero.
 
     For a convex loss ``P(t x) <= (1 - t^2) P(0) + t^2 P(x)``, so it only gets better where P(x) is above P(0), and no
-    point of larger regulariser is optimal. Points whose squares overflow come back to where steps can be taken.
+    point of larger regulariser is optimal. Points whose squares overflow come back to where steps can be taken;
+    those of group level, and features of a fixed classifier, are left alone.
     """
-    if problem.classifier is not None:  # then only features may move
+    if level == "group" or problem.classifier is not None:
         return point
     scales = scaling(problem, level, "balanced")
     parts = [point.weight * scales.weight, point.features * scales.rows[:, None]]
