@@ -133,6 +133,7 @@ TESTED = {
     f"experiments.{name}"
     for name in (
         "benchmark",
+        "benchmark.accelerator",
         "figures.dynamics",
         "figures.geometries",
         "figures.geometry",

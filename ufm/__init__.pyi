@@ -24,6 +24,7 @@ from .metrics.separability import Separability as Separability
 from .metrics.separability import separability as separability
 from .metrics.statistics import FeatureStatistics as FeatureStatistics
 from .model.problem import Problem as Problem
+from .models.contrastive import SupervisedContrastive as SupervisedContrastive
 from .prediction.advice import advise as advise
 from .prediction.solved import predict as predict
 from .solvers.accelerated import Accelerated as Accelerated
@@ -34,6 +35,8 @@ from .solvers.status import Status as Status
 from .sweeps import sweep as sweep
 from .theory.prediction import ClosedFormError as ClosedFormError
 from .theory.prediction import Prediction as Prediction
+from .theory.prototypes import orthogonal_frame as orthogonal_frame
+from .theory.prototypes import simplex_etf as simplex_etf
 from .verification.observer import collapse_observer as collapse_observer
 from .verification.report import Report as Report
 from .verification.verify import verify as verify

@@ -29,8 +29,8 @@ from ufm.inputs.checks import (
 )
 from ufm.inputs.counts_file import read_counts
 
-#: Most classes that a profile may have: a guard against typing errors, not a limit of the mathematics.
-MAX_CLASSES = 10**7
+#: Most classes that a profile may have: advice on so many takes ten seconds. No limit of the mathematics.
+MAX_CLASSES = 10**6
 
 #: Most samples of a parametric profile: beyond, the rounding errors of a law could exceed one sample.
 MAX_SAMPLES = 10**12

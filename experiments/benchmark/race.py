@@ -9,9 +9,9 @@ The machine: time per step against copy bandwidth and matrix-multiply rate (`roo
 problems per second against the number solved together.
 
     pip install ".[peers,sweep]"
-    python -m experiments.benchmark --quick              # under 2 minutes
-    python -m experiments.benchmark                      # the figures in the README
-    python -m experiments.benchmark --suite accelerator  # roofline at 10^6 x 512, 115,846 x 2048
+    python -m experiments.benchmark --quick       # under 2 minutes
+    python -m experiments.benchmark               # the figures in MEASURED.md
+    python -m experiments.benchmark.accelerator   # on a GPU or TPU
 
 Not a script: a part of `python -m experiments.benchmark`.
 """
@@ -25,7 +25,7 @@ import os
 import platform
 import time
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
@@ -59,10 +59,6 @@ WORKLOADS = {
     "100..500, d=512": workload("100x2,200x2,300x2,400x2,500x2", 512, 2e-4, 1.7e-6),
     "N=30,000, d=512": workload("1000x2,2000x2,3000x2,4000x2,5000x2", 512, 2e-4, 1.7e-7),
 }
-ACCELERATOR = {
-    "N=10^6, d=512, K=10": ufm.Problem([100_000] * 10, 512, 1e-3, 1e-9),
-    "ImageNet-LT, d=2048": workload("imagenet-lt", 2048, 1e-4, 1e-10),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +87,6 @@ def _only(*names: str) -> dict[str, ufm.Problem]:
 SUITES = {
     "quick": Suite(_only("100..500, d=64"), (1, 4), _only("100..500, d=512"), scaling=False),
     "full": Suite(WORKLOADS, (3, 60), _only("N=30,000, d=512"), scaling=True),
-    "accelerator": Suite({}, (0, 0), ACCELERATOR, scaling=False),
 }
 
 Record = dict[str, Any]
@@ -247,22 +242,20 @@ def machine() -> dict[str, Any]:
 
 
 def main(
-    suite: Literal["full", "accelerator"] = "full",
     outputs: OmitArgPrefixes[Outputs] = Outputs(),
     quick: bool = False,
 ) -> int:
     """Measure, print the tables, save JSON and figure; return 1 if ufm missed a gap of 1e-8.
 
     Args:
-        suite: full (the figures in the README; run it on an idle machine) or accelerator (rooflines only).
         outputs: where all figures (JSON) and the picture go.
-        quick: one problem and one roofline instead of a suite.
+        quick: one problem and one roofline only; all else on an idle machine.
     """
     peers = {solver.split()[0].strip(",") for solver in SOLVERS} & {"jaxopt", "torch"}
     if missing := sorted(peer for peer in peers if importlib.util.find_spec(peer) is None):
         raise SystemExit(f'the benchmark needs {" and ".join(missing)}: pip install ".[peers,sweep]"')
-    chosen = SUITES["quick" if quick else suite]
-    results_at = outputs.of("benchmark" if suite == "full" else f"benchmark-{suite}", quick)
+    suite = "quick" if quick else "full"
+    chosen, results_at = SUITES[suite], outputs.of("benchmark", quick)
     use_all_cores(30_000, 512)
     parts = {"race": races(chosen), "roofline": rooflines(chosen), "scaling": scalings(chosen)}
     results: dict[str, list[Record]] = {part: [] for part in parts}
@@ -272,7 +265,7 @@ def main(
                 bar.line(words)
                 results[part] += job()
                 bar.advance()
-    results_at.save({"suite": "quick" if quick else suite, "machine": machine()} | results)
+    results_at.save({"suite": suite, "machine": machine()} | results)
     tables = {"race": race_table, "roofline": roofline_table, "scaling": scaling_table}
     print(*(f"{tables[part](found)}\n" for part, found in results.items() if found), sep="\n")
     results_at.draw(benchmark_figures.figure(results))

@@ -11,6 +11,7 @@ Not a script: a part of `python -m experiments.benchmark`.
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import os
 import time
 from collections.abc import Callable
@@ -79,7 +80,9 @@ def multiply_rate(dtype: str) -> float:
     return 2 * size**3 / median_seconds(lambda: multiply(a))
 
 
-def step_seconds(problem: ufm.Problem, level: Level, dtype: str, seconds: float = 1.0) -> dict[str, float]:
+def step_seconds(
+    problem: ufm.Problem, level: Level, dtype: str, seconds: float = 1.0, blocks: int | None = None
+) -> dict[str, float]:
     """Return the median time of a step, and what the compiled program holds, in feature matrices.
 
     Args:
@@ -87,11 +90,15 @@ def step_seconds(problem: ufm.Problem, level: Level, dtype: str, seconds: float 
         level: level of the feature rows.
         dtype: ``"float32"`` or ``"float64"``.
         seconds: about how long to measure.
+        blocks: into how many blocks each device cuts its rows; None: as many as the solver would.
     """
     rule = ufm.Accelerated()
     with jax.enable_x64(dtype == "float64"):
         rows = problem.num_samples if level == "sample" else problem.num_classes
         layout = choose_layout(rows, problem.dim, jnp.dtype(dtype).itemsize) if level == "sample" else None
+        if layout is not None and blocks is not None:
+            share = -(-rows // layout.mesh.size)
+            layout = dataclasses.replace(layout, block=-(-share // blocks), blocks=blocks)
         objective = build_objective(problem, level, rule.coordinates, dtype, layout)
         scales = scaling(problem, level, rule.coordinates)
         point = to_point(random_start(problem, level, 0), scales, dtype, layout)

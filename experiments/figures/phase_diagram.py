@@ -32,7 +32,7 @@ from ufm.plots.sweep import draw_phases
 from ufm.sweeps import summary
 from ufm.sweeps.batch_work import solve_together
 from ufm.sweeps.grid import make_grid
-from ufm.sweeps.run import BATCH_SIZE, WIDTH
+from ufm.sweeps.plan import BATCH_SIZE, WIDTH
 from ufm.verification.resolution import gap_tolerances
 
 FIXED = {"counts": "exp:K=10,n_max=5000", "dim": 16, "tol": 1e-8}

@@ -66,6 +66,15 @@ def test_a_measured_layer_tells_the_decays_and_who_pays(capsys, layer):
     assert "Charge exponent" in out
 
 
+def test_a_layer_that_no_pair_of_decays_explains_is_warned_of(capsys, layer, tmp_path):
+    arrays = dict(np.load(layer))
+    for scale, wide in ((1.0, False), (2.0, True)):
+        arrays["features"][np.isin(arrays["labels"], (1, 4))] *= scale
+        np.savez(tmp_path / "other.npz", **arrays)
+        _, out, _ = run(capsys, "advise", "--like", str(tmp_path / "other.npz"))
+        assert ("WARNING: single classes deviate by a factor" in out) == wide
+
+
 def test_a_penalty_in_a_batch_is_converted(capsys):
     words = "--counts 150x5,15x5 --torch-weight-decay 5e-4 --feature-decay 1e-4 --batch-size 165 --json"
     _, out, _ = run(capsys, "advise", *words.split())

@@ -1,5 +1,6 @@
 """The benchmark: all solve the same problem from the same start, and clocks and ratios are what they say."""
 
+import functools
 import json
 
 import jax
@@ -7,8 +8,8 @@ import numpy as np
 import pytest
 
 import ufm
+from experiments.benchmark import accelerator, peers, race, roofline
 from experiments.benchmark import figures as benchmark_figures
-from experiments.benchmark import peers, race, roofline
 from experiments.common import Outputs
 
 PROBLEM = ufm.Problem([30, 20, 10], 12, 2e-2, 2e-3)
@@ -127,9 +128,40 @@ def test_figures_have_a_panel_for_everything():
 
 
 def test_the_suites_are_what_they_are_called():
-    assert set(race.SUITES) == {"quick", "full", "accelerator"}
+    assert set(race.SUITES) == {"quick", "full"}
     assert race.WORKLOADS["N=30,000, d=512"].num_samples == 30_000
-    shapes = {(p.num_samples, p.dim, p.num_classes) for p in race.ACCELERATOR.values()}
+    shapes = {(p.num_samples, p.dim, p.num_classes) for p in accelerator.FULL.steps.values()}
     assert shapes == {(10**6, 512, 10), (115_846, 2048, 1000)}
     for problem in race.WORKLOADS.values():
         assert not ufm.predict(problem).collapsed.all()
+
+
+@pytest.mark.slow
+def test_the_accelerator_script_runs_unchanged_on_a_cpu(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(roofline, "COPIED", 2**20)
+    monkeypatch.setattr(roofline, "MULTIPLIED", 2**20)
+    monkeypatch.setattr(roofline, "REPEATS", 2)
+    monkeypatch.setattr(accelerator, "step_seconds", functools.partial(roofline.step_seconds, seconds=0.01))
+    assert accelerator.main(quick=True, outputs=Outputs(tmp_path)) == 0
+    printed = capsys.readouterr().out
+    assert "WRONG" not in printed
+    assert "NOT CERTIFIED" not in printed
+    saved = json.loads((tmp_path / "accelerator.json").read_text())
+    parts = {record["part"] for record in saved["jobs"]}
+    assert parts >= {"correctness", "step", "blocks", "diagram", "classes"}
+    assert not any("left_out" in record for record in saved["jobs"])
+    assert set(saved["float32_gain"]) >= {"step: N=300, d=16", "diagram: 4 x 4", "classes: class level, K=12"}
+    assert max(map(len, printed.splitlines())) <= 80
+
+
+def test_the_accelerator_script_says_what_it_leaves_out_and_what_is_wrong(tmp_path, monkeypatch, capsys):
+    def short():
+        raise MemoryError("out of memory")
+
+    wrong = ("correctness", "class", lambda: {"right": False})
+    monkeypatch.setattr(accelerator, "jobs", lambda sizes: [wrong, ("step", "large", short)])
+    assert accelerator.main(quick=True, outputs=Outputs(tmp_path)) == 1
+    printed = capsys.readouterr().out
+    assert "WRONG" in printed
+    assert "out of memory" in printed
+    assert accelerator.measured(short, left=0) == {"left_out": "the time is up"}

@@ -1,13 +1,14 @@
 """Everything public, called with everything wrong: only `InputError` ever comes out, or an answer."""
 
 import inspect
+import resource
 from fractions import Fraction
 
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import ufm
@@ -96,6 +97,13 @@ CALLS = {
         metrics.classifier_from_means,
         {"means": np.eye(3, 4), "counts": np.ones(3), "directions": np.eye(3)},
     ),
+    "solve": (ufm.solve, {"problem": PROBLEM, "start": START, "seed": 0, "tol": 1e-6, "max_steps": 300}),
+    "LabelSmoothing": (ufm.LabelSmoothing, {"smoothing": 0.1}),
+    "WeightedCrossEntropy": (ufm.WeightedCrossEntropy, {"class_weights": np.ones(3)}),
+    "LogitAdjustment": (ufm.LogitAdjustment, {"adjustments": np.ones(3)}),
+    "LDAM": (ufm.LDAM, {"margins": np.ones(3), "scale": 1.0}),
+    "Poly1": (ufm.Poly1, {"epsilon": 1.0}),
+    "Focal": (ufm.Focal, {"gamma": 2.0}),
     **{
         f"profiles.{name}": (getattr(ufm.profiles, name), parameters)
         for name, parameters in {
@@ -226,13 +234,35 @@ def test_right_arguments_are_right():
         assert not isinstance(answer(call, dict(arguments)), InputError), name
 
 
+def call_with_something(name, data):
+    call, arguments = CALLS[name]
+    wrong = data.draw(st.sampled_from(sorted(arguments)))
+    value = data.draw(anything)()
+    found = answer(call, arguments | {wrong: value})
+    array = isinstance(value, np.ndarray) and value.ndim > 0  # a number in an array is a number
+    never = array and (isinstance(value, np.ma.MaskedArray) or value.dtype.kind in "cmM")
+    assert isinstance(found, InputError | ClosedFormError) or not never, (wrong, value)
+
+
 @pytest.mark.parametrize("name", CALLS)
 @settings(deadline=None, derandomize=True, max_examples=25)
 @given(data=st.data())
 def test_only_input_errors_come_out(name, data):
-    call, arguments = CALLS[name]
-    wrong = data.draw(st.sampled_from(sorted(arguments)))
-    answer(call, arguments | {wrong: data.draw(anything)()})
+    call_with_something(name, data)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CALLS)
+@settings(
+    deadline=None, derandomize=True, max_examples=5000 // len(CALLS) + 1, suppress_health_check=[*HealthCheck]
+)
+@given(data=st.data())
+def test_five_thousand_calls(name, data):
+    call_with_something(name, data)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < BEFORE + 2 * 2**20
+
+
+BEFORE = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kilobytes
 
 
 @pytest.mark.parametrize(

@@ -132,3 +132,22 @@ def test_what_does_not_fit_is_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(InputError, match="not a whole checkpoint"):
         ufm.solve(PROBLEM, checkpoint=path, resume=True)
+
+
+def test_a_second_run_on_a_checkpoint_is_refused_while_the_first_lives(tmp_path):
+    path, met = tmp_path / "run.npz", []
+
+    def second(*_):
+        for resume in (False, True):
+            with pytest.raises(
+                InputError, match=rf"run\.npz is in use: process {os.getpid()} .* another file"
+            ):
+                ufm.solve(PROBLEM, checkpoint=path, resume=resume)
+        met.append(sorted(found.name for found in tmp_path.iterdir()))
+        return {}
+
+    ufm.solve(PROBLEM, checkpoint=path, max_steps=20, record_every=20, observe=second)
+    assert met[0] == ["run.npz.claim"]
+    assert [found.name for found in tmp_path.iterdir()] == ["run.npz"]
+    again = ufm.solve(PROBLEM, checkpoint=path, resume=True)
+    assert again.certified

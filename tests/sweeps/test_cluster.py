@@ -15,6 +15,7 @@ from ufm.inputs.checks import CheckpointError
 from ufm.sweeps import cluster, open_dataset, run_config
 from ufm.sweeps.cluster import Work, connected
 from ufm.sweeps.grid import make_grid
+from ufm.sweeps.plan import plan
 
 FIXED = {"counts": "step:K=4,n_max=40", "dim": 6}
 AXES = {"counts.ratio": [1.0, 4.0, 10.0], "nuclear_weight": np.geomspace(1e-3, 1e-1, 13).tolist()}
@@ -77,16 +78,14 @@ def test_the_longest_begin_first(here):
 
     class Watched(Here):
         def submit(self, function, task, **options):
-            begun.append(task.batch)
+            begun.append(task.number)
             return super().submit(function, task, **options)
 
-    tasks = [
-        Work(grid, batch, members, 4, False, None, "other")
-        for batch, members in enumerate([[0], [1], [2], [2, 2]])
-    ]
+    batches = plan(grid, 4).batches
+    tasks = [Work(grid, number, batch, False, None, "other") for number, batch in enumerate(batches)]
     with pytest.raises(ufm.InputError, match=r"has ufm .* and the client other; install the same"):
         cluster.run_on(Watched(), tasks, lambda *_: None)
-    assert begun == [1, 3, 2, 0]
+    assert begun == [1, 2, 0]
 
 
 def test_what_cannot_work_is_said():

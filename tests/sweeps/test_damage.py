@@ -1,11 +1,13 @@
 """A stored sweep that is not as it was written is never taken for one that is: by resuming, opening or drawing."""
 
 import json
+import random
 import shutil
 
 import numpy as np
 import pytest
 import xarray as xr
+from helpers.damage import cut, damage, flip, swap, zero
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -44,30 +46,6 @@ def folder(stored, tmp_path):
 
 def batch(folder, number=0):
     return folder / "batches" / f"{number:05d}.npz"
-
-
-def flip(path, share, bit=0):
-    content = bytearray(path.read_bytes())
-    content[min(int(share * len(content)), len(content) - 1)] ^= 1 << bit
-    path.write_bytes(content)
-
-
-def zero(path, first, last):
-    content = bytearray(path.read_bytes())
-    part = slice(int(first * len(content)), int(last * len(content)))
-    content[part] = bytes(len(content[part]))
-    path.write_bytes(content)
-
-
-def cut(path, share):
-    content = path.read_bytes()
-    path.write_bytes(content[: int(share * len(content))])
-
-
-def swap(one, other):
-    first, second = one.read_bytes(), other.read_bytes()
-    one.write_bytes(second)
-    other.write_bytes(first)
 
 
 def rewrite(path, change):
@@ -149,6 +127,27 @@ def test_no_bit_may_change(folder, name, share, bit):
     with pytest.raises(ufm.InputError, match="is damaged"):
         open_dataset(folder)
     (folder / name).write_bytes(before)
+
+
+@pytest.mark.slow
+def test_two_hundred_damages_at_random(folder, stored):
+    """Of one or two files at once: refused, or what was written."""
+    whole = open_dataset(stored).load()
+    for seed in range(200):
+        draw = random.Random(seed)
+        files = draw.sample(
+            [folder / "sweep.json", *(batch(folder, i) for i in range(3))], draw.randint(1, 2)
+        )
+        before = {file: file.read_bytes() for file in files}
+        for file in files:
+            damage(file, draw)
+        changed = any(file.read_bytes() != content for file, content in before.items())
+        if changed:
+            with pytest.raises(ufm.InputError, match=r"is damaged|format"):
+                (sweep if seed % 10 == 0 else open_dataset)(folder).load()
+        for file, content in before.items():
+            file.write_bytes(content)
+    xr.testing.assert_identical(open_dataset(folder).load(), whole)
 
 
 @pytest.mark.parametrize("matrices", [False, True])

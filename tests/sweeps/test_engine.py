@@ -17,7 +17,7 @@ from ufm.solvers.escape import escape_all
 from ufm.sweeps.batch_work import solve_together
 from ufm.sweeps.grid import make_grid
 from ufm.sweeps.member import build_member
-from ufm.sweeps.run import plan
+from ufm.sweeps.plan import plan
 
 SMALL = {"counts": "40x2,10x2", "dim": 6}
 SGD = {"solver": "sgd", "learning_rate": 0.5, "max_steps": 400, "escapes": False}
@@ -276,7 +276,8 @@ def test_float64_stays_inside():
 def test_batches_hold_members_of_one_shape():
     axes = {"dim": [5, 6], "loss": ["ce", "mse", "smoothing:0.1"], "seed": [0, 1, 2, 3, 4]}
     members = members_of({"counts": "9x4", "nuclear_weight": 1e-2}, axes)
-    batches = plan(members, 2)
+    grid = make_grid({"counts": "9x4", "nuclear_weight": 1e-2}, axes)
+    batches = [batch.tolist() for batch in plan(grid, 2).members]
     assert sorted(i for batch in batches for i in batch) == list(range(30))
     assert all(len(batch) <= 2 and len({members[i].shape for i in batch}) == 1 for batch in batches)
-    assert batches == plan(members, 2)
+    assert batches == [batch.tolist() for batch in plan(grid, 2).members]

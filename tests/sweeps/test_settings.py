@@ -16,7 +16,7 @@ from ufm.solvers.rules import RULES, NamedRule, step_rule
 from ufm.solvers.settings import SETTINGS, Setting, check_settings
 from ufm.sweeps.grid import make_grid
 from ufm.sweeps.member import build_member
-from ufm.sweeps.run import plan
+from ufm.sweeps.plan import plan
 
 FIXED = {"counts": "40x2,10x2", "dim": 6, "nuclear_weight": 1e-3}
 DUMMY = """
@@ -65,10 +65,11 @@ def test_the_command_line_sees_a_new_field_and_a_new_rule():
 
 def test_sweeps_see_a_new_field_and_a_new_rule(dummy, tmp_path):
     axes = {"stride": [2, 10]}
-    members = list(make_grid(FIXED | {"solver": "dummy"}, axes).members())
+    grid = make_grid(FIXED | {"solver": "dummy"}, axes)
+    members = list(grid.members())
     assert members[0].key != members[1].key
     assert members[0].shape != members[1].shape
-    assert plan(members, 8) == [[0], [1]]
+    assert [batch.tolist() for batch in plan(grid, 8).members] == [[0], [1]]
     assert "--solver dummy --stride 10" in members[1].command()
     assert members[0].rule is not members[1].rule
     found = ufm.sweep(FIXED | {"solver": "dummy", "tol": 1e-5, "residual_tol": 1e-2}, axes)

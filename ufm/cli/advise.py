@@ -46,7 +46,8 @@ class TrainingFlags:
         int | None, arg(help="the feature decay stands in a training step, on the sum over such a batch")
     ] = None
     measured: Annotated[
-        Path | None, arg(help="npz of a trained last layer: decays and charge are estimated from it")
+        Path | None,
+        arg(aliases=["--like"], help="npz of a trained last layer: decays and charge are estimated from it"),
     ] = None
     charge: Annotated[
         str | None,
@@ -77,7 +78,7 @@ def advise_command(
     """Say which classes will collapse, which nearly do, and what saves them.
 
     A training script has a decay in torch's units and a last layer, which is
-    --torch-weight-decay 5e-4 --measured layer.npz.
+    --torch-weight-decay 5e-4 --like layer.npz.
 
     Example: ufm advise --counts 500x5,5x5 --weight-decay 5e-3 --feature-decay 2e-5
     """
@@ -109,6 +110,10 @@ def _given(training: TrainingFlags) -> _Training:
     default = "class" if training.torch_weight_decay is not None else "sample"
     charge = _exponent(training.charge or default)
     weight = _weight_decay(training)
+    if training.batch_size is not None and training.feature_decay is None:
+        raise InputError(
+            "batch_size needs feature_decay, which stands in a training step on the sum over such a batch"
+        )
     if weight is None and training.feature_decay is None:
         decay = ProblemFlags.feature_decay
         note = f"Here lambda_H = {decay:g}, which is a default for show, as is lambda_W: give your own."
@@ -151,7 +156,10 @@ def _measured(training: TrainingFlags, file: Path) -> _Training:
             f"make lambda_W {found['weight_decay']:.4g}: if that is far off, the layer is not stationary."
         )
     if found["spread"] > 1.5:
-        notes.append(f"Single classes deviate by a factor {found['spread']:.3g}: take the advice as a trend.")
+        notes.append(
+            f"WARNING: single classes deviate by a factor {found['spread']:.3g} from these decays: take the advice "
+            f"as a trend, not as numbers. Networks near a threshold have lost classes that are said to live here."
+        )
     return _Training(counts, weight, feature, found["charge"], tuple(notes))
 
 

@@ -130,6 +130,7 @@ def _sentence(box: str, argv: Sequence[str]) -> str:
     kept = [
         " ".join(part.partition("Got errors:")[0].split()) for part in parts if "full helptext" not in part
     ]
+    kept = [_hint(part) for part in kept]
     text = "; ".join(part.removeprefix("Argument helptext: ").rstrip(".") for part in kept if part)
     for pattern, plain in _PLAINER:
         text = re.sub(pattern, plain, text)
@@ -137,8 +138,19 @@ def _sentence(box: str, argv: Sequence[str]) -> str:
     return f"{text[:1].lower()}{text[1:]}; see ufm {f'{known} ' if known else ''}--help"
 
 
+def _hint(part: str) -> str:
+    """Return what the parser says without the help of the flags that it guesses were meant, but for their names."""
+    said, guess, meant = part.partition("Perhaps you meant:")
+    said = re.sub(
+        r" \(applied to ufm \w+\)|Arguments are applied to the directly preceding.*", "", said
+    ).strip()
+    flags = dict.fromkeys(re.findall(r"(?<!\S)--(?!help\b)[\w-]+", meant))
+    return f"{guess.lower()[:-1]} {' or '.join(flags)}" if guess and flags and not said else said
+
+
 def _complain(code: int, sentence: str) -> int:
-    """Print why it did not work, and return the exit code. Paths and flags are not broken."""
+    """Print why it did not work, and return the exit code. Paths and flags are not broken, the longest words cut."""
+    sentence = re.sub(r"(\S{50})\S*(\s+\S{60,}){5,}|(\S{80})\S{400,}", r"\1\3...", sentence)
     if sys.stderr is not None:
         with contextlib.suppress(OSError, ValueError):
             print(wrapped(f"ufm: {sentence}", break_long_words=False), file=sys.stderr, flush=True)

@@ -13,7 +13,8 @@ def check_environment(argv: Sequence[str]) -> None:
     command = argv[0] if argv else ""
     if "MPLBACKEND" in os.environ and command in ("solve", "verify", "figures"):
         _check_matplotlib(os.environ["MPLBACKEND"])
-    if os.environ.get("JAX_PLATFORMS") and command in ("solve", "sweep") and "--distributed" not in argv:
+    solves = command in ("solve", "sweep") or "--solve" in argv
+    if os.environ.get("JAX_PLATFORMS") and solves and "--distributed" not in argv:
         _check_jax(os.environ["JAX_PLATFORMS"])
 
 

@@ -11,6 +11,11 @@ every sample with the Q of its class; ``(1/N) sum_i <Q_{y_i}, W h_i> = sum_j <B'
 (Cauchy-Schwarz), hence at least ``-sqrt(lambda_W lambda_H) sum_j |w^j||H^j|``, which the regulariser makes up for.
 A regularised bias subtracts ``|sum_k (n_k/N) Q_k|^2/(2 lambda_b)``; an unregularised one requires that sum to be 0.
 
+A fixed classifier leaves a convex problem in H, and every Q in the domain is feasible at the price of what the
+features can gain: ``D(Q) = -sum_k (n_k/N) [loss_k*(Q_k) + |(-W' Q_k)_+|^2 / (2 N lambda_H,k)]`` (without the positive
+part for free features), attained at the optimum: the price is what
+``(n_k/N) <Q_k, W h> + (n_k lambda_H,k/2) |h|^2`` is at least.
+
 The bound holds for a loss that is not convex, too, but need not be attained: its gap may stay open at the optimum.
 
 No theorem about the optimum is used, any d and both levels are covered, and everything is float64 NumPy at the
@@ -188,9 +193,18 @@ def _judged(
 ) -> tuple[Any, Any, Any, Any]:
     """Return objective, lower bound, polar and relative residual of a point, or of a stack of points."""
     rows_per_class = np.bincount(labels, minlength=problem.num_classes)
+    fixed = problem.classifier
+    moved = False if fixed is None else ~np.all(np.isclose(point.weight, fixed, 1e-6), axis=(-2, -1))
+    if fixed is not None:
+        point = point._replace(weight=fixed)
     sums = add_up(problem, point.weight, point.features, labels, point.bias, multiplicities)
     objective = sums.loss / problem.num_samples + _regulariser(problem, point, sums.charge)
-    usable = sums.feasible & np.all(np.isfinite(sums.slopes), axis=(-2, -1)) & np.all(rows_per_class > 0)
+    usable = (
+        sums.feasible
+        & ~np.asarray(moved)
+        & np.all(np.isfinite(sums.slopes), axis=(-2, -1))
+        & np.all(rows_per_class > 0)
+    )
     lower_bound, polar = np.full(usable.shape, -math.inf), np.full(usable.shape, math.nan)
     if problem.loss.bounded and np.any(usable):
         slopes, means = (part / rows_per_class[:, None] for part in (sums.slopes, sums.features))
@@ -237,7 +251,7 @@ def class_means(
 
 
 def _regulariser(problem: Any, point: Variables, charge: Any) -> Any:
-    value = np.asarray(problem.weight_decay) / 2 * np.sum(point.weight**2, axis=(-2, -1)) + charge / 2
+    value = np.asarray(problem.charged_decay) / 2 * np.sum(point.weight**2, axis=(-2, -1)) + charge / 2
     if point.bias is not None:
         value = value + np.asarray(problem.bias) / 2 * np.sum(point.bias**2, axis=-1)
     return value
@@ -247,7 +261,7 @@ def _residual(problem: Any, point: Variables, sums: RowSums) -> Any:
     """Return the norm of the projected gradient in balanced coordinates (the bias in its own)."""
     samples, decay = np.asarray(problem.num_samples), np.asarray(problem.weight_decay)
     in_weight = sums.weight_slope / samples[..., None, None] + decay[..., None, None] * point.weight
-    square = np.sum(in_weight**2, axis=(-2, -1)) / decay + sums.stationarity
+    square = (problem.classifier is None) * np.sum(in_weight**2, axis=(-2, -1)) / decay + sums.stationarity
     if point.bias is not None:
         in_bias = sums.bias_slope / samples[..., None] + np.asarray(problem.bias)[..., None] * point.bias
         square = square + np.sum(in_bias**2, axis=-1) / bias_curvature(problem)

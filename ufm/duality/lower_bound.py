@@ -31,6 +31,12 @@ def dual_value(problem: Any, dual: Float[np.ndarray, "*members C K"]) -> Any:
     vanishes.
     """
     conjugate = by_row(problem.loss.conjugate, dual, np.arange(dual.shape[-2]))
+    if problem.classifier is not None:
+        pull = -dual @ problem.classifier
+        gain = np.sum((np.maximum(pull, 0) if problem.features == "nonnegative" else pull) ** 2, axis=-1)
+        conjugate = conjugate + gain / (
+            2 * np.asarray(problem.num_samples)[..., None] * problem.feature_decays
+        )
     value = -np.sum(problem.priors * conjugate, axis=-1)
     if problem.bias is not None and not has_free_bias(problem):
         value = value - np.sum(_mean(problem, dual) ** 2, axis=-1) / (2 * np.asarray(problem.bias))
@@ -55,6 +61,8 @@ def best_lower_bound(
     shared = gram if problem.loss.shares_directions or problem.bias is not None else None
     finite = np.all(np.isfinite(raw), axis=(-2, -1))
     raw = np.where(finite[..., None, None], raw, 0.0)
+    if problem.classifier is not None:
+        return np.where(finite, feasible_value(problem, raw), -math.inf)[()], np.zeros(finite.shape)[()]
     polar = polar_bound(dual_scales(problem)[..., None] * raw, problem.features, shared)
     best = np.full(np.shape(polar), -math.inf)
     for candidate in _candidates(problem, raw, gram, thorough):
@@ -75,8 +83,10 @@ def feasible_value(
         gram: of the class means, where it may sharpen the bound on the polar.
     """
     dual = _feasible_for_bias(problem, dual)
-    polar = polar_bound(dual_scales(problem)[..., None] * dual, problem.features, gram)
-    value = dual_value(problem, dual / np.maximum(1.0, polar)[..., None, None])
+    if problem.classifier is None:
+        polar = polar_bound(dual_scales(problem)[..., None] * dual, problem.features, gram)
+        dual = dual / np.maximum(1.0, polar)[..., None, None]
+    value = dual_value(problem, dual)
     if has_free_bias(problem):
         allowance = ROUNDING * dual.shape[-1] * _mean(problem, np.abs(dual))
         value = np.where(np.all(np.abs(_mean(problem, dual)) <= allowance, axis=-1), value, -math.inf)

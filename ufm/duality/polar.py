@@ -25,6 +25,8 @@ ROUNDING = 8 * float(np.finfo(np.float64).eps)
 DENSE_LIMIT = 200
 #: Up to this size the bound is sharpened for classes that share directions, in a few seconds: the cost is cubic.
 SHARING_LIMIT = 600
+#: Beyond, sums of squares of entries overflow.
+LARGEST = 1e150
 #: Squared bounds above this come from points far from optimal, which no sharper bound would certify.
 SHARPENED = 2.0
 
@@ -34,7 +36,7 @@ def polar_bound(
     features: FeatureSet,
     gram: Float[np.ndarray, "*members C C"] | None = None,
 ) -> Any:
-    """Return an upper bound on ``polar(A)``, rounding allowed for; infinite if A is not finite.
+    """Return an upper bound on ``polar(A)``, rounding allowed for; infinite if A, or squares of it, leave float64.
 
     Args:
         dual: the matrix ``A``, one row per class; leading axes are members.
@@ -42,7 +44,7 @@ def polar_bound(
         gram: Gram matrix of the class means, for losses whose classes may share directions. It sharpens the bound;
             the bound is valid whatever it is.
     """
-    finite = np.all(np.isfinite(dual), axis=(-2, -1))
+    finite = np.all(np.abs(dual) < LARGEST, axis=(-2, -1))  # false for NaN
     dual = np.where(finite[..., None, None], dual, 0.0)
     slack = 1 + ROUNDING * max(dual.shape[-2:])
     if features == "free":

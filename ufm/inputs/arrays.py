@@ -8,10 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from ufm.inputs.checks import InputError, to_numpy
+from ufm.inputs.checks import LARGEST, InputError, to_numpy
 
-#: Largest absolute value accepted: squares of anything larger, summed, leave the range of float64.
-LARGEST = 1e100
 _NAMES = "; names are numbered, in alphabetical order, by numpy.unique(labels, return_inverse=True)[1]"
 
 

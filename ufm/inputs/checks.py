@@ -15,6 +15,8 @@ from jaxtyping import Float, Int
 
 #: Totals stay exactly representable as float64.
 MAX_SAMPLES = 2**53
+#: Largest absolute value accepted: squares of anything larger, summed, leave the range of float64.
+LARGEST = 1e100
 #: Rows of targets may miss a sum of one by this much: what single precision and rounded tables leave.
 SUM_TOLERANCE = 1e-5
 
@@ -224,10 +226,12 @@ def finite_vector(name: str, values: Any, *, positive: bool = False) -> Float[np
         raise InputError(f"{name} must be a vector of numbers, got {reprlib.repr(values)}") from None
     if array.ndim != 1 or array.size == 0:
         raise InputError(f"{name} must be a vector with one entry per class, got shape {array.shape}")
-    good = np.isfinite(array) & (array > 0) if positive else np.isfinite(array)
+    good = (np.abs(array) <= LARGEST) & ((array > 0) | (not positive))  # false for NaN
     if not np.all(good):
         where = int(np.argmin(good))
         requirement = "finite and above 0" if positive else "finite"
+        if LARGEST < abs(array[where]) < math.inf:
+            requirement += f", at most {LARGEST:g} in size,"
         raise InputError(
             f"{name} must be {requirement} for all classes, got {name}[{where}] = {array[where]}"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -97,7 +98,12 @@ def parse_loss(text: str, counts: Int[np.ndarray, " K"] | Float[np.ndarray, " K"
         value = float(parameter) if colon else default or 0.0
     except ValueError:
         raise InputError(f"loss {name} needs a number after the colon, got {text!r}") from None
-    return build(np.asarray(counts, np.float64), value)
+    if not math.isfinite(value):
+        raise InputError(f"loss {name} needs a finite number after the colon, got {text!r}")
+    with np.errstate(
+        all="ignore"
+    ):  # what is not finite then is refused as what it was to be, such as a class weight
+        return build(np.asarray(counts, np.float64), value)
 
 
 def as_loss(loss: Any, counts: Int[np.ndarray, " K"] | Float[np.ndarray, " K"]) -> Loss:

@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy.special import xlog1py, xlogy
 
 from ufm.losses.divergence import binary_interval, concordant_radius, curvature_loss
 from ufm.losses.softmax import label_mask
@@ -50,5 +51,5 @@ def pinned_by_kl(
     pair = own + others.max(axis=1)
     share = own / pair
     # least divergence from p to a distribution that does not prefer the own class
-    confusion = pair * (np.log(2) + share * np.log(share) + (1 - share) * np.log1p(-share))
+    confusion = pair * (np.log(2) + xlogy(share, share) + xlog1py(1 - share, -share))
     return Pinned(radius, np.sqrt(divergence * curvature_loss(radius)), 1 / p, fall, rise, confusion)

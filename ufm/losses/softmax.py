@@ -25,7 +25,7 @@ def label_mask(labels: Int[Any, " rows"], num_classes: int) -> Bool[Any, "rows K
         [[False, True], [True, False]]
     """
     xp = labels.__array_namespace__()
-    return xp.arange(num_classes) == labels[:, None]
+    return xp.arange(num_classes, dtype=xp.int32) == labels[:, None]  # on a device 64 bits would be slow
 
 
 def like(values: Any, array: Any) -> Any:

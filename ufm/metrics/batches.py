@@ -12,8 +12,10 @@ from ufm.inputs.arrays import Table, feature_table, label_array, multiplicity_ar
 from ufm.inputs.checks import InputError
 from ufm.metrics.moments import ByClass, LogitSums, Moments, block_logits, block_moments
 
-#: Batches are worked on in blocks of about this many float64 entries (16 MB).
+#: Batches are worked on in blocks of at most about this many float64 entries (16 MB).
 BLOCK_ENTRIES = 2**21
+#: So many entries stay in the cache of a core; so many rows are worth an addition to the d x d scatter.
+CACHED_ENTRIES, WORTH_ADDING = 2**18, 512
 #: Weight and bias, or None where nothing is asked about a classifier.
 Classifier = tuple[np.ndarray, np.ndarray | None] | None
 
@@ -57,8 +59,9 @@ def checked_batch(features: Any, labels: Any, multiplicities: Any, num_classes: 
 
 
 def block_rows(dim: int, num_classes: int) -> int:
-    """Return how many rows are worked on at once."""
-    return max(1, BLOCK_ENTRIES // max(dim, num_classes))
+    """Return how many rows are worked on at once: few enough for a cache, but worth an addition to a scatter."""
+    width = max(dim, num_classes)
+    return max(1, min(BLOCK_ENTRIES // width, max(WORTH_ADDING, CACHED_ENTRIES // width)))
 
 
 def logits_of(features: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:

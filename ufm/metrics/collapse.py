@@ -19,6 +19,7 @@ Example:
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,14 @@ from ufm.metrics.statistics import FeatureStatistics
 #: Between-class eigenvalues (and squared distances of means) below this fraction of the largest count as
 #: zero: the default of `nc1` and `cdnv`. It is the square root of the rounding unit of float64.
 RANK_TOLERANCE = 1e-8
+#: Entries of a K x K matrix that are formed at a time: 32 MB.
+TILE_ENTRIES = 2**22
+
+
+def tiles(rows: Float[np.ndarray, "K ..."] | Int[np.ndarray, " K"]) -> Iterator[Any]:
+    """Yield a few rows at a time: what is K x K is never formed as a whole."""
+    step = max(TILE_ENTRIES // max(len(rows), 1), 1)
+    return (rows[start : start + step] for start in range(0, len(rows), step))
 
 
 def measure(
@@ -72,7 +81,12 @@ def between_trace(statistics: FeatureStatistics | Any) -> float:
 def between_spectrum(statistics: FeatureStatistics | Any) -> Float[np.ndarray, " K"]:
     """Return the eigenvalues of ``Sigma_B`` that can be non-zero, largest first."""
     centred = _centred_means(statistics)
-    return np.linalg.svd(centred, compute_uv=False) ** 2 / max(len(centred), 1)
+    return np.linalg.svd(_short_side(centred), compute_uv=False) ** 2 / max(len(centred), 1)
+
+
+def _short_side(rows: Float[np.ndarray, "K d"]) -> np.ndarray:
+    """Return rows with the same singular values and right singular vectors, no more of them than columns."""
+    return np.asarray(np.linalg.qr(rows, mode="r")) if len(rows) > 2 * rows.shape[1] else rows
 
 
 def nc1(statistics: FeatureStatistics | Any, rtol: float | Any = RANK_TOLERANCE) -> float:
@@ -102,7 +116,7 @@ def _inverse_trace(statistics: FeatureStatistics, centred: np.ndarray, rtol: Any
     rtol = nonnegative_float("rtol", rtol)
     if not len(centred):
         return 0.0
-    _, singular, directions = np.linalg.svd(centred, full_matrices=False)
+    _, singular, directions = np.linalg.svd(_short_side(centred), full_matrices=False)
     eigenvalues = singular**2 / len(centred)
     kept = eigenvalues > rtol * eigenvalues.max(initial=0.0)
     directions = directions[kept]
@@ -129,20 +143,29 @@ def cdnv(statistics: FeatureStatistics | Any, rtol: float | Any = RANK_TOLERANCE
 
     Source: class-distance normalised variance of Galanti, György, Hutter, ICLR 2022 (arXiv:2112.15121).
     """
-    squares, rtol = squared_distances(statistics), nonnegative_float("rtol", rtol)
-    kept = squares > rtol * squares.max(initial=0.0)
+    rtol = nonnegative_float("rtol", rtol)
+    smallest = rtol * max((tile.max(initial=0.0) for tile in _distance_tiles(statistics)), default=0.0)
     variances = statistics.variances[statistics.present]
-    pairs = variances[:, None] + variances[None, :]
-    return float(np.mean(pairs[kept] / (2 * squares[kept]))) if np.any(kept) else 0.0
+    total, number = 0.0, 0
+    for own, squares in zip(tiles(variances), _distance_tiles(statistics), strict=True):
+        kept = squares > smallest
+        total += float(np.sum((own[:, None] + variances)[kept] / (2 * squares[kept])))
+        number += int(np.sum(kept))
+    return total / number if number else 0.0
 
 
 def squared_distances(statistics: FeatureStatistics | Any) -> Float[np.ndarray, "P P"]:
     """Return ``|mu_k - mu_l|^2`` between the classes present."""
+    return np.concatenate(list(_distance_tiles(statistics)) or [np.zeros((0, 0))])
+
+
+def _distance_tiles(statistics: FeatureStatistics | Any) -> Iterator[np.ndarray]:
     centred = _centred_means(statistics)
     norms = np.sum(centred**2, axis=1)
-    squares = np.maximum(norms[:, None] + norms[None, :] - 2 * centred @ centred.T, 0.0)
-    np.fill_diagonal(squares, 0.0)
-    return squares
+    for own in tiles(np.arange(len(centred))):
+        squares = np.maximum(norms[own, None] + norms - 2 * centred[own] @ centred.T, 0.0)
+        squares[np.arange(len(own)), own] = 0.0
+        yield squares
 
 
 def gram(rows: Float[np.ndarray, "K d"] | Any) -> Float[np.ndarray, "K K"]:

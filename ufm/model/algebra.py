@@ -21,7 +21,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
+
+from ufm.losses.softmax import label_mask
 
 
 class Blocks(NamedTuple):
@@ -72,15 +74,20 @@ class Algebra(NamedTuple):
     @property
     def times(self) -> Float[Any, "G columns"]:
         """How many of the entries of one row of the matrix every stored entry stands for."""
-        xp, G = self.members.__array_namespace__(), len(self.members)
-        others = self.members - xp.eye(G, dtype=self.members.dtype)
+        xp = self.members.__array_namespace__()
+        others = self.members - xp.where(self._own(xp), xp.ones_like(self.members), 0)
         return xp.concat([others, xp.ones_like(self.members)[:, None]], axis=1)
+
+    def _own(self, xp: Any) -> Bool[Any, "G G"]:
+        """Where a group meets itself."""
+        G = len(self.members)
+        return label_mask(xp.arange(G, dtype=xp.int32), G)
 
     def blocks(self, element: Float[Any, "G columns"]) -> Blocks:
         """Return an element in block form."""
         xp = element.__array_namespace__()
         G = len(self.members)
-        eye, square, own = xp.eye(G, dtype=bool), element[:, :G], element[:, G]
+        eye, square, own = self._own(xp), element[:, :G], element[:, G]
         root, rest = xp.sqrt(self.members), xp.sqrt(self.members - 1)
         others = xp.sum(xp.where(eye, square, 0.0), axis=1)
         along = (own + rest * others) / root
@@ -90,7 +97,7 @@ class Algebra(NamedTuple):
     def element(self, blocks: Blocks) -> Float[Any, "G columns"]:
         """Return the element with this block form."""
         xp = blocks.square.__array_namespace__()
-        eye = xp.eye(len(self.members), dtype=bool)
+        eye = self._own(xp)
         root, rest = xp.sqrt(self.members), xp.sqrt(self.members - 1)
         along = xp.sum(xp.where(eye, blocks.square, 0.0), axis=1)
         own = (along + rest**2 * blocks.single) / root

@@ -119,6 +119,8 @@ def why_not_grouped(problem: Problem) -> str | None:
     """Return why a problem has no group level, the end of a sentence, or None if it has one."""
     if not problem.loss.grouped:
         return f"{type(problem.loss).__name__} cannot take classes together"
+    if problem.classifier is not None:
+        return "the classifier is fixed"
     if problem.dim < problem.num_classes:
         return f"dim must be at least the number of classes, got {problem.dim} and {problem.num_classes}"
     return None
@@ -232,7 +234,10 @@ class GroupObjective(Objective):
         if self.nonnegative:
             entries = algebra.entries(algebra.element(dual @ dual.transpose))
             return xp.sqrt(xp.max(xp.sum(algebra.times * xp.maximum(entries, 0), axis=1)))
-        square, longest = dual.square, dual.square[xp.argmax(xp.sum(dual.square**2, axis=1))]
+        square, longest = (
+            dual.square,
+            dual.square[jax.lax.argmax(xp.sum(dual.square**2, axis=1), 0, np.int32)],
+        )
         for _ in range(POWER_STEPS):
             unit = longest / xp.maximum(xp.linalg.vector_norm(longest), xp.finfo(square.dtype).tiny)
             longest = (square @ unit) @ square

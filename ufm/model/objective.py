@@ -63,7 +63,7 @@ class Objective:
         loss: the loss; a pytree, so that its parameters may vary under `jax.vmap`.
         loss_weights: ``a_i = m_i / N``.
         logit_scales: ``c_i``; ``1/(sqrt(lambda_W lambda_H m_i))`` in balanced coordinates.
-        weight_decay: ``rho_V``; 1 in balanced coordinates.
+        weight_decay: ``rho_V``; 1 in balanced coordinates, 0 where the classifier is fixed and nothing moves it.
         row_decays: ``rho_i``; 1 in balanced coordinates.
         bias_scale: ``s``.
         bias_decay: ``rho_B``.
@@ -106,7 +106,7 @@ class Objective:
 
     def weight_slope(self, scaled: Float[Any, "rows K"], features: Float[Any, "rows d"]) -> Float[Any, "K d"]:
         """Return the gradient of the loss in the classifier from a residual times `logit_scales`."""
-        return scaled.T @ features
+        return (scaled.T @ features) * (self.weight_decay > 0)
 
     def feature_slope(self, scaled: Float[Any, "rows K"], weight: Float[Any, "K d"]) -> Float[Any, "rows d"]:
         """Return the gradient of the loss in the features from a residual times `logit_scales`."""
@@ -121,7 +121,8 @@ class Objective:
         residual = self.residual(point)
         scaled = residual * self.logit_scales[:, None]
         return Point(
-            weight_gradient(scaled, point.features, point.weight, self.weight_decay),
+            weight_gradient(scaled, point.features, point.weight, self.weight_decay)
+            * (self.weight_decay > 0),
             feature_gradient(scaled, point.weight, point.features, self.row_decays[:, None]),
             None
             if point.bias is None
@@ -141,7 +142,7 @@ class Objective:
         dual = residual * units[:, None] if len(residual) == len(units) else self._by_class(residual, units)
         if self.nonnegative:
             return jnp.sqrt(jnp.max(jnp.sum(jnp.maximum(dual @ dual.T, 0), axis=1)))
-        longest = dual[jnp.argmax(jnp.sum(dual**2, axis=1))]
+        longest = dual[jax.lax.argmax(jnp.sum(dual**2, axis=1), 0, jnp.int32)]
         for _ in range(POWER_STEPS):
             unit = longest / jnp.maximum(jnp.linalg.norm(longest), jnp.finfo(dual.dtype).tiny)
             longest = (dual @ unit) @ dual

@@ -18,6 +18,7 @@ from ufm.inputs.checks import (
     positive_float,
     positive_integer,
     target_rows,
+    to_numpy,
 )
 from ufm.losses import CrossEntropy, Loss
 from ufm.losses.by_name import as_loss
@@ -61,6 +62,8 @@ class Problem(Readable):
             of *context* c share, in the place of a class label. ``counts``, ``feature_decay``, rows of features and
             their labels are then about the C contexts; rows of the classifier, biases and parameters of the loss
             about the K logits. Kept is what the loss makes of it: class weights tilt it, as in PyTorch.
+        classifier: (K, d), fixed prototypes: W stays what it is, only features (and bias) are free, and the constant
+            ``lambda_W |W|^2/2`` is left out of the objective. See `ufm.simplex_etf` and `ufm.orthogonal_frame`.
 
     Raises:
         InputError: naming the argument, its value and the requirement.
@@ -82,6 +85,7 @@ class Problem(Readable):
     features: FeatureSet | Any = "nonnegative"
     bias: float | Any | None = None
     targets: Float[np.ndarray, "C K"] | Any | None = None
+    classifier: Float[np.ndarray, "K d"] | Any | None = None
 
     def __post_init__(self) -> None:
         """Normalise and check every field."""
@@ -106,6 +110,7 @@ class Problem(Readable):
             "features": one_of("features", features, FEATURE_SETS),
             "bias": None if self.bias is None else nonnegative_float("bias", self.bias),
         }
+        fields["classifier"] = None if self.classifier is None else self._prototypes(fields["dim"], targets)
         for name, value in fields.items():
             object.__setattr__(self, name, value)
         if not math.isfinite(self.strength) or self.strength <= 0:
@@ -117,6 +122,24 @@ class Problem(Readable):
             raise InputError(
                 "weight_decay times every feature_decay must be representable as a positive number"
             )
+
+    def _prototypes(self, dim: int, targets: np.ndarray | None) -> Float[np.ndarray, "K d"]:
+        """Return the fixed classifier as a read-only matrix."""
+        shape = (len(self.counts) if targets is None else targets.shape[1], dim)
+        matrix = to_numpy("classifier", self.classifier)
+        real = matrix.dtype.kind in "iuf" and bool(np.all(np.isfinite(matrix)))
+        if matrix.shape != shape or not real:
+            raise InputError(
+                f"classifier must be a finite matrix of shape {shape}, got {matrix.dtype} of shape {matrix.shape}"
+            )
+        matrix = matrix.astype(np.float64)
+        matrix.flags.writeable = False
+        return matrix
+
+    @property
+    def charged_decay(self) -> float:
+        """``lambda_W`` as the objective has it: 0 where the classifier is fixed."""
+        return self.weight_decay if self.classifier is None else 0.0
 
     @property
     def num_classes(self) -> int:
@@ -190,9 +213,10 @@ class Problem(Readable):
         )
         low, high = self.feature_decays.min(), self.feature_decays.max()
         decay = f"{low:g}" if low == high else f"{low:g} to {high:g} by class"
+        fixed = "" if self.classifier is None else "fixed classifier, "
         terms = (
             f"lambda_W = {self.weight_decay:g}, lambda_H = {decay}, {type(self.loss).__name__}, "
-            f"{self.features} features, {f'bias decay {self.bias:g}' if self.bias else bias}"
+            f"{self.features} features, {fixed}{f'bias decay {self.bias:g}' if self.bias else bias}"
         )
         return f"{wrapped(sizes)}\n{wrapped(terms)}"
 
@@ -206,7 +230,8 @@ class Problem(Readable):
 
     def _scalars(self) -> tuple[Any, ...]:
         decays = self.feature_decays.tobytes()
-        return (self.dim, self.weight_decay, decays, self.loss, self.features, self.bias)
+        fixed = None if self.classifier is None else self.classifier.tobytes()
+        return (self.dim, self.weight_decay, decays, self.loss, self.features, self.bias, fixed)
 
 
 def a_problem(value: Any) -> Problem:

@@ -6,6 +6,7 @@ from float64 arithmetic on the host, which may differ in the last digit from mac
 
 from __future__ import annotations
 
+import socket
 from typing import Any, TypeVar
 
 import jax
@@ -28,8 +29,16 @@ def join_processes(coordinator: str | None, num_processes: int | None, process_i
         process_id: which this is, from 0.
 
     Raises:
-        InputError: if JAX cannot tell which processes there are.
+        InputError: if JAX cannot tell which processes there are, or the coordinator has no address.
     """
+    if coordinator is not None:  # JAX would wait for minutes, then end the process
+        host, _, port = coordinator.rpartition(":")
+        try:
+            socket.getaddrinfo(host.strip("[]"), int(port))
+        except (OSError, OverflowError, ValueError):
+            raise InputError(
+                f"coordinator must be HOST:PORT of a machine that is found, got {coordinator!r}"
+            ) from None
     try:
         jax.distributed.initialize(coordinator, num_processes, process_id)
     except (ValueError, RuntimeError) as error:

@@ -107,6 +107,18 @@ class Stack:
         return np.broadcast_to(np.array(decays, np.float64), self.counts.shape)
 
     @functools.cached_property
+    def charged_decay(self) -> Float[np.ndarray, " members"]:
+        """``lambda_W``, 0 where the classifier is fixed."""
+        return np.array([problem.charged_decay for problem in self.problems])
+
+    @functools.cached_property
+    def classifier(self) -> Float[np.ndarray, "members K d"] | None:
+        """The fixed classifiers, or None for problems whose classifier is free."""
+        if self.problems[0].classifier is None:
+            return None
+        return np.stack([problem.classifier for problem in self.problems])
+
+    @functools.cached_property
     def nuclear_weights(self) -> Float[np.ndarray, "members K"]:
         """``l_k = sqrt(lambda_W lambda_H,k)``."""
         return np.sqrt(self.weight_decay)[:, None] * np.sqrt(self.feature_decays)
@@ -138,7 +150,7 @@ class Stack:
         floats = {
             "loss_weights": times / self.num_samples[:, None],
             "logit_scales": 1 / (scales.weight[:, None] * scales.rows),
-            "weight_decay": self.weight_decay / scales.weight**2,
+            "weight_decay": self.charged_decay / scales.weight**2,
             "row_decays": row_decays * times / scales.rows**2,
             "bias_scale": 1 / scales.bias,
             "bias_decay": bias_decay / scales.bias**2,
@@ -165,6 +177,8 @@ class Stack:
         to_weight = np.sqrt(unit.mean(axis=1) / self.dim) / balanced.weight
         to_rows = np.sqrt(share / self.dim) / balanced.rows
         weight = np.stack([weight for weight, _ in draws]) * to_weight[:, None, None]
+        if self.classifier is not None:
+            weight = self.classifier
         rows_of = [features for _, features in draws]
         features = (np.stack(rows_of) if len(self) > 1 else rows_of[0][None]) * to_rows[:, :, None]
         if self.features == "nonnegative":

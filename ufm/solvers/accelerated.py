@@ -100,7 +100,7 @@ class Accelerated:
             None if point.bias is None else xp.zeros_like(point.bias),
             zero,
         )
-        curvatures, taken = bound * (xp.arange(self.window) == 0), xp.zeros((), xp.int32)
+        curvatures, taken = bound * (xp.arange(self.window, dtype=xp.int32) == 0), xp.zeros((), xp.int32)
         return AcceleratedState(
             point, point, one, zero, zero, no, nothing, curvatures, bound, taken, caution.astype(dtype)
         )

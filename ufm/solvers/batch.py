@@ -110,20 +110,23 @@ class Alone(_Stacked):
         else:
             self.state = begin(self.rule, self.objective, point, cautious)
         self.before: Any = None
-        self.fresh = True
+        self.fresh, self.kept = True, None
         self._keep()
 
     def _keep(self) -> None:
-        """Where features are large, keep the point on the host: a step overwrites it on the device."""
-        if self.layout is not None:
+        """Where features are large, keep the point on the host, fetched once: a step overwrites it on the device."""
+        point = self.rule.point(self.state)
+        if self.layout is not None and self.kept is not point.features:
+            self.kept = point.features
             self.host.clear()
-            self.host.append(to_variables(self.rule.point(self.state), self.scales))
+            self.host.append(to_variables(point, self.scales))
 
     def advance(self, steps: int) -> None:
         """Take a chunk of steps."""
         self.fresh = False
         if self.layout is not None:
-            self.state = advance(self.rule, self.objective, self.state, steps)
+            if steps:
+                self.state = advance(self.rule, self.objective, self.state, steps)
             self.seen = Check(value(self.objective, self.rule.point(self.state)), math.nan, math.nan)
             return
         self.before = self.rule.point(self.state)
@@ -274,7 +277,7 @@ class Many(_Stacked):
             self.slots = self.members[padded]
             self.arrays, self.units = self._put(jax.tree.map(lambda part: part[self.slots], self.fields))
         if self.states is not None:
-            old = np.append(kept, np.zeros(len(new), dtype=np.int64)).astype(np.int64)[padded]
+            old = np.append(kept, np.zeros(len(new))).astype(np.int32)[padded]
             self.states = self._put(take(self.states, old))
         if len(new) or restarts:
             self._begin(np.arange(len(padded)) >= len(kept), restarts)

@@ -6,9 +6,11 @@ only fill a layout are not saved, so a run may go on with another number of devi
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from ufm.inputs.checks import CheckpointError, InputError
+from ufm.inputs.claim import claimed
 from ufm.inputs.files import open_archive, replacing
 from ufm.model.processes import agreed, is_first_process
 from ufm.solvers.batch import Alone
@@ -45,6 +48,21 @@ class Checkpoints:
             raise InputError(f"checkpoint must be a file in a folder that exists, got {self.path}")
         self.written = time.monotonic()
         self.last_step: int | None = None
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other runs from the file while the block runs; raise `InputError`, in every process, if one has it."""
+        refused = ""
+        with contextlib.ExitStack() as stack:
+            if is_first_process():
+                claim = self.path.with_name(self.path.name[:200] + ".claim")
+                try:
+                    stack.enter_context(claimed(claim, work=self.path))
+                except InputError as error:
+                    refused = str(error)
+            if agreed(bool(refused)):
+                raise InputError(refused or f"the first process cannot have checkpoint {self.path}")
+            yield
 
     def begin_anew(self) -> None:
         """Raise `InputError` if the file exists: hours of another run may be in it."""

@@ -49,9 +49,9 @@ def advance(rule: StepRule, objective: Objective, state: Any, steps: int) -> Any
     iterates that take turns in two places are then back in their own, and nothing is copied.
     """
     if objective.layout is None:
-        return advance_rounds(rule, objective, state, steps, 1)
-    state = advance_rounds(rule, objective, state, steps // 2, 2)
-    return advance_rounds(rule, objective, state, 1, 1) if steps % 2 else state
+        return advance_rounds(rule, objective, state, np.int32(steps), 1)
+    state = advance_rounds(rule, objective, state, np.int32(steps // 2), 2)
+    return advance_rounds(rule, objective, state, np.int32(1), 1) if steps % 2 else state
 
 
 @functools.partial(jax.jit, static_argnames=("rule", "together"), donate_argnames="state")
@@ -160,7 +160,8 @@ def check(objective: Objective, point: Point, units: Units) -> Check:
     in_features = gradient.features / jnp.sqrt(objective.row_decays)[:, None]
     if objective.nonnegative:
         in_features = jnp.where(point.features > 0, in_features, jnp.minimum(in_features, 0))
-    square = jnp.sum(gradient.weight**2) / objective.weight_decay + jnp.sum(in_features**2)
+    decay = jnp.where(objective.weight_decay > 0, objective.weight_decay, 1)  # 0: nothing moves it
+    square = jnp.sum(gradient.weight**2) / decay + jnp.sum(in_features**2)
     if gradient.bias is not None:
         square += jnp.sum((gradient.bias / units.bias) ** 2)
     polar = objective.polar_estimate(objective.residual(point), units.classes)

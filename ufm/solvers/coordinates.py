@@ -76,7 +76,7 @@ def with_few_coordinates(
     """
     problem = tasks[0].problem
     dim, needed = problem.dim, coordinates_needed(_rank(problem))
-    free = all(task.start is None and task.observe is None for task in tasks)
+    free = all(task.start is None and task.observe is None for task in tasks) and problem.classifier is None
     apt = setup.level == "class" and setup.rule.descends and problem.loss.convex
     if not (apt and free and needed < dim):
         return solve(tasks)

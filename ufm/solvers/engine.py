@@ -24,10 +24,12 @@ from ufm.solvers.batch import Alone, Grouped, Many
 from ufm.solvers.checkpoint import Checkpoints
 from ufm.solvers.coordinates import going_on, with_few_coordinates
 from ufm.solvers.escape import Move
+from ufm.solvers.finish import LATE, drawn_in, quasi_newton
 from ufm.solvers.limits import Precision
 from ufm.solvers.run import Action, Run
 from ufm.solvers.status import Status
 from ufm.solvers.task import Outcome, Setup, Task
+from ufm.solvers.threads import few_threads
 
 #: What happens to a task at a look: it ends, or begins again from a point (in a box, emptied by whoever takes it).
 Result = Outcome | list[Any]
@@ -106,7 +108,10 @@ class Block:
         """Go on more cautiously from the point before the chunk, or end there if that is exhausted."""
         run, point = self.runs[slot], self.device.variables([slot], before=True)
         if not run.exhausted:
-            return [member(point, 0)]
+            here = member(point, 0)
+            overflowed = run.descends and run.latest == math.inf  # no chunk of steps has stayed finite yet
+            overflowed = overflowed and self.setup.level != "group"  # there every start is random
+            return [drawn_in(run.task.problem, self.setup.level, here) if overflowed else here]
         certificate = self._certify([slot], point)[0]
         self._record(slot, certificate.objective, certificate.residual, member(point, 0))
         return self._end(slot, member(point, 0), certificate, Status.NONFINITE)
@@ -141,6 +146,9 @@ class Block:
         moves = self.device.escapes(self._problems(left), member(points, stuck), least) if stuck else []
         for i, move in zip(stuck, moves, strict=True):
             run = self.runs[slots[i]]
+            late = run.steps >= LATE and self.setup.level != "group"
+            if late and (move is None or not move.decrease > run.least):
+                move = quasi_newton(run.task.problem, self.setup.level, member(points, i), run.steps)
             if agreed(move is not None and move.decrease > run.least):
                 point = agreed(member(points, i) if move is None else move.point)
                 yield slots[i], self._escape(slots[i], point, move)
@@ -190,7 +198,7 @@ def as_asked(task: Task, end: Outcome, setup: Setup, level: Level | Literal["aut
 
 def _run(task: Task, setup: Setup, checkpoints: Checkpoints | None = None, resume: bool = False) -> Outcome:
     """Run one task in the coordinates of its problem."""
-    with precision(setup.dtype):
+    with precision(setup.dtype), few_threads(task.problem, setup.level):
         device = (Grouped if setup.level == "group" else Alone)(task, setup)
         run = Run(0, task, setup.rule.descends)
         block = Block(device, [run], 1, setup)
@@ -250,7 +258,7 @@ def _run_together(
     """Run tasks of equal shape in the coordinates of their problems."""
     solved: dict[int, Outcome] = {}
     half = math.ceil(width / 2)
-    with precision(setup.dtype):
+    with precision(setup.dtype), few_threads(tasks[0].problem, setup.level):
         waiting = deque(Run(i, task, setup.rule.descends) for i, task in enumerate(tasks))
         blocks: list[Block] = []
         while waiting and len(blocks) < 2:

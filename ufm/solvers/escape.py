@@ -63,6 +63,7 @@ class Move:
         return f"{self.description}, objective down {self.decrease:.2e}"
 
 
+@np.errstate(all="ignore")  # at decays of 1e-300 squares overflow; such a move is not better, and refused
 def escape_all(stack: Stack, points: Variables) -> list[Move | None]:
     """Return for every member of a stack a move that lowers its objective, or None if there is none to be found.
 
@@ -70,6 +71,8 @@ def escape_all(stack: Stack, points: Variables) -> list[Move | None]:
         stack: the problems.
         points: the points that they are stuck at, stacked.
     """
+    if stack.classifier is not None:  # only features are free, a convex problem
+        return [None] * len(stack)
     found: dict[int, Move] = {}
     kinds: dict[Loss, list[int]] = {}
     for i, problem in enumerate(stack.problems):

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float
 
@@ -193,7 +194,9 @@ def _by_blocks(
 
         zero = jnp.zeros((), features.dtype)
         none = Sums(jnp.zeros_like(classifier.weight), jnp.zeros_like(kept[0]), zero, zero, zero)
-        moved, kept, sums = jax.lax.fori_loop(0, layout.blocks, one_block, (previous, kept, none))
+        moved, kept, sums = jax.lax.fori_loop(
+            np.int32(0), np.int32(layout.blocks), one_block, (previous, kept, none)
+        )
         return moved, kept, jax.lax.psum(sums, SAMPLES)
 
     parallel = jax.shard_map(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import functools
 import os
 from collections.abc import Callable, Sequence
@@ -136,9 +138,12 @@ def solve(
     elif resume:
         raise InputError("resume needs checkpoint, the file to go on from")
     setup = Setup(level, rule, precision, devices)
-    with gap_progress(progress, bounds.tol) as report:
+    held = contextlib.nullcontext() if checkpoints is None else checkpoints.held()
+    with held, gap_progress(progress, bounds.tol) as report:
         task = Task(problem, bounds, seed, given, settings["escapes"], report, record_every, observe)
         outcome = as_asked(task, solve_one(task, setup, checkpoints, resume), setup, settings["level"])
+    if problem.classifier is not None:  # as it was given, not as the precision of the run has it
+        outcome = dataclasses.replace(outcome, point=outcome.variables._replace(weight=problem.classifier))
     return Solution(
         problem,
         "class" if level == "group" and not isinstance(outcome.point, GroupPoint) else level,
@@ -199,5 +204,11 @@ def _checked_start(problem: Problem, level: Level, start: Any) -> Variables:
             raise InputError(f"start {name} must have shape {shape}, got {array.shape}")
         if array is not None and not np.all(np.isfinite(array)):
             raise InputError(f"start {name} must be finite, got NaN or infinity")
+        if (
+            name == "weight"
+            and problem.classifier is not None
+            and not np.array_equal(array, problem.classifier)
+        ):
+            raise InputError("start weight must be the classifier of the problem, which is fixed")
         parts.append(None if array is None else array.astype(np.float64, copy=False))
     return Variables(*parts)

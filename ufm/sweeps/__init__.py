@@ -42,7 +42,7 @@ def sweep(
         out: folder to keep the results in, batch by batch; None keeps them in memory only.
         resume: go on with the sweep in ``out``; at most one batch is computed again.
         matrices: keep Gram matrices and logits as well (K x K per member).
-        batch_size: members of a batch, the unit that is stored and resumed.
+        batch_size: most members of a batch, the unit that is stored and resumed; costly ones come in smaller ones.
         process_index: which of ``process_count`` processes this is; each takes its own batches.
         process_count: number of processes that share the sweep and the folder.
         progress: show a progress bar, and a line for every member that is not certified.

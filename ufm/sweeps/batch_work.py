@@ -11,14 +11,14 @@ import numpy as np
 from ufm.solvers.engine import as_asked, solve_many
 from ufm.solvers.status import Status
 from ufm.solvers.task import Outcome, Setup, Task
-from ufm.sweeps.grid import Grid
+from ufm.sweeps.grid import Grid, Places
 from ufm.sweeps.measure import measure_members
 from ufm.sweeps.member import Member
 
 
 def solve_batch(
     grid: Grid,
-    indices: Sequence[int],
+    indices: Places,
     members: Sequence[Member],
     width: int,
     matrices: bool,
@@ -69,12 +69,12 @@ def _sharding() -> jax.sharding.NamedSharding | None:
 
 
 def _failures(
-    grid: Grid, indices: Sequence[int], members: Sequence[Member], solved: Sequence[Outcome]
+    grid: Grid, indices: Places, members: Sequence[Member], solved: Sequence[Outcome]
 ) -> Iterator[str]:
     """Say which members are not certified though they could be, and how to run each of them alone."""
     for index, member, end in zip(indices, members, solved, strict=True):
         if end.status not in (Status.CERTIFIED, Status.NO_CERTIFICATE):
-            where = grid.describe(grid.position(index)) or "the only member"
+            where = grid.describe(grid.position(int(index))) or "the only member"
             gap = end.certificate.relative_gap
             text = f"{gap:.1e}" if math.isfinite(gap) else "unknown"
             yield f"{end.status} at {where}: relative gap {text}; alone: {member.command()}"

@@ -20,6 +20,7 @@ import numpy as np
 from ufm.inputs.checks import CheckpointError, InputError, positive_integer
 from ufm.sweeps.batch_work import solve_batch
 from ufm.sweeps.grid import Grid
+from ufm.sweeps.plan import Batch
 from ufm.sweeps.store import Place, write_batch
 
 #: How often a batch that failed is tried again.
@@ -34,18 +35,16 @@ class Work:
 
     Attributes:
         grid: the grid.
-        batch: number of the batch.
-        members: its members, as indices into the grid.
-        width: how many are on a device at a time.
+        number: of the batch.
+        batch: what is in it.
         matrices: whether to keep matrices.
         place: where to write the batch; None to return it.
         version: of the client's `ufm`, which the worker's must be.
     """
 
     grid: Grid
-    batch: int
-    members: Sequence[int]
-    width: int
+    number: int
+    batch: Batch
     matrices: bool
     place: Place | None
     version: str
@@ -57,12 +56,13 @@ class Work:
             raise InputError(
                 f"worker on {socket.gethostname()} has ufm {here} and the client {self.version}; install the same"
             )
-        members = [self.grid.member(index) for index in self.members]
-        rows, failures = solve_batch(self.grid, self.members, members, self.width, self.matrices)
+        batch = self.batch
+        members = [self.grid.member(int(index)) for index in batch.members]
+        rows, failures = solve_batch(self.grid, batch.members, members, batch.width, self.matrices)
         if self.place is None:
-            return self.batch, rows, failures
-        write_batch(self.place, self.batch, self.members, rows)
-        return self.batch, None, failures
+            return self.number, rows, failures
+        write_batch(self.place, self.number, batch.members, rows)
+        return self.number, None, failures
 
 
 def run_on(client: Any, tasks: Sequence[Work], done: Callable[[int, Any, list[str]], None]) -> None:
@@ -74,7 +74,7 @@ def run_on(client: Any, tasks: Sequence[Work], done: Callable[[int, Any, list[st
     """
     from distributed import KilledWorker, as_completed
 
-    ordered = sorted(tasks, key=lambda task: -_cost(task))
+    ordered = sorted(tasks, key=lambda task: -task.batch.cost)
     futures = [client.submit(Work.do, task, retries=RETRIES, pure=False) for task in ordered]
     try:
         for future in as_completed(futures):
@@ -86,12 +86,6 @@ def run_on(client: Any, tasks: Sequence[Work], done: Callable[[int, Any, list[st
         ) from None
     finally:
         client.cancel(futures)
-
-
-def _cost(task: Work) -> int:
-    """Return how long a batch takes, in units of nobody: members times the numbers in a step of one."""
-    K, rows, dim = task.grid.member(task.members[0]).shape[:3]
-    return len(task.members) * (K + rows) * (dim + K)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from ufm.sweeps.grid import Grid
+from ufm.sweeps.grid import Grid, Places
 from ufm.sweeps.measure import STATUSES, Variable, variables
 
 
@@ -99,7 +99,7 @@ def place(values: np.ndarray, where: np.ndarray, rows: np.ndarray) -> None:
 class Memory:
     """Keeps results in memory only, with the interface of a `Store`."""
 
-    def __init__(self, layout: Layout, batches: Sequence[Sequence[int]]) -> None:
+    def __init__(self, layout: Layout, batches: Sequence[Places]) -> None:
         self.layout, self.batches, self.place = layout, batches, None
         self.found = {
             name: np.full((layout.size, *layout.inner_shape(variable)), variable.fill, variable.dtype)

@@ -19,6 +19,8 @@ from ufm.solvers.settings import SETTINGS
 from ufm.sweeps.content import described, label
 from ufm.sweeps.member import PROBLEM_FIELDS, Member, build_member
 
+#: Members by their places in a grid.
+Places = Sequence[int] | np.ndarray
 #: Largest number of members of one sweep: a guard against typing errors.
 MAX_MEMBERS = 10_000_000
 RANGE_KEYS = ("start", "stop", "num", "spacing", "integer")
@@ -74,7 +76,10 @@ class Grid:
 
     def member(self, index: int) -> Member:
         """Return one member by its place in that order; errors as in `members`."""
-        position = self.position(index)
+        return self.at(self.position(index))
+
+    def at(self, position: Sequence[int]) -> Member:
+        """Return the member at a place on every axis; errors as in `members`."""
         fields = dict(self.fixed)
         for axis, i in zip(self.axes, position, strict=True):
             fields |= axis.settings[i]

@@ -23,8 +23,9 @@ import numpy as np
 import xarray as xr
 
 from ufm.inputs.checks import CheckpointError, InputError
-from ufm.sweeps.claim import Share, claimed
+from ufm.inputs.claim import Share, claimed
 from ufm.sweeps.dataset import Layout
+from ufm.sweeps.grid import Places
 from ufm.sweeps.joined import joined
 from ufm.sweeps.sealed import (
     PARTIAL,
@@ -61,7 +62,7 @@ class Store:
         self,
         folder: Path,
         layout: Layout,
-        batches: Sequence[Sequence[int]],
+        batches: Sequence[Places],
         settings: Mapping[str, Any],
         content: Mapping[str, Any],
     ) -> None:
@@ -143,7 +144,7 @@ class Store:
             raise InputError(f"{self.folder} holds another sweep: {what}; choose another folder")
 
 
-def write_batch(place: Place, batch: int, members: Sequence[int], rows: Mapping[str, np.ndarray]) -> None:
+def write_batch(place: Place, batch: int, members: Places, rows: Mapping[str, np.ndarray]) -> None:
     """Write the file of a batch.
 
     Raises:
@@ -205,7 +206,7 @@ def _described(folder: Path) -> dict[str, Any]:
 
 
 def _archives(
-    folder: Path, description: Mapping[str, Any], batches: Sequence[Sequence[int]] | None = None
+    folder: Path, description: Mapping[str, Any], batches: Sequence[Places] | None = None
 ) -> dict[int, tuple[Archive, np.ndarray]]:
     """Return the file of every batch that is there and its members, all checked.
 

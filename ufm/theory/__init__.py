@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ufm.model.problem import Problem, a_problem
-from ufm.theory import free_mse, simplex_etf, symmetric
+from ufm.theory import free_mse, prototypes, simplex_etf, symmetric
 from ufm.theory.free_thresholds import (
     TwinThreshold,
     minority_collapse_weight,
@@ -57,6 +57,7 @@ class Theorem(NamedTuple):
 
 #: Tried in order: the first that applies makes the prediction, or says which of its assumptions fails.
 THEOREMS = (
+    Theorem(lambda problem: problem.classifier is not None, prototypes.predict_prototypes),
     Theorem(free_mse.covers, free_mse.predict_mse_with_bias),
     Theorem(symmetric.covers, symmetric.predict_symmetric),
     Theorem(lambda problem: problem.features == "free", simplex_etf.predict_simplex),
@@ -76,6 +77,7 @@ def predict(problem: Problem | Any) -> Prediction:
     MSE                                                  both         any counts, no bias; with free features also
                                                                       an unregularised one
     binary cross-entropy, at most 4 classes              nonnegative  any counts, no bias
+    any of these with a fixed frame (`Problem.classifier`)  both      simplex ETF, orthogonal rows; no bias
     ===================================================  ===========  ==========================================
 
     Raises:

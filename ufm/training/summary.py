@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 
 from ufm import metrics
 from ufm.losses import CrossEntropy
+from ufm.metrics.collapse import tiles
 from ufm.metrics.statistics import FeatureStatistics
 from ufm.theory.prediction import Prediction
 from ufm.training.record import Record
@@ -43,8 +44,6 @@ METRICS = {
 }
 #: A class is called collapsed if its margin is at most this fraction of the largest one.
 COLLAPSED = 0.1
-#: Rows of a K x K matrix that are formed at a time.
-TILE = 1024
 
 Groups = Mapping[str, Int[np.ndarray, " members"]]
 
@@ -157,8 +156,6 @@ def simplex_distance(rows: Float[np.ndarray, "P d"]) -> float:
         return 0.0
     lengths = np.linalg.norm(rows, axis=1)
     unit = rows / np.where(lengths > 0, lengths, 1.0)[:, None]
-    total = sum(
-        float(np.abs(unit[i : i + TILE] @ unit.T + 1 / (number - 1)).sum()) for i in range(0, number, TILE)
-    )
+    total = sum(float(np.abs(tile @ unit.T + 1 / (number - 1)).sum()) for tile in tiles(unit))
     own = np.abs(np.einsum("ij,ij->i", unit, unit) + 1 / (number - 1)).sum()
     return float(total - own) / (number * (number - 1))

@@ -53,8 +53,7 @@ def watch(
 class Watch(Monitor):
     """What `watch` returns: a `Monitor` that is fed by a torch layer.
 
-    Several processes: gather ``watch.record()`` of all (``torch.distributed.all_gather_object``), `merge` those of
-    the others in each, then `epoch`.
+    With distributed data parallel every process watches its own batches; all call `gather`, then `epoch`.
     """
 
     def __init__(self, layer: Any, **options: Any) -> None:
@@ -114,6 +113,18 @@ class Watch(Monitor):
         """Return the sums so far, on the host: what another process needs for `merge`. It can be pickled."""
         self._fetch()
         return self._record
+
+    def gather(self, distributed: Any) -> None:
+        """Add what all processes of a group have seen in this epoch: `merge` with every `record`.
+
+        Args:
+            distributed: ``torch.distributed``, its default group; every process must call this.
+        """
+        records: list[Any] = [None] * distributed.get_world_size()
+        distributed.all_gather_object(records, self.record())
+        for rank, record in enumerate(records):
+            if rank != distributed.get_rank():
+                self.merge(record)
 
     def merge(self, other: Record | Monitor) -> None:
         """Add what another process has seen in this epoch; do it in every process, so that all know the means."""

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from ufm import metrics
-from ufm.metrics.collapse import row_margins
+from ufm.metrics.collapse import row_margins, tiles
 from ufm.theory.prediction import Prediction
 from ufm.verification.checks import WIDEST, info_row, listed, scalar_row, worst_row
 from ufm.verification.measured import MatrixName, Measured
@@ -99,7 +99,8 @@ def _margin_row(prediction: Prediction, measured: Measured, tolerances: Toleranc
 def logit_margin_row(measured: Measured) -> Row:
     """The other margin, which decides: for information, since the log-odds are judged."""
     rows = measured.classes.first[measured.present[measured.classes.first]]
-    values = row_margins(measured.rows("logits", rows), rows, log_odds=False)
+    parts = [row_margins(measured.rows("logits", part), part, log_odds=False) for part in tiles(rows)]
+    values = np.concatenate([np.zeros(0), *parts])
     meaning = "smallest z_y - max of the others at a class mean; 'margins' are log-odds against their mean"
     return info_row("smallest logit margin", meaning, float(values.min(initial=np.inf)))
 
@@ -173,14 +174,13 @@ def _cosines(gram: Float[np.ndarray, "G K"], classes: Representatives) -> Float[
 def open_rows(measured: Measured, zero_margins: Any) -> list[Row]:
     """What can be said of the geometry without a prediction; nothing is judged."""
     present = measured.present
-    apart = np.outer(present[measured.classes.first], present) & measured.classes.apart
     ratio = metrics.norm_ratios(measured.norms)[present]
     rows = [_collapse_info(measured, present, zero_margins)]
     for name, meaning, value in (
         (
             "largest feature cosine",
             "largest |cosine| between two class means",
-            float(np.abs(measured.cosines("features")[apart]).max(initial=0.0)),
+            _largest_cosine(measured),
         ),
         (
             "feature norm ratio",
@@ -205,6 +205,17 @@ def open_rows(measured: Measured, zero_margins: Any) -> list[Row]:
     ):
         rows.append(info_row(name, meaning, value))
     return [*rows, logit_margin_row(measured)]
+
+
+def _largest_cosine(measured: Measured) -> float:
+    present, norms, largest = measured.present, measured.norms, 0.0
+    for part in tiles(measured.classes.first):
+        products = np.outer(norms[part], norms)
+        gram = np.abs(measured.rows("gram_features", part))
+        cosines = np.divide(gram, products, out=np.zeros_like(gram), where=products > 0)
+        apart = np.outer(present[part], present) & (np.arange(len(present)) != part[:, None])
+        largest = max(largest, float(cosines.max(initial=0.0, where=apart)))
+    return min(largest, 1.0)
 
 
 def _collapse_info(measured: Measured, present: Bool[np.ndarray, " K"], zero_margins: Any) -> Row:

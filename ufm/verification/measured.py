@@ -173,8 +173,10 @@ def measured_geometry(statistics: FeatureStatistics, loss: Loss) -> MeasuredLaye
     Raises:
         InputError: if the statistics were made without a classifier.
     """
-    logits = metrics.class_logits(statistics)
-    margins = metrics.margins(statistics) if loss.shift_invariant else metrics.logit_margins(logits)
+    if loss.shift_invariant:
+        margins = metrics.margins(statistics)
+    else:
+        margins = metrics.logit_margins(metrics.class_logits(statistics))
     weight, bias = statistics.classifier
     if bias is not None and loss.shift_invariant:
         bias = bias - bias.mean()

@@ -52,7 +52,7 @@ def gap_tolerances(
 ) -> Tolerances | None:
     """Return what every point with ``P - P* <= gap`` must satisfy; see the module docstring for the proof.
 
-    None if the loss does not say what a divergence pins down (`ufm.losses.Loss.pinned`).
+    None if the loss does not say what a divergence pins down (`ufm.losses.Loss.pinned`), or the classifier is fixed.
 
     Args:
         prediction: the global optimum.
@@ -60,6 +60,8 @@ def gap_tolerances(
         classes: which classes are alike, if that is known.
     """
     problem = prediction.problem
+    if problem.classifier is not None:  # the proof moves W
+        return None
     classes = Representatives.of_all(problem.num_classes) if classes is None else classes
     kappa, rows = _divergences(problem, gap), classes.first
     pinned = problem.loss.pinned(prediction.rows("logits", rows), rows, kappa[rows])

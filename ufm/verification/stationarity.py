@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from ufm.model.problem import Problem
 
 #: Rows are worked on in blocks of about this many logits.
-_BLOCK_ENTRIES = 2**21
+_BLOCK_ENTRIES = 2**18
 
 
 def block_step_residual(
@@ -56,7 +56,10 @@ def block_step_residual(
         energy += float(m @ np.einsum("ij,ij->i", h, h))
         decays = problem.num_samples * problem.feature_decays[labels[part]] * m
         square += _feature_step(problem, h, slopes @ weight, decays, decays + weight_curvature * m)
-    square = max(square, float(np.vdot(in_weight, in_weight)) / (problem.weight_decay + curvature * energy))
+    if problem.classifier is None:
+        square = max(
+            square, float(np.vdot(in_weight, in_weight)) / (problem.weight_decay + curvature * energy)
+        )
     if bias is not None:
         in_bias = in_bias + (problem.bias or 0.0) * bias
         square = max(square, float(in_bias @ in_bias) / ((problem.bias or 0.0) + curvature))

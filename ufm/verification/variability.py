@@ -38,14 +38,16 @@ def variability_rows(
     spectrum = metrics.between_spectrum(statistics)
     largest = float(spectrum.max(initial=0.0))
     rtol = max(metrics.RANK_TOLERANCE, max(noise, within or 0.0) / largest if largest > 0 else 0.0)
-    squares = metrics.squared_distances(statistics)
     names = ("NC1", "NC1 variance ratio", "NC1 CDNV")
     meanings = (
         "trace of Sigma_W pinv(Sigma_B) over K: variability within classes against that between them",
         "trace of Sigma_W over trace of Sigma_B",
         "class-distance normalised variance, averaged over pairs",
     )
-    directions, pairs = _left_out(spectrum, rtol), _left_out(squares, rtol) // 2
+    directions, pairs = 0, 0
+    if rtol > metrics.RANK_TOLERANCE:
+        directions = _left_out(spectrum, rtol)
+        pairs = _left_out(metrics.squared_distances(statistics), rtol) // 2
     left_out = (f"{directions} directions" if directions else "", "", f"{pairs} pairs" if pairs else "")
     tolerances = [flat] * 3 if within is None else _variability_tolerances(statistics, within, spectrum, rtol)
     if not largest > 0:  # no two classes differ: nothing can be small in comparison
@@ -118,10 +120,10 @@ def agreement_rows(subject: Subject, tolerances: Tolerances | None, noise: float
     if subject.statistics is None or (subject.rows is None and subject.second_pass is None):
         return []
     statistics = subject.statistics
-    largest = float(metrics.squared_distances(statistics).max(initial=0.0))
     second = subject.second_pass
     if second is None:
         logit_ties = 1e-9 if tolerances is None else tolerances.logits
+        largest = float(metrics.squared_distances(statistics).max(initial=0.0)) if noise else 0.0
         distance_ties = max(1e-9, 4 * noise / largest if largest > 0 else 0.0)
         second = NearestMeanAgreement(statistics, logit_ties=logit_ties, distance_ties=distance_ties)
     if subject.rows is not None:
@@ -131,6 +133,6 @@ def agreement_rows(subject: Subject, tolerances: Tolerances | None, noise: float
     tolerance = tolerances.nc4
     if tolerances.within is not None:
         squares = metrics.squared_distances(statistics)
-        near = squares[squares > metrics.RANK_TOLERANCE * largest]
+        near = squares[squares > metrics.RANK_TOLERANCE * squares.max(initial=0.0)]
         tolerance += 4 * tolerances.within / float(near.min()) if len(near) else 0.0
     return [scalar_row("NC4", meaning, 1.0, second.agreement, tolerance + FLOOR)]

@@ -39,6 +39,7 @@ from ufm.verification.optimality import certificate_of, optimality_rows
 from ufm.verification.propagation import FLOOR
 from ufm.verification.report import Report, Row
 from ufm.verification.resolution import gap_tolerances, zero_margin_bounds
+from ufm.verification.stuck import stuck_point
 from ufm.verification.subject import Subject, subject_of_arrays, subject_of_solution, subject_of_statistics
 from ufm.verification.tolerances import Tolerances, flat_tolerances
 from ufm.verification.variability import agreement_rows, variability_rows
@@ -141,7 +142,10 @@ def verify(
             raise InputError("problem and bias must be omitted with a solution, which has its own")
         subject = subject_of_solution(solution)
         claimed = gap_tolerance("solution.tol", solution.tol) if tol is None else tol
-        return _verify_point(subject, solution.problem, claimed, tolerance)
+        with np.errstate(
+            all="ignore"
+        ):  # decays of 1e-160: what cannot be resolved is not finite, and judged so
+            return _verify_point(subject, solution.problem, claimed, tolerance)
     if statistics is not None:
         if bias is not None:
             raise InputError("bias must be omitted with statistics, which were made with their own")
@@ -169,10 +173,12 @@ def _verify_point(subject: Subject, problem: Problem, tol: float, tolerance: flo
     tolerances: Tolerances | None = None
     if prediction is not None and eps is not None:
         tolerances = gap_tolerances(prediction, eps, measured.classes)
-    elif prediction is not None and tolerance is not None:
+    elif prediction is not None and tolerance is not None and problem.classifier is None:
         tolerances = flat_tolerances(prediction, tolerance, measured.classes)
     if prediction is not None and tolerances is not None:
         rows += _geometry_rows(subject, prediction, measured, tolerances)
+        rows, stuck = stuck_point(rows, certificate, prediction, measured, tolerances)
+        notes += (stuck,) if stuck else ()
     else:
         rows += _open_rows(subject, problem, measured, eps, tolerance)
     basis = _basis(certificate, eps, tol, tolerance)
@@ -225,7 +231,8 @@ def _basis(certificate: Certificate | None, eps: float | None, tol: float, toler
     gap = "" if certificate is None else f" The relative duality gap is {certificate.relative_gap:.1e}."
     return (
         f"Tolerance {tolerance:g} for every residual, cosine and fraction; for norms and margins times the "
-        f"largest predicted one.{gap}"
+        f"largest predicted one.{gap} Such rows show the class with the largest error now, another one at another "
+        f"time: no time series (`ufm.training` has those)."
     )
 
 

@@ -1,7 +1,7 @@
-"""Who is at work in a folder: one file that names the processes, so that a second run is refused while they live.
+"""Who is at work in a folder or on a file: a file names the processes; a second run is refused while they live.
 
-The file stays when a run ends, empty of holders. A process that died without saying so leaves its name behind; on
-its own machine that is noticed, and its claim passes to the next.
+The claim of a folder stays when a run ends, empty of holders. A process that died without saying so leaves its name
+behind; on its own machine that is noticed, and its claim passes to the next.
 """
 
 from __future__ import annotations
@@ -16,14 +16,20 @@ from pathlib import Path
 from typing import Any
 
 from ufm.inputs.checks import InputError
+from ufm.inputs.files import UNFINISHED
 
 #: Processes may share a folder: (which, of how many). All that are at work there must have been told the same number.
 Share = tuple[int, int]
 
 
 @contextlib.contextmanager
-def claimed(path: Path, share: Share = (0, 1)) -> Iterator[bool]:
+def claimed(path: Path, share: Share = (0, 1), work: Path | None = None) -> Iterator[bool]:
     """Hold the claim ``path`` while the block runs; yield whether nobody else holds it.
+
+    Args:
+        path: the file that names who is at work.
+        share: which of how many processes this is.
+        work: the file that is claimed, whose claim is removed with the run; its folder, whose claim stays, if None.
 
     Raises:
         InputError: naming who holds it, if that is somebody else's whole or the same share.
@@ -33,13 +39,18 @@ def claimed(path: Path, share: Share = (0, 1)) -> Iterator[bool]:
         others = [holder for holder in holders if _lives(holder)]
         for other in others:
             if other["share"][1] != share[1] or other["share"][0] == share[0]:
-                raise InputError(_refusal(path, other))
+                raise InputError(_refusal(path, other, work))
         holders[:] = [*others, mine]
+    if work is not None:
+        UNFINISHED.add(path)
     try:
         yield not others
     finally:
         with contextlib.suppress(OSError, InputError), _holders(path) as holders:
             holders[:] = [holder for holder in holders if holder != mine]
+            if work is not None:
+                path.unlink()
+        UNFINISHED.discard(path)
 
 
 @contextlib.contextmanager
@@ -56,6 +67,8 @@ def _holders(path: Path) -> Iterator[list[dict[str, Any]]]:
             import fcntl
 
             fcntl.flock(stream, fcntl.LOCK_EX)
+        if not os.fstat(file).st_nlink:  # removed by the run that it was of, just before
+            raise InputError(f"{path} has just been given up by another run; begin again")
         before = stream.read()
         try:
             holders = json.loads(before)["holders"] if before.strip() else []
@@ -98,9 +111,10 @@ def _born(pid: int) -> str | None:
     return None if state in "ZX" else fields[18]
 
 
-def _refusal(path: Path, holder: dict[str, Any]) -> str:
+def _refusal(path: Path, holder: dict[str, Any], work: Path | None) -> str:
     who = f"process {holder['pid']} on {holder['host']}"
-    sentence = f"{path.parent} is in use: {who} has been at work there since {holder['since']}"
+    place, kind = (path.parent, "folder") if work is None else (work, "file")
+    sentence = f"{place} is in use: {who} has been at work there since {holder['since']}"
     if holder["host"] == socket.gethostname():
-        return f"{sentence}; wait for it, stop it, or choose another folder"
+        return f"{sentence}; wait for it, stop it, or choose another {kind}"
     return f"{sentence}; wait for it, or delete {path} if that process is no more"

@@ -10,13 +10,13 @@ import time
 import pytest
 
 import ufm
-from ufm.sweeps.claim import _born, claimed
+from ufm.inputs.claim import _born, claimed
 
 FIXED, AXES = {"counts": "9x2", "dim": 2}, {"nuclear_weight": [1e-3, 2e-3]}
 HOLD = """
 import sys, time
 from pathlib import Path
-from ufm.sweeps.claim import claimed
+from ufm.inputs.claim import claimed
 with claimed(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

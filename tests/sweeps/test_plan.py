@@ -1,0 +1,84 @@
+"""The plan of a sweep: whoever solves it, made without making its members, even enough for many workers."""
+
+import heapq
+from unittest import mock
+
+import numpy as np
+import pytest
+
+import ufm
+from ufm.sweeps import grid as grids
+from ufm.sweeps.grid import make_grid
+from ufm.sweeps.plan import BATCH_BYTES, BATCH_COST, plan, shape_of
+
+LARGE = {
+    "nuclear_weight": np.geomspace(1e-4, 1e-1, 50).tolist(),
+    "seed": list(range(50)),
+    "decay_ratio": np.geomspace(0.5, 2, 50).tolist(),
+}
+
+
+def busy(costs, workers, durations):
+    """The share of the time until the end that workers are busy, each taking the next batch as it comes free."""
+    free = [0.0] * workers
+    for batch in sorted(range(len(costs)), key=lambda batch: -costs[batch]):
+        heapq.heapreplace(free, free[0] + durations[batch])
+    return sum(durations) / (workers * max(free))
+
+
+def test_a_million_members_are_planned_from_few():
+    """In the number of members made and held, not in seconds."""
+    grid = make_grid({"counts": "9x2,4x2"}, LARGE | {"dim": [4, 6, 7, 8, 9, 10, 11, 12]})
+    assert grid.size == 10**6
+    with mock.patch.object(grids, "build_member", wraps=grids.build_member) as build:
+        found = plan(grid, 2048)
+    assert build.call_count <= 8 + 3 * 50
+    np.testing.assert_array_equal(np.sort(np.concatenate(found.members)), np.arange(10**6))
+    for batch in (found.batches[0], found.batches[-1]):
+        assert len({grid.member(int(i)).shape for i in batch.members[[0, 1, -1]]}) == 1
+
+
+def test_the_plan_is_that_of_all_members():
+    """Shapes found from few members are those of every member."""
+    axes = {"counts.K": [2, 4], "loss": ["ce", "mse"], "nuclear_weight": [1e-3, 1e-2], "bias": [0.0, 1e-2]}
+    grid = make_grid({"counts": "step:n_max=20,ratio=2", "dim": 4, "level": "sample"}, axes)
+    groups = {}
+    for index, member in enumerate(grid.members()):
+        groups.setdefault(member.shape, []).append(index)
+    found = plan(grid, 3)
+    expected = [group[i : i + 3] for group in groups.values() for i in range(0, len(group), 3)]
+    assert [batch.tolist() for batch in found.members] == expected
+    assert found.num_classes == 4
+
+
+def test_batches_are_of_limited_cost_and_memory():
+    grid = make_grid(
+        {"counts": "step:n_max=20,ratio=2", "dim": 400, "nuclear_weight": 1e-3}, {"counts.K": [2, 200]}
+    )
+    for member in grid.members():
+        many = make_grid(
+            {"counts": member.problem.counts, "dim": 400, "nuclear_weight": 1e-3}, {"seed": list(range(200))}
+        )
+        shape, batches = shape_of(member), plan(many, 2048).batches
+        assert all(len(batch.members) * shape.bytes <= BATCH_BYTES for batch in batches)
+        assert all(batch.cost <= BATCH_COST for batch in batches)
+        assert all(batch.width <= len(batches[0].members) for batch in batches)
+
+
+def test_a_number_at_fault_is_named_before_anything_is_solved():
+    with pytest.raises(ufm.InputError, match=r"nuclear_weight .* \(at nuclear_weight=-1.0, seed=0\)"):
+        plan(make_grid({"counts": "9x2", "dim": 4}, {"nuclear_weight": [1e-3, -1.0], "seed": [0, 1]}), 8)
+
+
+def test_256_workers_are_busy_to_the_end():
+    """A simulation: a million members of 2 to 30 classes, times off by a half, those of batches by a tenth."""
+    classes = LARGE | {"counts.K": [2, 4, 8, 10, 12, 16, 20, 30]}
+    found = plan(make_grid({"counts": "step:n_max=20,ratio=2", "dim": 30}, classes), 2048)
+    costs = [batch.cost for batch in found.batches]
+    rng = np.random.default_rng(0)
+    spread = [
+        rng.lognormal(0, 0.1) * rng.lognormal(0, 0.5, len(batch.members)).mean() for batch in found.batches
+    ]
+    recorded = np.array(costs) * spread
+    assert len(costs) > 256
+    assert busy(costs, 256, recorded.tolist()) > 0.95
