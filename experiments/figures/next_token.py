@@ -128,8 +128,8 @@ def figure(zipf_law: list[dict[str, Any]], words: list[dict[str, Any]]) -> Figur
         gaps.set(xlabel="dimension $d$", ylabel="relative duality gap")
         gaps.set_title("(a) gap; dotted: asked for", loc="left")
         for run, colour in zip(zipf_law, COLOURS, strict=False):
-            values = np.array(run["spectrum"])
-            spectra.plot(np.arange(1, len(values) + 1), values, color=colour, label=f"$d = {run['dim']}$")
+            sizes = np.array(run["spectrum"])
+            spectra.plot(np.arange(1, len(sizes) + 1), sizes, color=colour, label=f"$d = {run['dim']}$")
         spectra.set_xscale("log", base=2)
         spectra.set(xlabel="number", ylabel="singular value of $H$, balanced")
         spectra.set_title("(b) Zipf law: spectra", loc="left")

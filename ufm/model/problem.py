@@ -110,7 +110,11 @@ class Problem(Readable):
             "features": one_of("features", features, FEATURE_SETS),
             "bias": None if self.bias is None else nonnegative_float("bias", self.bias),
         }
-        fields["classifier"] = None if self.classifier is None else self._prototypes(fields["dim"], targets)
+        fields["classifier"] = (
+            None
+            if self.classifier is None
+            else self._prototypes(positive_integer("dim", self.dim, most=MAX_DIM), targets)
+        )
         for name, value in fields.items():
             object.__setattr__(self, name, value)
         if not math.isfinite(self.strength) or self.strength <= 0:

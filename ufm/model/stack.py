@@ -116,7 +116,7 @@ class Stack:
         """The fixed classifiers, or None for problems whose classifier is free."""
         if self.problems[0].classifier is None:
             return None
-        return np.stack([problem.classifier for problem in self.problems])
+        return np.stack([np.asarray(problem.classifier) for problem in self.problems])
 
     @functools.cached_property
     def nuclear_weights(self) -> Float[np.ndarray, "members K"]:

@@ -32,11 +32,12 @@ def quasi_newton(problem: Problem, level: Level, point: Variables, evaluations: 
 
     Args:
         problem: the problem, of convex loss.
-        level: level of the feature rows; None is returned at sample level.
+        level: level of the feature rows; None is returned at sample level, and where the classifier is fixed.
         point: where to begin.
         evaluations: at most about so many of the objective.
     """
-    if level != "class" or not problem.loss.convex or point.weight.size + point.features.size > MOST:
+    apt = level == "class" and problem.loss.convex and problem.classifier is None
+    if not apt or point.weight.size + point.features.size > MOST:
         return None
     balanced = _Balanced(problem, point)
     x, left = balanced.start, evaluations
@@ -73,10 +74,10 @@ class _Balanced:
     """The objective on one vector of balanced coordinates, in NumPy."""
 
     def __init__(self, problem: Problem, point: Variables) -> None:
-        self.problem, self.shape = problem, point.weight.shape
+        self.problem, self.shapes = problem, (point.weight.shape, point.features.shape)
         self.scales = scaling(problem, "class", "balanced")
         self.labels, self.split = np.arange(problem.num_classes), point.weight.size
-        self.bias_from = 2 * self.split
+        self.bias_from = self.split + point.features.size
         self.to_logits = (1 / (self.scales.weight * self.scales.rows))[:, None]
         parts = [point.weight * self.scales.weight, point.features * self.scales.rows[:, None]]
         parts += [] if point.bias is None else [point.bias * self.scales.bias]
@@ -90,7 +91,7 @@ class _Balanced:
         """Return classifier, features and bias of a vector."""
         weight, features = x[: self.split], x[self.split : self.bias_from]
         bias = None if self.problem.bias is None else x[self.bias_from :]
-        return weight.reshape(self.shape), features.reshape(self.shape), bias
+        return weight.reshape(self.shapes[0]), features.reshape(self.shapes[1]), bias
 
     def variables(self, x: Float[np.ndarray, " all"]) -> Variables:
         """Return a vector as ``(W, H, b)``."""
@@ -127,6 +128,8 @@ def drawn_in(problem: Problem, level: Level, point: Variables) -> Variables:
     For a convex loss ``P(t x) <= (1 - t^2) P(0) + t^2 P(x)``, so it only gets better where P(x) is above P(0), and no
     point of larger regulariser is optimal. Points whose squares overflow come back to where steps can be taken.
     """
+    if problem.classifier is not None:  # then only features may move
+        return point
     scales = scaling(problem, level, "balanced")
     parts = [point.weight * scales.weight, point.features * scales.rows[:, None]]
     parts += [] if point.bias is None else [point.bias * scales.bias]
@@ -135,6 +138,7 @@ def drawn_in(problem: Problem, level: Level, point: Variables) -> Variables:
         return point
     norm = largest * math.sqrt(sum(float(np.sum((part / largest) ** 2)) for part in parts))
     classes = np.arange(problem.num_classes)
-    at_zero = problem.priors @ problem.loss.value(np.zeros((len(classes),) * 2), classes)
+    at_zero = problem.priors @ problem.loss.value(np.zeros((len(classes), problem.num_logits)), classes)
     factor = min(1.0, math.sqrt(2 * at_zero) / norm)
-    return Variables(*(None if part is None else part * factor for part in point))
+    bias = None if point.bias is None else point.bias * factor
+    return Variables(point.weight * factor, point.features * factor, bias)

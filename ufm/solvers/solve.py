@@ -207,7 +207,7 @@ def _checked_start(problem: Problem, level: Level, start: Any) -> Variables:
         if (
             name == "weight"
             and problem.classifier is not None
-            and not np.array_equal(array, problem.classifier)
+            and not np.array_equal(np.asarray(array), problem.classifier)
         ):
             raise InputError("start weight must be the classifier of the problem, which is fixed")
         parts.append(None if array is None else array.astype(np.float64, copy=False))

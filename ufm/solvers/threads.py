@@ -22,7 +22,7 @@ def few_threads(problem: Problem, level: Level) -> Iterator[None]:
     The number of threads belongs to the whole process; of solves that run at the same time in threads of their own
     the first one sets it.
     """
-    size = len(groups_of(problem)) if level == "group" else max(len(problem.counts), problem.num_classes)
+    size = len(groups_of(problem)) if level == "group" else max(problem.num_classes, problem.num_logits)
     if size > SMALL_PRODUCTS:
         yield
         return
