@@ -90,7 +90,7 @@ PROBLEM = {
     "weight-decay": ([*DECAYS, *EXTREME[:6]], NUMBERS_WRONG),
     "feature-decay": ([*DECAYS, *EXTREME[:6]], NUMBERS_WRONG),
     "loss": ([*LOSSES, *EXTREME[6:]], LOSSES_WRONG),
-    "features": (["nonnegative", "free"], ["relu", "", "Free", "0"]),
+    "features": (["nonnegative", "free"], ["gelu", "", "Free", "0"]),
     "bias": (["None", "0", "1e-2"], ["-1", "nan", "inf", "abc", "", "1e400"]),
 }
 JSON = {"json": ([None], [])}
