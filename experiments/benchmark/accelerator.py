@@ -51,7 +51,7 @@ class Sizes:
 FULL = Sizes(
     {
         "N=10^6, d=512, K=10": ufm.Problem([100_000] * 10, 512, 1e-3, 1e-9),
-        "ImageNet-LT, d=2048": workload("imagenet-lt", 2048, 1e-4, 1e-10),
+        "ImageNet-LT (reconstructed), d=2048": workload("imagenet-lt", 2048, 1e-4, 1e-10),
     },
     (1, 4, 16, 64),
     (("class", 1000), ("group", 1000), ("group", 8142), ("class", 8142)),

@@ -10,7 +10,7 @@ problems per second against the number solved together.
 
     pip install ".[peers,sweep]"
     python -m experiments.benchmark --quick       # under 2 minutes
-    python -m experiments.benchmark               # the figures in the README
+    python -m experiments.benchmark               # the figures in experiments/MEASURED.md
     python -m experiments.benchmark.accelerator   # on a GPU or TPU
 
 Not a script: a part of `python -m experiments.benchmark`.

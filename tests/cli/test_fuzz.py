@@ -90,7 +90,7 @@ PROBLEM = {
     "weight-decay": ([*DECAYS, *EXTREME[:6]], NUMBERS_WRONG),
     "feature-decay": ([*DECAYS, *EXTREME[:6]], NUMBERS_WRONG),
     "loss": ([*LOSSES, *EXTREME[6:]], LOSSES_WRONG),
-    "features": (["nonnegative", "free"], ["relu", "", "Free", "0"]),
+    "features": (["nonnegative", "free"], ["gelu", "", "Free", "0"]),
     "bias": (["None", "0", "1e-2"], ["-1", "nan", "inf", "abc", "", "1e400"]),
 }
 JSON = {"json": ([None], [])}
@@ -102,6 +102,8 @@ SOLVER = {
     "solver": (["accelerated"], ["newton", "", "3"]),
     "precision": (["float64"], ["float16", "", "double"]),
     "figure": (["None"], ["x.jpg", "missing/x.png", "folder", "x" * 300 + ".png"]),
+    "style": (["paper", "screen"], ["poster", ""]),
+    "panel": (["None", "a"], []),
     "save": (["None", "s.npz"], PLACES_WRONG),
     "learning-rate": ([], ["0.1", "-1", "nan", "abc"]),
     "num-processes": ([], ["2", "abc"]),
@@ -115,6 +117,7 @@ FLAGS = {
         "tolerance": (["0.1", "0.5"], [*NUMBERS_WRONG[2:8], "-1", "1"]),
         "loss": (["ce"], LOSSES_WRONG),
         "figure": (["None"], ["x.jpg", "missing/x.png", "folder"]),
+        "html": (["None"], ["x.pdf", "missing/x.html", "folder"]),
         "counts": ([], COUNTS_WRONG),
         "weight-decay": ([], NUMBERS_WRONG),
         "charge": (["0", "1", "0.5"], ["nan", "inf", "abc", "sample"]),

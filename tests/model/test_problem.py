@@ -93,10 +93,11 @@ def test_equality_and_hash_see_every_field():
     assert hash(problem) == hash(make())
     assert problem != "a problem"
     # targets are in the loss: test_soft_targets.py
-    assert set(CHANGES) | {"targets"} == {field.name for field in dataclasses.fields(Problem)}
-    variants = [problem.replace(**{name: value}) for name, value in CHANGES.items()]
+    changes = CHANGES | {"classifier": np.ones((3, problem.dim))}
+    assert set(changes) | {"targets"} == {field.name for field in dataclasses.fields(Problem)}
+    variants = [problem.replace(**{name: value}) for name, value in changes.items()]
     assert len({problem, *variants}) == 1 + len(variants)
-    for name, variant in zip(CHANGES, variants, strict=True):
+    for name, variant in zip(changes, variants, strict=True):
         assert variant != problem
         kept = [field for field in CHANGES if field != name]
         assert all(np.array_equal(getattr(variant, field), getattr(problem, field)) for field in kept)
@@ -252,6 +253,8 @@ def test_words_that_people_use():
     problem = Problem("cifar10-lt-100", 8, 1e-3, 1e-5, loss="smoothing:0.2", features="relu")
     assert (problem.num_samples, problem.features) == (12_406, "nonnegative")
     assert problem.loss == LabelSmoothing(0.2)
+    fixed = Problem("30x2,20", 3, 1e-3, 1e-3, classifier=np.eye(3))
+    assert fixed.classifier.shape == (3, 3)
     assert problem.replace(dim=9).counts.tolist() == problem.counts.tolist()
 
 

@@ -113,7 +113,9 @@ class Problem(Readable):
         fields["classifier"] = (
             None
             if self.classifier is None
-            else self._prototypes(positive_integer("dim", self.dim, most=MAX_DIM), targets)
+            else self._prototypes(
+                positive_integer("dim", self.dim, most=MAX_DIM), counts if targets is None else targets[0]
+            )
         )
         for name, value in fields.items():
             object.__setattr__(self, name, value)
@@ -127,9 +129,9 @@ class Problem(Readable):
                 "weight_decay times every feature_decay must be representable as a positive number"
             )
 
-    def _prototypes(self, dim: Any, targets: np.ndarray | None) -> Float[np.ndarray, "K d"]:
-        """Return the fixed classifier as a read-only matrix."""
-        shape = (len(self.counts) if targets is None else targets.shape[1], dim)
+    def _prototypes(self, dim: int, logits: Any) -> Float[np.ndarray, "K d"]:
+        """Return the fixed classifier as a read-only matrix; ``logits`` has an entry for each of its rows."""
+        shape = (len(logits), dim)
         matrix = to_numpy("classifier", self.classifier)
         real = matrix.dtype.kind in "iuf" and bool(np.all(np.isfinite(matrix)))
         if matrix.shape != shape or not real:
