@@ -22,7 +22,9 @@ import ufm
 from ufm.cli import main
 
 ROOT = Path(__file__).parent.parent
-README = "\n".join((ROOT / name).read_text() for name in ("README.md", "experiments/MEASURED.md", "experiments/CLUSTER.md"))
+PAGES = [ROOT / "README.md", ROOT / "experiments" / "MEASURED.md", ROOT / "experiments" / "CLUSTER.md"]
+README = "\n".join(page.read_text() for page in PAGES)
+LINKS = [page.parent / path for page in PAGES for path in re.findall(r"\]\(([^)]+)\)", page.read_text())]
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.DOTALL)
 PROSE = re.sub(r"```.*?```", "", README, flags=re.DOTALL)
 SPANS = [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", PROSE)]
@@ -211,6 +213,6 @@ def test_extras_exist():
     assert {"dev", "notebooks", "sweep", "cuda", "tpu"} <= extras <= set(declared)
 
 
-@pytest.mark.parametrize("path", re.findall(r"\]\(([^)]+)\)", README))
+@pytest.mark.parametrize("path", LINKS, ids=lambda path: path.name)
 def test_every_picture_and_link_is_there(path):
-    assert (ROOT / path).stat().st_size > (500 if path.endswith(".md") else 10_000)
+    assert path.stat().st_size > (500 if path.suffix == ".md" else 10_000)
