@@ -3,6 +3,8 @@
 A ReLU network with or without a bias in the classifier, batch normalisation, a decay of the features and any loss of
 the package, on ten classes of scikit-learn's digits or of MNIST-1D (Greydanus, arXiv:2011.14439; `pip install
 mnist1d` generates it, nothing is downloaded). Used by `charge.py` and `remedies.py`.
+
+Not a script: what the others here share.
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ def predict_prototypes(problem: Problem) -> Prediction:
         >>> problem = Problem([500, 5, 5], 3, 1.0, 1e-3, classifier=orthogonal_frame(3, 3, 2.0))
         >>> prediction = predict_prototypes(problem)
         >>> prediction.margins.round(6).tolist(), prediction.num_collapsed
-        ([1.948796, 1.948796, 1.948796], 0)
+        ([1.860889, 1.860889, 1.860889], 0)
     """
     form = symmetric_form(problem)
     if problem.bias is not None:
