@@ -37,7 +37,7 @@ def test_programs_are_kept_and_damage_does_not_matter(tmp_path):
     folder = run(tmp_path)
     assert folder.startswith(str(tmp_path / "cache" / "ufm" / "compiled"))
     kept = [entry for entry in os.scandir(folder) if entry.is_file()]
-    assert len(kept) >= 2
+    assert kept  # one program is all that a solve of its kind needs
     for entry in kept:
         with open(entry.path, "r+b") as file:
             file.truncate(entry.stat().st_size // 2)

@@ -226,12 +226,13 @@ def finite_vector(name: str, values: Any, *, positive: bool = False) -> Float[np
         raise InputError(f"{name} must be a vector of numbers, got {reprlib.repr(values)}") from None
     if array.ndim != 1 or array.size == 0:
         raise InputError(f"{name} must be a vector with one entry per class, got shape {array.shape}")
-    good = (np.abs(array) <= LARGEST) & ((array > 0) | (not positive))  # false for NaN
+    most = math.nextafter(math.inf, 0) if positive else LARGEST  # what is added to logits is squared with them
+    good = (np.abs(array) <= most) & ((array > 0) | (not positive))  # false for NaN
     if not np.all(good):
         where = int(np.argmin(good))
         requirement = "finite and above 0" if positive else "finite"
-        if LARGEST < abs(array[where]) < math.inf:
-            requirement += f", at most {LARGEST:g} in size,"
+        if most < abs(array[where]) < math.inf:
+            requirement += f", at most {most:g} in size,"
         raise InputError(
             f"{name} must be {requirement} for all classes, got {name}[{where}] = {array[where]}"
         )
