@@ -10,6 +10,7 @@ steps.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -28,7 +29,7 @@ LATE = 500
 MEMORY, ROUNDS, MOST = 30, 4, 20_000
 
 
-def quasi_newton(problem: Problem, level: Level, point: Variables, evaluations: int) -> Move | None:
+def quasi_newton(problem: Problem, level: Level, point: Variables | Any, evaluations: int) -> Move | None:
     """Return where L-BFGS-B leads from a point of class level, or None if that is no lower.
 
     Args:
@@ -123,7 +124,7 @@ class _Balanced:
         return value / scale, gradient * (unit / scale)
 
 
-def drawn_in(problem: Problem, level: Level, point: Variables) -> Variables:
+def drawn_in(problem: Problem, level: Level, point: Variables | Any) -> Variables | Any:
     """Return a point drawn towards zero along its ray until its regulariser is at most the objective at zero.
 
     For a convex loss ``P(t x) <= (1 - t^2) P(0) + t^2 P(x)``, so it only gets better where P(x) is above P(0), and no
