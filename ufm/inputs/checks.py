@@ -226,7 +226,8 @@ def finite_vector(name: str, values: Any, *, positive: bool = False) -> Float[np
         raise InputError(f"{name} must be a vector of numbers, got {reprlib.repr(values)}") from None
     if array.ndim != 1 or array.size == 0:
         raise InputError(f"{name} must be a vector with one entry per class, got shape {array.shape}")
-    most = math.nextafter(math.inf, 0) if positive else LARGEST  # what is added to logits is squared with them
+    # what may be negative is added to logits, and squared with them
+    most = math.nextafter(math.inf, 0) if positive else LARGEST
     good = (np.abs(array) <= most) & ((array > 0) | (not positive))  # false for NaN
     if not np.all(good):
         where = int(np.argmin(good))
