@@ -28,6 +28,7 @@ from jaxtyping import Float, Int
 
 from ufm.inputs.arrays import classifier, float_array, label_array
 from ufm.inputs.checks import (
+    MAX_SAMPLES,
     InputError,
     class_counts,
     finite_vector,
@@ -133,7 +134,7 @@ def to_training(
 
 def _feature_scale(num_samples: Any, batch_size: Any, reduction: Any) -> float:
     """Return lambda_H / b for unit loss scale: the share of one sample's norm that a step is charged for."""
-    num_samples = positive_integer("num_samples", num_samples)
+    num_samples = positive_integer("num_samples", num_samples, most=MAX_SAMPLES)
     batch_size = num_samples if batch_size is None else positive_integer("batch_size", batch_size)
     if batch_size > num_samples:
         raise InputError(f"batch_size must be at most num_samples = {num_samples}, got {batch_size}")

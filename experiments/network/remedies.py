@@ -164,7 +164,7 @@ def figure(names: tuple[str, ...], results: dict[str, dict[str, np.ndarray]]) ->
             _course_panel(left, found)
             left.set_title(data, loc="left")
             _remedy_panel(right, names, found)
-        axes[0, 0].legend()
+        drawing.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower left", ncols=3)
         axes[0, 1].legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     return drawing
 

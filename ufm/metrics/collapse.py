@@ -32,6 +32,8 @@ from ufm.metrics.statistics import FeatureStatistics
 #: Between-class eigenvalues (and squared distances of means) below this fraction of the largest count as
 #: zero: the default of `nc1` and `cdnv`. It is the square root of the rounding unit of float64.
 RANK_TOLERANCE = 1e-8
+#: Numbers up to this have squares that can be added up.
+LARGE = 1e100
 #: Entries of a K x K matrix that are formed at a time: 32 MB.
 TILE_ENTRIES = 2**22
 
@@ -176,7 +178,11 @@ def gram(rows: Float[np.ndarray, "K d"] | Any) -> Float[np.ndarray, "K K"]:
 
 def norms(rows: Float[np.ndarray, "K d"] | Any) -> Float[np.ndarray, " K"]:
     """Return the Euclidean norm of every row."""
-    return np.linalg.norm(_numbers("rows", rows, 2), axis=1)
+    rows = _numbers("rows", rows, 2)
+    unit = max(
+        float(np.abs(rows).max(initial=0.0)) / LARGE, 1.0
+    )  # or squares could leave the range of float64
+    return np.linalg.norm(rows / unit, axis=1) * unit if unit > 1 else np.linalg.norm(rows, axis=1)
 
 
 def cosines(rows: Float[np.ndarray, "K d"] | Any) -> Float[np.ndarray, "K K"]:
@@ -228,7 +234,7 @@ def classifier_from_means(
     """
     means = _numbers("means", means, 2)
     counts = float_array("counts", counts, 1, nonnegative=True)
-    _same_shape("counts", counts, means[:, 0])
+    _same_shape("counts", counts, np.empty(len(means)))
     scaled = np.sqrt(counts)[:, None] * means
     if directions is not None:
         directions = _numbers("directions", directions, 2)

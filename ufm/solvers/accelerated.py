@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 from ufm.model.objective import Coordinates, Objective, Point
 from ufm.solvers.row_pass import Classifier, Move, Moved, move_part, nothing_kept, pass_over_rows
@@ -41,10 +41,10 @@ class Seen(NamedTuple):
         curvature: ``|difference of gradients| / |difference of points|`` to the evaluation before.
     """
 
-    kept: Float[Array, "rows any"]
-    weight_slope: Float[Array, "K d"]
-    bias_slope: Float[Array, " K"] | None
-    curvature: Float[Array, ""]
+    kept: Float[Any, "rows any"]
+    weight_slope: Float[Any, "K d"]
+    bias_slope: Float[Any, " K"] | None
+    curvature: Float[Any, ""]
 
 
 class AcceleratedState(NamedTuple):
@@ -56,15 +56,15 @@ class AcceleratedState(NamedTuple):
 
     point: Point
     previous: Point
-    momentum: Float[Array, ""]
-    extrapolation: Float[Array, ""]
-    uphill: Float[Array, ""]
-    went_back: Bool[Array, ""]
+    momentum: Float[Any, ""]
+    extrapolation: Float[Any, ""]
+    uphill: Float[Any, ""]
+    went_back: Bool[Any, ""]
     seen: Seen
-    curvatures: Float[Array, " window"]
-    made_for: Float[Array, ""]
-    taken: Int[Array, ""]
-    caution: Float[Array, ""]
+    curvatures: Float[Any, " window"]
+    made_for: Float[Any, ""]
+    taken: Int[Any, ""]
+    caution: Float[Any, ""]
 
 
 @dataclasses.dataclass(frozen=True)

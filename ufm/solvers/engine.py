@@ -24,7 +24,7 @@ from ufm.solvers.batch import Alone, Grouped, Many
 from ufm.solvers.checkpoint import Checkpoints
 from ufm.solvers.coordinates import going_on, with_few_coordinates
 from ufm.solvers.escape import Move
-from ufm.solvers.finish import LATE, drawn_in, quasi_newton
+from ufm.solvers.finish import LATE, NEGLIGIBLE, drawn_in, quasi_newton
 from ufm.solvers.limits import Precision
 from ufm.solvers.run import Action, Run
 from ufm.solvers.status import Status
@@ -145,8 +145,11 @@ class Block:
         moves = self.device.escapes(self._problems(left), member(points, stuck), least) if stuck else []
         for i, move in zip(stuck, moves, strict=True):
             run = self.runs[slots[i]]
-            if run.steps >= LATE and (move is None or not move.decrease > run.least):
-                move = quasi_newton(run.task.problem, self.setup.level, member(points, i), run.steps)
+            small = move is None or not move.decrease > max(run.least, NEGLIGIBLE * found[i].gap)
+            if run.steps >= LATE and small:
+                other = quasi_newton(run.task.problem, self.setup.level, member(points, i), run.steps)
+                if other is not None and (move is None or other.decrease > move.decrease):
+                    move = other
             if agreed(move is not None and move.decrease > run.least):
                 point = agreed(member(points, i) if move is None else move.point)
                 yield slots[i], self._escape(slots[i], point, move)

@@ -24,6 +24,8 @@ from ufm.solvers.escape import Move
 
 #: Steps after which a run that creeps is given to the quasi-Newton method; easy problems never get there.
 LATE = 500
+#: An escape move that closes less than this share of the gap does not keep a run from it.
+NEGLIGIBLE = 1e-2
 #: Pairs that it remembers, times it begins anew (in units of the point it has reached), and the most variables: at
 #: K = d = 210 an evaluation on the host costs several steps.
 MEMORY, ROUNDS, MOST = 30, 4, 20_000

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Bool, Float
 
 from ufm.losses.softmax import feature_gradient
 from ufm.model.devices import SAMPLES, Layout
@@ -37,10 +37,10 @@ class Move(NamedTuple):
         back: whether to go back to ``previous`` instead of making the step.
     """
 
-    step: Float[Array, ""]
-    extrapolation: Float[Array, ""]
-    next_extrapolation: Float[Array, ""]
-    back: Bool[Array, ""] | bool
+    step: Float[Any, ""]
+    extrapolation: Float[Any, ""]
+    next_extrapolation: Float[Any, ""]
+    back: Bool[Any, ""] | bool
 
 
 class Sums(NamedTuple):
@@ -54,42 +54,42 @@ class Sums(NamedTuple):
         bend: squared norm of the difference between the feature gradients there.
     """
 
-    weight_slope: Float[Array, "K d"]
-    residual: Float[Array, " K"]
-    uphill: Float[Array, ""]
-    jump: Float[Array, ""]
-    bend: Float[Array, ""]
+    weight_slope: Float[Any, "K d"]
+    residual: Float[Any, " K"]
+    uphill: Float[Any, ""]
+    jump: Float[Any, ""]
+    bend: Float[Any, ""]
 
 
 class Passed(NamedTuple):
     """What a pass leaves behind: moved features, what it keeps per row, and sums."""
 
-    features: Float[Array, "rows d"]
-    kept: Float[Array, "rows any"]
+    features: Float[Any, "rows d"]
+    kept: Float[Any, "rows any"]
     sums: Sums
 
 
 class Classifier(NamedTuple):
     """The classifier where the last gradient was taken, and weight and bias where the next one is."""
 
-    before: Float[Array, "K d"]
-    weight: Float[Array, "K d"]
-    bias: Float[Array, " K"] | None
+    before: Float[Any, "K d"]
+    weight: Float[Any, "K d"]
+    bias: Float[Any, " K"] | None
 
 
 class Moved(NamedTuple):
     """One part of the point after its move: where it is, where the next gradient is wanted, and two sums."""
 
-    point: Float[Array, ...]
-    ahead: Float[Array, ...]
-    uphill: Float[Array, ""]
-    jump: Float[Array, ""]
+    point: Float[Any, ...]
+    ahead: Float[Any, ...]
+    uphill: Float[Any, ""]
+    jump: Float[Any, ""]
 
 
 def move_part(
-    part: Float[Array, ...],
-    previous: Float[Array, ...],
-    slope: Float[Array, ...],
+    part: Float[Any, ...],
+    previous: Float[Any, ...],
+    slope: Float[Any, ...],
     decay: Any,
     move: Move,
     nonnegative: bool = False,
@@ -124,9 +124,9 @@ def nothing_kept(objective: Objective, point: Point) -> Float[Any, "rows any"]:
 
 def pass_over_rows(
     objective: Objective,
-    features: Float[Array, "rows d"],
-    previous: Float[Array, "rows d"],
-    kept: Float[Array, "rows any"],
+    features: Float[Any, "rows d"],
+    previous: Float[Any, "rows d"],
+    kept: Float[Any, "rows any"],
     classifier: Classifier,
     move: Move,
 ) -> Passed:
@@ -227,7 +227,7 @@ def _evaluate(objective: Objective, ahead: Any, classifier: Classifier) -> tuple
     return residual, scaled, objective.weight_slope(scaled, ahead)
 
 
-def _bend(old: Any, new: Any, slope: Any, classifier: Classifier) -> Float[Array, ""]:
+def _bend(old: Any, new: Any, slope: Any, classifier: Classifier) -> Float[Any, ""]:
     """Return ``|new V - old V_before|^2``, the squared difference of two feature gradients ``R V``.
 
     It is ``dR V + old dV``, whose norm needs three K x K products and, unlike ``|new V|^2 - ...``, does not cancel:
@@ -243,7 +243,7 @@ def _bend(old: Any, new: Any, slope: Any, classifier: Classifier) -> Float[Array
     return square + jnp.sum((old.T @ old) * (shift @ shift.T))
 
 
-def _inner(a: Float[Array, ...], b: Float[Array, ...]) -> Float[Array, ""]:
+def _inner(a: Float[Any, ...], b: Float[Any, ...]) -> Float[Any, ""]:
     """Return ``<a, b>``, over rows first and by a product: XLA adds up all of a matrix number by number on CPUs."""
     if a.ndim < 2:
         return jnp.vdot(a, b)

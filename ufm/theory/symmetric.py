@@ -83,7 +83,8 @@ def predict_symmetric(problem: Problem) -> Prediction:
         )
     _require_zero_bias(scalar)
     form, margins = scalar.form, scalar.optimum
-    scale = np.sqrt(problem.weight_decay / problem.feature_decays / problem.counts)
+    # root by root: the ratio of the decays may leave the range of float64
+    scale = np.sqrt(problem.weight_decay) / np.sqrt(problem.feature_decays) / np.sqrt(problem.counts)
     squared_norms, energies = margins * scale * scalar.frame, margins / scale / scalar.frame
     own, off = float(form.own), float(form.off)
     squared_weights = own * (own - 2 * off) * energies + off**2 * np.sum(energies)
