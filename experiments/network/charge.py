@@ -149,7 +149,7 @@ def summary(runs: list[Run]) -> dict[str, Any]:
 
 def line(row: dict[str, Any]) -> str:
     """Write a setting and what was found."""
-    found = "".join(f"{g:6.2f} ± {e:.2f}" for g, e in zip(row["exponents"], row["errors"], strict=True))
+    found = "".join(f"{g:5.2f} ± {e:.2f}" for g, e in zip(row["exponents"], row["errors"], strict=True))
     return (
         f"{row['data']:8s}{row['label']:22s}{row['used']:3d}{found}{row['cosine']:6.2f}{row['residual']:5.2f}"
     )
