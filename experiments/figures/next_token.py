@@ -1,12 +1,15 @@
-"""Next-token prediction as a model of free features: Zipf contexts, a vocabulary, dimensions from few to all.
+r"""Next-token prediction as a model of free features: Zipf contexts, a vocabulary, dimensions from few to all.
 
 Every context stands for the samples that share it; its target is the distribution of the next token. Contexts are
 drawn by a Zipf law, their tokens from a law of their own around a common Zipf law, so that frequent contexts have
 soft targets and rare ones, seen once, hard ones: those seen with the same token are one context by Jensen's
 inequality. With free features the bound holds for every d; it is attained once d reaches the rank of the optimum,
-below that the gap says what a larger d could gain at most. A second table is of the words of this project's README.
+below that the gap says what a larger d could gain at most. Every dimension begins where the one before ended. A
+second table is of the words of this project's README, solved in float64 to 1e-8.
 
-    python -m experiments.figures.next_token [--vocabulary 2000 --contexts 5000] [--quick] [--suffix pdf]
+    python -m experiments.figures.next_token [--quick] [--suffix pdf]
+    python -m experiments.figures.next_token --vocabulary 2000 --contexts 5000 --dims 8 16 64 128 256 512 \
+        --precision float32 --tol 1e-3 --max-steps 300    # the full size
 """
 
 from __future__ import annotations
@@ -15,8 +18,9 @@ import json
 import re
 import resource
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import tyro
@@ -61,22 +65,42 @@ def _frequencies(words: list[str]) -> dict[str, int]:
     return dict(zip(names.tolist(), counts.tolist(), strict=True))
 
 
-def solved(contexts: Contexts, dim: int, strength: float, tol: float, max_steps: int) -> dict[str, Any]:
-    """Solve at one dimension and return what is reported.
+def solved(
+    contexts: Contexts, dims: Sequence[int], strength: float, **settings: Any
+) -> Iterator[dict[str, Any]]:
+    """Solve at one dimension after another, each from where the last ended, and yield what is reported.
 
     Args:
         contexts: the table.
-        dim: feature dimension d.
+        dims: feature dimensions d, ascending.
         strength: ``N sqrt(lambda_W lambda_H)`` over the square root of the mean count of a context.
-        tol: relative gap asked for.
-        max_steps: limit.
+        settings: of `ufm.solve`.
     """
     nuclear = strength * float(np.sqrt(contexts.counts.mean()) / contexts.counts.sum())
-    problem = ufm.Problem(contexts.counts, dim, nuclear, nuclear, features="free", targets=contexts.targets)
-    began = time.process_time()
-    solution = ufm.solve(problem, tol=tol, max_steps=max_steps)
-    spent = time.process_time() - began
-    report = ufm.verify(solution, tol=tol)
+    problem = ufm.Problem(
+        contexts.counts, dims[0], nuclear, nuclear, features="free", targets=contexts.targets
+    )
+    start = None
+    for dim in dims:
+        began = time.process_time()
+        problem = problem.replace(dim=dim)
+        solution = ufm.solve(problem, start=start, **settings)
+        found = _reported(solution, time.process_time() - began)
+        print(" ".join(f"{k} {v}" for k, v in found.items() if not isinstance(v, list)), flush=True)
+        yield found
+        more = dims[min(dims.index(dim) + 1, len(dims) - 1)] - dim
+        start = _with_room(solution.weight, more), _with_room(solution.features, more)
+
+
+def _with_room(rows: np.ndarray, columns: int) -> np.ndarray:
+    """Return rows with more columns, random ones a tenth as large."""
+    sizes = 0.1 * np.sqrt(np.mean(rows**2, axis=1, keepdims=True))
+    return np.hstack([rows, sizes * np.random.default_rng(0).standard_normal((len(rows), columns))])
+
+
+def _reported(solution: ufm.Solution, spent: float) -> dict[str, Any]:
+    """Return what is reported of one dimension."""
+    problem, dim, report = solution.problem, solution.problem.dim, ufm.verify(solution)
     measured: Any = report.measured
     found = {
         name: report[name].measured
@@ -155,6 +179,8 @@ def main(
     contexts: int = 500,
     dims: tuple[int, ...] = (8, 16, 32, 64, 256),
     max_steps: int = 6000,
+    tol: float = 1e-8,
+    precision: Literal["float64", "float32"] = "float64",
     quick: bool = False,
 ) -> int:
     """Solve at every dimension, print the table, draw; return 1 if the largest dimension is not certified.
@@ -165,18 +191,19 @@ def main(
         contexts: contexts, before those alike are merged.
         dims: feature dimensions.
         max_steps: limit; where it ends a run the gap is stated.
+        tol: relative gap asked for in the Zipf table.
+        precision: of its steps; the bound is in float64.
         quick: 40 tokens, 100 contexts, three dimensions.
     """
     results = outputs.of("next_token", quick)
     if quick:
         vocabulary, contexts, dims = 40, 100, (4, 16, 64)
-    tables = {
-        "zipf": (zipf_contexts(contexts, vocabulary, 10 * contexts), STRENGTH),
-        "readme": (readme_contexts(min(vocabulary, 200)), STRENGTH),
-    }
+    zipf = zipf_contexts(contexts, vocabulary, 10 * contexts)
+    given: dict[str, Any] = {"tol": tol, "max_steps": max_steps, "precision": precision}
+    words = [dim for dim in dims if dim <= 256]
     runs = {
-        name: [solved(table, dim, strength, 1e-8, max_steps) for dim in dims]
-        for name, (table, strength) in tables.items()
+        "zipf": list(solved(zipf, dims, STRENGTH, **given)),
+        "readme": list(solved(readme_contexts(min(vocabulary, 200)), words, STRENGTH, max_steps=6000)),
     }
     results.save(runs)
     results.draw(figure(runs["zipf"], runs["readme"]))
