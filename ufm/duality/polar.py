@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from ufm.duality.copositive import sharing_bound
+from ufm.duality.copositive import EXACT, SUPPORTS_LIMIT, largest_on_supports, sharing_bound
 from ufm.model.problem import FeatureSet
 
 #: Relative slack for rounding in float64, multiplied by the number of classes.
@@ -65,6 +65,8 @@ def _sharpened(bound: Any, product: np.ndarray, gram: np.ndarray) -> np.ndarray:
     for where in np.argwhere((found > 1) & (found < SHARPENED)).tolist():
         at = tuple(where)
         found[at] = min(found[at], sharing_bound(product[at], gram[at]))
+        if found[at] > 1 + EXACT * len(product[at]) and len(product[at]) <= SUPPORTS_LIMIT:
+            found[at] = min(found[at], largest_on_supports(product[at])[0])
     return found
 
 

@@ -70,12 +70,14 @@ class SoftTargets(SoftmaxLoss):
 
     def of_contexts(self, contexts: Int[np.ndarray, " some"]) -> SoftTargets:
         """Return the loss of some of the contexts."""
-        weights = self.weights[contexts] if np.ndim(self.weights) else self.weights
+        weights: Any = self.weights
+        weights = weights[contexts] if np.ndim(weights) else weights
         return SoftTargets(self.table[contexts], weights, self.scales, self.offsets)
 
     def alike(self) -> list[np.ndarray]:
         """Return what classes that can change places have in common: their parameters, and a number of `twins`."""
-        return [twins(self.table), *(x for x in (self.weights, self.scales, self.offsets) if np.ndim(x))]
+        parameters = [np.asarray(value) for value in (self.weights, self.scales, self.offsets)]
+        return [twins(self.table), *(value for value in parameters if value.ndim)]
 
     def check_classes(self, num_classes: int) -> None:
         """Raise `InputError` if there is not one target per context."""

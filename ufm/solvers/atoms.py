@@ -11,6 +11,7 @@ import dataclasses
 import numpy as np
 from jaxtyping import Float
 
+from ufm.duality.copositive import SUPPORTS_LIMIT, largest_on_supports
 from ufm.model.problem import Problem
 
 #: Directions count as the same above this cosine, atoms as violating above 1 plus this margin.
@@ -59,6 +60,10 @@ def _cone_directions(dual: Float[np.ndarray, "C K"]) -> Float[np.ndarray, "atoms
     for candidate in range(len(u)):
         if not kept or np.max(u[kept] @ u[candidate]) < PARALLEL:
             kept.append(candidate)
+    if len(gram) <= SUPPORTS_LIMIT and not np.any(np.sum((u @ gram) * u, axis=1) > 1 + MARGIN):
+        return np.vstack(
+            [u[kept], largest_on_supports(gram)[1]]
+        )  # power iteration has missed it, if there is one
     return u[kept]
 
 

@@ -1,10 +1,10 @@
 """The smallest size that a problem is solved in: groups, contexts that differ, about K coordinates; all if need be.
 
-By Jensen's inequality contexts of equal target, weight and decay share the best feature, and are one; bounds and
-residual are the same either way. The certificate does not depend on the dimension: a point that is optimal in fewer coordinates, padded with zeros, is
-optimal in all. A few more than K leave room for escape moves. A start that a caller gives, dynamics that an observer
-watches, and the field's own step rules keep every coordinate. Nor does it depend on symmetry: a grouped point that is
-certified is optimal among all.
+The certificate does not depend on the dimension: a point that is optimal in fewer coordinates, padded with zeros, is
+optimal in all. A few more than K leave room for escape moves. By Jensen's inequality contexts of equal target, weight
+and decay share the best feature, and are one; bounds and residual are the same either way. A start that a caller
+gives, dynamics that an observer watches, and the field's own step rules keep every coordinate. Nor does the
+certificate depend on symmetry: a grouped point that is certified is optimal among all.
 """
 
 from __future__ import annotations
@@ -93,14 +93,16 @@ def in_few_numbers(
 
 def _equal_contexts(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
     """Return the first of every set of contexts that are alike, and the set of every context."""
-    weights = np.broadcast_to(problem.loss.weights, problem.counts.shape)
-    return equal_rows(np.column_stack([problem.targets, weights, problem.feature_decays]))
+    loss: Any = problem.loss
+    weights = np.broadcast_to(loss.weights, problem.counts.shape)
+    return equal_rows(np.column_stack([loss.table, weights, problem.feature_decays]))
 
 
 def _merged(problem: Problem, first: np.ndarray, of: np.ndarray) -> Problem:
     if len(first) == len(of):
         return problem
-    loss = problem.loss.of_contexts(first)
+    whole: Any = problem.loss
+    loss = whole.of_contexts(first)
     return problem.replace(
         counts=np.bincount(of, problem.counts).astype(problem.counts.dtype),
         feature_decay=problem.feature_decays[first],
