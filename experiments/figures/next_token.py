@@ -9,7 +9,7 @@ second table is of the words of this project's README, solved in float64 to 1e-8
 
     python -m experiments.figures.next_token [--quick] [--suffix pdf]
     python -m experiments.figures.next_token --vocabulary 2000 --contexts 5000 --dims 8 16 64 128 256 512 \
-        --precision float32 --tol 1e-3 --max-steps 150 --no-escapes    # the full size
+        --precision float32 --tol 1e-3 --max-steps 400 --no-escapes    # the full size
 """
 
 from __future__ import annotations
@@ -94,8 +94,8 @@ def solved(
 
 
 def _with_room(rows: np.ndarray, columns: int) -> np.ndarray:
-    """Return rows with more columns, random ones a tenth as large."""
-    sizes = 0.1 * np.sqrt(np.mean(rows**2, axis=1, keepdims=True))
+    """Return rows with more columns, small random ones."""
+    sizes = 0.03 * np.sqrt(np.mean(rows**2, axis=1, keepdims=True))
     return np.hstack([rows, sizes * np.random.default_rng(0).standard_normal((len(rows), columns))])
 
 
