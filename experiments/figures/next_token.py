@@ -37,7 +37,7 @@ from ufm.verification.contexts import context_rows
 README = Path(__file__).parent.parent.parent / "README.md"
 #: ``N sqrt(lambda_W lambda_H)`` over the square root of the mean count of a context.
 STRENGTH = 0.5
-COLOURS = (BLUE, ORANGE, GREEN, PURPLE, VERMILLION)
+COLOURS = (BLUE, ORANGE, GREEN, PURPLE, VERMILLION, BLACK)
 
 
 def zipf(number: int) -> np.ndarray:
@@ -81,7 +81,7 @@ def solved(
     problem = ufm.Problem(
         contexts.counts, dims[0], nuclear, nuclear, features="free", targets=contexts.targets
     )
-    start = None
+    start: Any = None
     for dim in dims:
         began = time.process_time()
         problem = problem.replace(dim=dim)
@@ -90,12 +90,13 @@ def solved(
         print(" ".join(f"{k} {v}" for k, v in found.items() if not isinstance(v, list)), flush=True)
         yield found
         more = dims[min(dims.index(dim) + 1, len(dims) - 1)] - dim
-        start = _with_room(solution.weight, more), _with_room(solution.features, more)
+        size = 0.0 if solution.certified else 0.03
+        start = tuple(_with_room(rows, more, size) for rows in (solution.weight, solution.features))
 
 
-def _with_room(rows: np.ndarray, columns: int) -> np.ndarray:
-    """Return rows with more columns, small random ones."""
-    sizes = 0.03 * np.sqrt(np.mean(rows**2, axis=1, keepdims=True))
+def _with_room(rows: np.ndarray, columns: int, size: float) -> np.ndarray:
+    """Return rows with more columns, random ones of this relative size."""
+    sizes = size * np.sqrt(np.mean(rows**2, axis=1, keepdims=True))
     return np.hstack([rows, sizes * np.random.default_rng(0).standard_normal((len(rows), columns))])
 
 
