@@ -155,7 +155,7 @@ def figure(zipf_law: list[dict[str, Any]], words: list[dict[str, Any]]) -> Figur
         gaps.axhline(1e-8, color=BLACK, linewidth=0.7, linestyle=":")
         gaps.set_xscale("log", base=2)
         gaps.set(xlabel="dimension $d$", ylabel="relative duality gap")
-        gaps.set_title("(a) gap; dotted: asked for", loc="left")
+        gaps.set_title("(a) gap; dotted: $10^{-8}$", loc="left")
         for run, colour in zip(zipf_law, COLOURS, strict=False):
             sizes = np.array(run["spectrum"])
             spectra.plot(np.arange(1, len(sizes) + 1), sizes, color=colour, label=f"$d = {run['dim']}$")
@@ -174,7 +174,7 @@ def figure(zipf_law: list[dict[str, Any]], words: list[dict[str, Any]]) -> Figur
         left.set_title("(c) Zipf law: left of targets", loc="left")
         drawn.legend(*gaps.get_legend_handles_labels(), loc="outside lower left")
         handles, labels = spectra.get_legend_handles_labels()
-        drawn.legend(handles, labels, loc="outside lower right", ncols=5)
+        drawn.legend(handles, labels, loc="outside lower right", ncols=3)
     return drawn
 
 
