@@ -86,9 +86,7 @@ def solved(
         began = time.process_time()
         problem = problem.replace(dim=dim)
         solution = ufm.solve(problem, start=start, **settings)
-        found = _reported(solution, time.process_time() - began)
-        print(" ".join(f"{k} {v}" for k, v in found.items() if not isinstance(v, list)), flush=True)
-        yield found
+        yield _reported(solution, time.process_time() - began)
         more = dims[min(dims.index(dim) + 1, len(dims) - 1)] - dim
         size = 0.0 if solution.certified else 0.03
         start = tuple(_with_room(rows, more, size) for rows in (solution.weight, solution.features))
