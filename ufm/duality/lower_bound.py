@@ -64,10 +64,10 @@ def best_lower_bound(
     raw = np.where(finite[..., None, None], raw, 0.0)
     if problem.classifier is not None:
         return np.where(finite, feasible_value(problem, raw), -math.inf)[()], np.zeros(finite.shape)[()]
-    polar = polar_bound(dual_scales(problem)[..., None] * raw, problem.features, shared)
+    polar = polar_bound(dual_scales(problem)[..., None] * raw, problem.features, shared, thorough)
     best = np.full(np.shape(polar), -math.inf)
     for candidate in _candidates(problem, raw, means, thorough):
-        best = np.fmax(best, feasible_value(problem, candidate, shared))
+        best = np.fmax(best, feasible_value(problem, candidate, shared, thorough))
     return np.where(finite, best, -math.inf)[()], np.where(finite, polar, math.nan)[()]
 
 
@@ -75,6 +75,7 @@ def feasible_value(
     problem: Any,
     dual: Float[np.ndarray, "*members C K"],
     gram: Float[np.ndarray, "*members C C"] | None = None,
+    thorough: bool = False,
 ) -> Any:
     """Scale a candidate into the feasible set and return its value; minus infinity where that fails.
 
@@ -82,10 +83,11 @@ def feasible_value(
         problem: the problem, or a stack.
         dual: ``Q``.
         gram: of the class means, where it may sharpen the bound on the polar.
+        thorough: whether that may take a while.
     """
     dual = _feasible_for_bias(problem, dual)
     if problem.classifier is None:
-        polar = polar_bound(dual_scales(problem)[..., None] * dual, problem.features, gram)
+        polar = polar_bound(dual_scales(problem)[..., None] * dual, problem.features, gram, thorough)
         dual = dual / np.maximum(1.0, polar)[..., None, None]
     value = dual_value(problem, dual)
     if has_free_bias(problem):
