@@ -15,9 +15,9 @@ products of matrices alone, and with ``X <= 1`` besides, which takes an eigendec
 enough. What is not met exactly costs tightness and never validity.
 
 From five classes on the best S may not do, even at the optimum; with soft targets that is common. Up to
-`SUPPORTS_LIMIT` of them the maximum itself is found: on the classes that a maximiser uses it is positive, a local and so
-the largest maximum of the quadratic form on their sphere, an eigenvector of their block's largest eigenvalue. For more
-the best S of all leaves a tenth of the gap that complementarity leaves, typically per mille.
+`SUPPORTS_LIMIT` of them the maximum itself is found: on the classes that a maximiser uses it is positive, a local
+and so the largest maximum of the quadratic form on their sphere, an eigenvector of their block's largest eigenvalue.
+For more the best S of all leaves a tenth of the gap that complementarity leaves, typically per mille.
 """
 
 from __future__ import annotations
