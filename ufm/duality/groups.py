@@ -16,7 +16,15 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from ufm.duality.certificate import Certificate
-from ufm.duality.copositive import STEPS, TOGETHER, USED, nearest
+from ufm.duality.copositive import (
+    EXACT,
+    STEPS,
+    SUPPORTS_LIMIT,
+    TOGETHER,
+    USED,
+    largest_on_supports,
+    nearest,
+)
 from ufm.duality.faces import LINEAR_RANGE, NEWTON_STEPS, conjugate_gradients
 from ufm.duality.polar import ROUNDING, SHARING_LIMIT, SHARPENED, perron_bound
 from ufm.model.algebra import Algebra, Blocks
@@ -170,6 +178,9 @@ class GroupDual:
         bound = perron_bound(np.maximum(clipped.square, 0.0))
         if gram is not None and 1 < bound < SHARPENED and len(self.groups) <= SHARING_LIMIT:
             bound = min(bound, sharing_bound(self.algebra, product, gram))
+            if bound > 1 + EXACT * self.problem.num_classes and self.problem.num_classes <= SUPPORTS_LIMIT:
+                whole = self.groups.expand(self.algebra.element(product))
+                bound = min(bound, largest_on_supports(whole)[0])
         return math.sqrt(bound) * slack
 
     def _candidates(self, raw: np.ndarray, gram: Blocks) -> Iterator[np.ndarray]:
