@@ -161,6 +161,8 @@ def test_contexts_and_logits_are_told_apart():
     assert Problem([5, 3], 2, 1e-3, 1e-3).entropy == 0
     with pytest.raises(InputError, match="targets"):
         problem.replace(counts=COUNTS[:-1])
+    with pytest.raises(InputError, match="targets go with"):
+        problem.replace(counts=[*COUNTS, 3], targets=TARGETS[[*range(C), 0]])
 
 
 # The solver

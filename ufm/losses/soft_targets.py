@@ -117,9 +117,9 @@ def twins(table: Float[np.ndarray, "C K"]) -> Int[np.ndarray, " C"]:
         swapped = (weights[firsts] - weights[k]) * (own[k] - table[k, firsts])
         near = np.all(np.abs(sums[:, firsts] - sums[:, k, None] - swapped) <= len(table) * SAME, axis=0)
         for j in firsts[near]:
-            apart = np.abs(table[[j, k]] - table[[k, j]]) + np.abs(table[:, [j, k]] - table[:, [k, j]]).T
-            apart[0, [j, k]] = abs(own[j] - own[k]), abs(table[j, k] - table[k, j])
-            if np.all(apart[0] <= SAME):
+            apart = np.abs(table[j] - table[k]) + np.abs(table[:, j] - table[:, k])
+            apart[[j, k]] = abs(own[j] - own[k]), abs(table[j, k] - table[k, j])
+            if np.all(apart <= SAME):
                 found[k] = j
                 break
         else:
@@ -142,7 +142,7 @@ def with_targets(loss: Loss, targets: Float[np.ndarray, "C K"]) -> Loss:
         0.2
     """
     C, K = targets.shape
-    own = loss.targets(np.arange(C), K)
+    own = loss.table if isinstance(loss, SoftTargets) else loss.targets(np.arange(C), K)
     if own is not None and np.array_equal(own, targets):
         return loss
     parameters = loss.softmax_parameters(K)
