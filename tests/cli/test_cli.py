@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from helpers.cases import few_daily
 
 import ufm
 from ufm.cli import main
@@ -111,7 +112,7 @@ def test_solve_that_is_not_certified_exits_with_1(capsys):
     assert "dim" in out
 
 
-@pytest.mark.parametrize("solver", ["sgd", "momentum", "adam"])
+@pytest.mark.parametrize("solver", few_daily(["sgd", "momentum", "adam"], (2,)))
 def test_solve_runs_the_fields_optimisers(capsys, solver):
     code, out, _ = run(
         capsys,
