@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 from helpers.cases import few_daily
+from PIL import Image
 
 import ufm
 from ufm.cli import main
@@ -197,6 +198,12 @@ def test_figures_draws_a_stored_sweep_complete_or_not(capsys, tmp_path):
     assert (code, err) == (0, "")
     assert json.loads(out) == {"figures": [drawn], "members": 12, "computed": 12}
     assert (tmp_path / "out" / "sweep.pdf").read_bytes().startswith(b"%PDF")
+    for flags, width in ((("--style", "screen"), 10.1), (("--panel", "b"), 3.25)):
+        assert run(capsys, "figures", str(tmp_path / "out"), *flags)[0] == 0
+        with Image.open(tmp_path / "out" / "sweep.png") as image:
+            assert image.width / image.info["dpi"][0] == pytest.approx(width, rel=0.05)
+    code, _, err = run(capsys, "figures", str(tmp_path / "out"), "--panel", "z")
+    assert (code, err.startswith("ufm: panel must be one of a, b, c, d")) == (2, True)
 
 
 BAD_PROBLEMS = {

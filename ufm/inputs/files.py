@@ -171,6 +171,8 @@ def write_output(path: Path, write: Callable[[Path], Any]) -> None:
     """Write a file, or raise `OutputError` saying why it cannot be written."""
     try:
         write(path)
+    except InputError:
+        raise  # what was asked for is at fault, not the place
     except (OSError, ValueError) as reason:
         why = getattr(reason, "strerror", None) or reason
         raise OutputError(f"{path} could not be written ({why}): choose another place") from None
