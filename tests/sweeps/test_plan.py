@@ -65,6 +65,15 @@ def test_batches_are_of_limited_cost_and_memory():
         assert all(batch.width <= len(batches[0].members) for batch in batches)
 
 
+def test_groups_cost_what_their_number_says():
+    grid = make_grid(
+        {"dim": 1000, "nuclear_weight": 1e-4, "level": "group"},
+        {"counts": ["9x500,3x500", "9x500,3x250,1x250"]},
+    )
+    assert [shape_of(member).cost for member in grid.members()] == [4 * 4, 6 * 6]
+    assert len(plan(grid, 8).batches) == 2  # each is compiled for itself
+
+
 def test_a_number_at_fault_is_named_before_anything_is_solved():
     with pytest.raises(ufm.InputError, match=r"nuclear_weight .* \(at nuclear_weight=-1.0, seed=0\)"):
         plan(make_grid({"counts": "9x2", "dim": 4}, {"nuclear_weight": [1e-3, -1.0], "seed": [0, 1]}), 8)
