@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.metadata
+import logging
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -27,6 +28,10 @@ RETRIES = 2
 #: Workers share a machine: one thread each for what NumPy does, and no accelerator's memory taken beforehand.
 ENVIRONMENT = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 ENVIRONMENT["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+
+
+#: Ctrl-C reaches all processes of a terminal; workers leave it to the client, which ends them.
+UNDISTURBED = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,7 +174,9 @@ def connected(workers: int | None, scheduler: str | None) -> Iterator[Any]:
                     scheduler_kwargs={
                         "dashboard_address": "127.0.0.1:0"
                     },  # no dashboard, yet it takes a port
+                    silence_logs=logging.ERROR,
                     env=_environment(),
+                    preload=UNDISTURBED,
                 )
             )
         try:
