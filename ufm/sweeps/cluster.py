@@ -33,6 +33,9 @@ ENVIRONMENT["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
 #: Ctrl-C reaches all processes of a terminal; workers leave it to the client, which ends them.
 UNDISTURBED = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 
+#: Every process would look fifty times a second whether it is late, and a hundred at what it does; nobody asks.
+UNWATCHED = {"distributed.admin.tick.interval": "500ms", "distributed.worker.profile.enabled": False}
+
 
 @dataclasses.dataclass(frozen=True)
 class Work:
@@ -160,9 +163,11 @@ def connected(workers: int | None, scheduler: str | None) -> Iterator[Any]:
     if workers is None and scheduler is None:
         yield None
         return
+    import dask
     from distributed import Client, LocalCluster
 
     with contextlib.ExitStack() as stack:
+        stack.enter_context(dask.config.set(UNWATCHED))
         address: Any = scheduler
         if workers is not None:
             address = stack.enter_context(
