@@ -1,7 +1,7 @@
 """Sweeps on many machines: batches as tasks of `dask.distributed`, whose workers write their files themselves.
 
 The plan is that of a single process, and so are the widths at which batches are solved: whoever solves a batch, its
-file is the same. What a lost worker had in hand is computed again, what fails is tried again; the longest batches
+file is the same. What a lost worker had in hand is computed again, what fails is tried on others; the longest batches
 begin first, so that all workers end together.
 """
 
@@ -28,11 +28,8 @@ RETRIES = 2
 #: Workers share a machine: one thread each for what NumPy does, and no accelerator's memory taken beforehand.
 ENVIRONMENT = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 ENVIRONMENT["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
-
-
 #: Ctrl-C reaches all processes of a terminal; workers leave it to the client, which ends them.
 UNDISTURBED = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
-
 #: Every process would look fifty times a second whether it is late, and a hundred at what it does; nobody asks.
 UNWATCHED = {"distributed.admin.tick.interval": "500ms", "distributed.worker.profile.enabled": False}
 
@@ -178,7 +175,7 @@ def connected(workers: int | None, scheduler: str | None) -> Iterator[Any]:
                     dashboard_address=None,
                     scheduler_kwargs={
                         "dashboard_address": "127.0.0.1:0"
-                    },  # no dashboard, yet it takes a port
+                    },  # there is none, yet it takes a port
                     silence_logs=logging.ERROR,
                     env=_environment(),
                     preload=UNDISTURBED,
