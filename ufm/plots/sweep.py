@@ -29,6 +29,8 @@ LABELS = {
     "dim": "feature dimension $d$",
     "n_max": "samples of the largest class",
 }
+#: What maps are drawn of.
+MAPPED = ("num_collapsed", "predicted_num_collapsed", "collapse_mismatches", "certified", "relative_gap")
 #: Most figures drawn of one sweep.
 MOST_FIGURES = 24
 
@@ -56,6 +58,8 @@ def draw_figures(
         raise InputError(f"suffix must be one of {', '.join(SUFFIXES)}, got {suffix!r}")
     if not np.any(dataset.status != "missing"):
         raise InputError(f"{folder} holds no results yet")
+    for name in MAPPED:
+        dataset[name].load()  # once, and not for every part anew
     paths = []
     for name, part in slices(dataset, drawn_axes(dataset)):
         if np.all(part.status == "missing"):
