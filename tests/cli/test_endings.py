@@ -1,7 +1,13 @@
 """How commands end: the exit code is the verdict, every output may fail, every signal gets one sentence."""
 
+import ctypes
+import errno
+import functools
+import itertools
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +17,7 @@ import zipfile
 import numpy as np
 import pytest
 
+import ufm
 from ufm.cli import main
 
 UFM = [sys.executable, "-m", "ufm"]
@@ -39,6 +46,147 @@ def test_the_exit_code_is_the_verdict_whatever_happens_to_the_output():
     with open("/dev/full", "w") as full:
         code, said = end(["predict"], stdout=full)
     assert (code, said[:37]) == (1, "ufm: standard output cannot be writte")
+
+
+@pytest.fixture
+def layer(tmp_path, monkeypatch):
+    """A working directory with a last layer and a sweep to run."""
+    monkeypatch.chdir(tmp_path)
+    np.savez("layer.npz", features=np.eye(4)[[0, 0, 1, 1]], labels=[0, 0, 1, 1], weight=np.eye(2, 4) - 0.5)
+    (tmp_path / "a.toml").write_text(
+        '[problem]\ncounts = "9x2,3"\ndim = 3\n[axes]\nnuclear_weight = [1e-3]\n'
+    )
+    return tmp_path
+
+
+def injected(number, before=0):
+    """A system call that fails but for the first times."""
+    calls = itertools.count()
+
+    def call(*arguments, **named):
+        if next(calls) >= before:
+            raise OSError(number, os.strerror(number))
+
+    return call
+
+
+def slow(*arguments):
+    return pytest.param(*arguments, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(
+    ("flag", "number"),
+    [
+        ("solve --save s.npz", errno.ENOSPC),
+        ("solve --checkpoint c.npz", errno.EDQUOT),
+        slow("solve --figure f.png", errno.EIO),
+        slow("verify layer.npz --figure f.pdf", errno.ENOSPC),
+        slow("verify layer.npz --html f.html", errno.EROFS),
+    ],
+)
+def test_a_full_disk_never_costs_the_answer(flag, number, layer, capsys, monkeypatch):
+    before = sorted(layer.iterdir())
+    quick = ["--counts", "9x2,3", "--dim", "3", *(["--figure", "None"] if "--figure" not in flag else [])]
+    command = [*flag.split(), *(quick if flag.startswith("solve") else [])]
+    monkeypatch.setattr(os, "fsync", injected(number))
+    assert main(command) == 1
+    out, err = capsys.readouterr()
+    assert "property" in out
+    assert err.startswith("ufm: ")
+    assert os.strerror(number) in " ".join(err.split())
+    assert sorted(layer.iterdir()) == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("before", [0, 1])
+def test_a_full_disk_leaves_a_sweep_that_goes_on_or_nothing(before, layer, capsys, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", injected(errno.ENOSPC, before))
+        assert main(["sweep", "a.toml", "--out", "out"]) == 1
+    assert "No space left on device; batches" in " ".join(capsys.readouterr().err.split())
+    assert (layer / "out").exists() == bool(before)
+    assert not list(layer.rglob("*.partial"))
+    assert main(["sweep", "a.toml", "--out", "out", *["--resume"][:before]]) == 0
+
+
+@pytest.mark.parametrize("command", ["sweep a.toml --out out", "solve --checkpoint c.npz --figure None"])
+def test_a_claim_that_cannot_be_written_is_found_first_and_leaves_nothing(
+    command, layer, capsys, monkeypatch
+):
+    before = sorted(layer.iterdir())
+    monkeypatch.setattr(os, "pwrite", injected(errno.ENOSPC))
+    assert main(command.split()) == 2
+    assert "No space left" in " ".join(capsys.readouterr().err.split())
+    assert sorted(layer.iterdir()) == before
+
+
+@pytest.fixture
+def ordinary(monkeypatch):
+    """A user whom modes bind: root is one, too, without two of its capabilities (of this thread)."""
+    if not sys.platform.startswith("linux"):
+        pytest.skip("capabilities are Linux's")
+    system, header, sets = ctypes.CDLL(None), (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    assert system.capget(header, sets) == 0
+    effective = sets[0]
+    sets[0] = effective & ~0b110  # to override modes, and to read whatever there is
+    assert system.capset(header, sets) == 0
+    monkeypatch.setattr(
+        os, "access", functools.partial(os.access, effective_ids=True)
+    )  # those of the process: root's
+    yield
+    sets[0] = effective
+    assert system.capset(header, sets) == 0
+
+
+@pytest.fixture(scope="module")
+def sweeps(tmp_path_factory):
+    """A stored sweep."""
+    folder = tmp_path_factory.mktemp("sweeps")
+    ufm.sweep({"counts": "9x2,3", "dim": 3}, {"nuclear_weight": [1e-3]}, out=folder / "out")
+    return folder / "out"
+
+
+#: Command, what its mode is taken from, and what is said; "." is where the command runs.
+PERMISSIONS = {
+    "verify layer.npz": ("layer.npz", "layer.npz may not be read: its permissions"),
+    "advise --measured layer.npz": ("layer.npz", "layer.npz may not be read: its permissions"),
+    "predict --targets layer.npz": ("layer.npz", "Permission denied"),
+    "predict --counts counts.csv": ("counts.csv", "counts file counts.csv cannot be read"),
+    "sweep a.toml --out new": ("a.toml", "a.toml cannot be read: Permission denied"),
+    "sweep a.toml --out folder/new": ("folder", "folder/new cannot be a folder to write to"),
+    "sweep a.toml --out folder": ("folder", "folder cannot be a folder to write to"),
+    "sweep a.toml --out out --resume": ("out/claim.json", "claim.json cannot be written: Permission denied"),
+    "figures out": ("out/sweep.json", "sweep.json cannot be read: Permission denied"),
+    "figures out ": ("out/batches/00000.npz", "00000.npz cannot be read: Permission denied"),
+    "figures out  ": ("out/batches", "batches cannot be read: Permission denied"),
+    "solve --save folder/s.npz": ("folder", "folder/s.npz cannot be written there"),
+    "solve --save layer.npz": ("layer.npz", "layer.npz cannot be written there"),
+    "solve --figure folder/f.png": ("folder", "folder/f.png cannot be written there"),
+    "solve --checkpoint folder/c.npz --figure None": ("folder", "c.npz.claim cannot be written: Permission"),
+    "solve --checkpoint layer.npz --resume --figure None": ("layer.npz", "layer.npz may not be read"),
+    "verify layer.npz --html folder/f.html": ("folder", "folder/f.html cannot be written there"),
+    "verify layer.npz --figure folder/f.svg": ("folder", "folder/f.svg cannot be written there"),
+}
+
+
+@pytest.mark.parametrize("command", PERMISSIONS)
+def test_what_may_not_be_used_is_not_called_damaged(command, sweeps, layer, ordinary, capsys):
+    closed, hint = PERMISSIONS[command]
+    shutil.copytree(sweeps, layer / "out")
+    (layer / "folder").mkdir()
+    (layer / "counts.csv").write_text("9\n3\n")
+    before, mode = sorted(layer.rglob("*")), (layer / closed).stat().st_mode
+    (layer / closed).chmod(0o500 if closed == "folder" else 0)
+    try:
+        assert main(command.split()) == 2
+    finally:
+        (layer / closed).chmod(mode)
+    out, err = capsys.readouterr()
+    said = " ".join(err.split())
+    assert (out, said[:5]) == ("", "ufm: ")
+    assert hint in said
+    assert not re.search("damaged|delete|[.] .*[.]$", said)
+    assert sorted(layer.rglob("*")) == before
 
 
 @pytest.mark.parametrize(

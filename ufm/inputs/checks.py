@@ -6,8 +6,9 @@ import math
 import numbers
 import operator
 import os
+import re
 import reprlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Set
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,13 @@ class OutputError(OSError):
 
 
 class CheckpointError(OutputError):
-    """A checkpoint could not be written; the one before, if any, is intact."""
+    """A checkpoint could not be written; the one before, if any, is intact.
+
+    Attributes:
+        solution: what `ufm.solve` has found all the same.
+    """
+
+    solution: Any = None
 
 
 def positive_integer(name: str, value: Any, most: int | None = None) -> int:
@@ -123,7 +130,7 @@ def _as_float(name: str, value: Any, requirement: str) -> float:
     ):
         raise InputError(f"{name} must be {requirement}, got {value!r}")
     try:
-        return float(value)
+        return float(value.detach() if hasattr(value, "detach") else value)
     except (OverflowError, TypeError, ValueError):
         raise InputError(f"{name} must be {requirement}, got {reprlib.repr(value)}") from None
 
@@ -134,11 +141,12 @@ def class_counts(counts: Any) -> Int[np.ndarray, " K"] | Float[np.ndarray, " K"]
     Whole numbers become int64, others float64 (weights of a sampler). A mapping from labels to counts is taken by
     sorted label, texts of integers as integers.
     """
-    if isinstance(counts, Mapping) or hasattr(counts, "to_dict"):
-        table = dict(counts.items())
-        counts = [table[label] for label in sorted(table, key=_label_order)]
-    if isinstance(counts, str | bytes) or not isinstance(counts, Iterable):
-        raise InputError(f"counts must be a sequence of positive integers, got {counts!r}")
+    if hasattr(counts, "keys") and hasattr(counts, "items"):
+        counts = _by_label(dict(counts.items()))
+    if isinstance(counts, str | bytes | Set) or not isinstance(
+        counts, Iterable
+    ):  # a set has lost equal counts
+        raise InputError(f"counts must be a sequence of positive integers, got {reprlib.repr(counts)}")
     entries: Any = counts if hasattr(counts, "__array__") else list(counts)
     try:
         array = np.asarray(entries)
@@ -166,10 +174,18 @@ def class_counts(counts: Any) -> Int[np.ndarray, " K"] | Float[np.ndarray, " K"]
     return array
 
 
-def _label_order(label: Any) -> tuple[int, Any]:
-    """Integers and their texts by value, before other texts."""
-    text = str(label)
-    return (0, int(text)) if text.lstrip("-").isdecimal() else (1, label)
+def _by_label(table: dict[Any, Any]) -> list[Any]:
+    try:
+        return [table[label] for label in sorted(table, key=label_order)]
+    except TypeError:
+        shown = reprlib.repr(list(table))
+        raise InputError(f"counts must have labels that can be sorted, got {shown}") from None
+
+
+def label_order(label: Any) -> tuple[bool, Any]:
+    """Sort integers and their texts by value, before other labels."""
+    whole = re.fullmatch(r"[-+]?[0-9]{1,18}", str(label)) is not None
+    return not whole, int(str(label)) if whole else label
 
 
 def _is_whole(array: np.ndarray) -> bool:

@@ -88,7 +88,8 @@ def solve(
 
     Raises:
         InputError: naming the argument, its value and what is required.
-        CheckpointError: if a checkpoint cannot be written; the one before it is intact.
+        CheckpointError: if the last checkpoint cannot be written; the one before it is intact, and the answer is
+            the error's ``solution``. One that fails on the way is tried again.
 
     Source: `ufm.solvers.accelerated` for the step rule, `ufm.duality.certificate` for the bound, `ufm.solvers.escape`
     for the moves, each with its proofs and papers.
@@ -144,7 +145,7 @@ def solve(
         outcome = as_asked(task, solve_one(task, setup, checkpoints, resume), setup, settings["level"])
     if problem.classifier is not None:  # as it was given, not as the precision of the run has it
         outcome = dataclasses.replace(outcome, point=outcome.variables._replace(weight=problem.classifier))
-    return Solution(
+    solution = Solution(
         problem,
         "class" if level == "group" and not isinstance(outcome.point, GroupPoint) else level,
         outcome.point,
@@ -154,6 +155,9 @@ def solve(
         outcome.steps,
         outcome.history,
     )
+    if checkpoints is not None:
+        checkpoints.require_written(solution)
+    return solution
 
 
 def _check_size(problem: Problem, level: Level) -> None:
