@@ -1,5 +1,6 @@
 """How commands end: the exit code is the verdict, every output may fail, every signal gets one sentence."""
 
+import contextlib
 import ctypes
 import errno
 import functools
@@ -7,12 +8,13 @@ import itertools
 import os
 import random
 import re
+import resource
 import shutil
 import signal
 import subprocess
 import sys
-import time
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -291,35 +293,65 @@ def test_axes_that_cannot_be(axis, hint, capsys, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+LONG = {
+    "solve": "solve --level sample --tol 1e-13 --counts 500x50,50x50 --dim 128 --figure None --save s.npz "
+    "--checkpoint c.npz",
+    "sweep": "sweep ../long.toml --out out",
+    "verify": "verify ../large.npz --figure f.png --html f.html",
+}
+SIGNALS = {signal.SIGINT: "ufm: interrupted\n", signal.SIGTERM: "ufm: terminated\n"}
+
+
+@pytest.fixture(scope="module")
+def signalled(tmp_path_factory):
+    """A folder with a sweep and a layer that keep a command busy for longer than these tests wait."""
+    folder, labels = tmp_path_factory.mktemp("signalled"), np.repeat(np.arange(200), 100)
+    features = np.abs(np.eye(200, 256)[labels] + 0.1 * np.random.default_rng(0).normal(size=(20_000, 256)))
+    np.savez(folder / "large.npz", features=features, labels=labels, weight=np.eye(200, 256) - 1 / 200)
+    (folder / "long.toml").write_text(
+        '[problem]\ncounts = "50x5,5x5"\ndim = 12\nweight_decay = 5e-3\nfeature_decay = 1e-4\n'
+        "[sweep]\nbatch_size = 10\n"
+        "[axes]\nseed = {start = 1, stop = 5000, num = 5000, integer = true}\n"
+    )
+    return folder
+
+
 def stopped(folder, number, after, command):
-    """Exit code, stderr, seconds from the signal to the end, and what is left behind unfinished."""
-    process = subprocess.Popen([*UFM, *command], cwd=folder, stdout=-1, stderr=-1, text=True)
+    """Exit code, stderr, processor seconds from the signal to the end, and what is left behind unfinished."""
+    before = sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
+    process = subprocess.Popen([*UFM, *command.split()], cwd=folder, stdout=-1, stderr=-1, text=True)
+    used = 0.0
     try:
         process.wait(after)
     except subprocess.TimeoutExpired:
+        with contextlib.suppress(OSError):
+            fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+            used = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
         process.send_signal(number)
-    began = time.monotonic()
     said = process.communicate(timeout=60)[1]
-    return process.returncode, said, time.monotonic() - began, list(folder.glob("*.partial"))
+    seconds = sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2]) - before - used
+    left = [path for path in folder.rglob("*") if path.suffix in (".partial", ".claim")]
+    return process.returncode, said, seconds, left
 
 
-LONG = ["solve", "--level", "sample", "--tol", "1e-13", "--counts", "500x50,50x50", "--dim", "128"]
-LONG += ["--figure", "None", "--save", "s.npz", "--checkpoint", "c.npz"]
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_in_the_imports_gets_one_sentence(number, tmp_path):
+    code, said, _, left = stopped(tmp_path, number, 1.0, LONG["solve"])
+    assert (code, said, left) == (128 + number, SIGNALS[number], [])
 
 
-@pytest.mark.parametrize(("number", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
-def test_a_signal_in_the_imports_gets_one_sentence(number, word, tmp_path):
-    code, said, _, left = stopped(tmp_path, number, 1.0, LONG)
-    assert (code, said, left) == (128 + number, f"ufm: {word}\n", [])
+#: Of each signal and command; fifty, a hundred in all, were tried.
+MOMENTS = 6
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
-def test_a_signal_at_any_moment_gets_one_sentence(number, word, tmp_path):
-    moments = random.Random(int(number))
-    for i in range(100):
-        folder = tmp_path / str(i)
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("command", LONG)
+def test_a_signal_at_any_moment_gets_one_sentence(command, number, signalled):
+    moments = random.Random(f"{command} {int(number)}")
+    for i in range(MOMENTS):
+        folder = signalled / f"{command}-{int(number)}-{i}"
         folder.mkdir()
-        code, said, seconds, left = stopped(folder, number, moments.uniform(0.4, 5), LONG)
-        assert (code, said, left) == (128 + number, f"ufm: {word}\n", [])
-        assert seconds < 5
+        code, said, seconds, left = stopped(folder, number, moments.uniform(0.4, 6), LONG[command])
+        assert (code, said, left) == (128 + number, SIGNALS[number], [])
+        assert seconds < 2
