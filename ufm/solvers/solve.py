@@ -162,11 +162,14 @@ def solve(
 
 def _check_size(problem: Problem, level: Level) -> None:
     """Raise `InputError` if the points of a problem would not fit into memory."""
-    rows = int(problem.num_samples) if level == "sample" else problem.num_classes
+    sampled = level == "sample"
+    rows = int(problem.num_samples) if sampled else problem.num_classes
+    logits = 0 if sampled else rows * problem.num_logits  # those of samples are never there all at once
     fits_memory(
-        f"{rows:,} rows of {problem.dim:,} features",
-        4 * (rows + problem.num_logits) * problem.dim // jax.process_count(),
-        "try --level class, a smaller dim, or more machines",
+        f"{rows:,} rows of {problem.dim:,} features"
+        + ("" if sampled else f" and {problem.num_logits:,} logits"),
+        4 * (rows + problem.num_logits) * problem.dim // jax.process_count() + logits,
+        f"try {'--level class' if sampled else 'fewer classes'}, a smaller dim, or more machines",
     )
 
 
