@@ -98,6 +98,7 @@ def memory_bytes() -> int:
 def fits_memory(what: str, numbers: int, hint: str) -> None:
     """Raise `InputError` if so many float64 numbers, needed for ``what``, are more than the machine's memory."""
     if 8 * numbers > memory_bytes():
+        numbers = min(numbers, 10**18)  # more, beyond what a float holds, says no more
         raise InputError(
             f"{what} need {8e-9 * numbers:,.0f} GB, and this machine has {1e-9 * memory_bytes():,.0f}; {hint}"
         )
@@ -147,6 +148,8 @@ def class_counts(counts: Any) -> Int[np.ndarray, " K"] | Float[np.ndarray, " K"]
         counts, Iterable
     ):  # a set has lost equal counts
         raise InputError(f"counts must be a sequence of positive integers, got {reprlib.repr(counts)}")
+    if isinstance(counts, np.ma.MaskedArray):
+        raise InputError("counts must have no mask: leave out the masked classes")
     entries: Any = counts if hasattr(counts, "__array__") else list(counts)
     try:
         array = np.asarray(entries)
@@ -257,6 +260,14 @@ def finite_vector(name: str, values: Any, *, positive: bool = False) -> Float[np
     return array
 
 
+def dense(name: str, value: Any) -> Any:
+    """Return a SciPy sparse matrix as a dense one, if it fits into memory; anything else as it is."""
+    if not hasattr(value, "toarray"):
+        return value
+    fits_memory(f"{name} of shape {value.shape}", math.prod(value.shape), "take fewer rows or columns")
+    return value.toarray()
+
+
 def target_rows(targets: Any, contexts: int) -> Float[np.ndarray, "C K"]:
     """Return target distributions, one row per context, as float64 rows that sum to one as exactly as they can.
 
@@ -267,15 +278,15 @@ def target_rows(targets: Any, contexts: int) -> Float[np.ndarray, "C K"]:
     Raises:
         InputError: naming ``targets``, what it is and what it must be.
     """
-    dense = targets.toarray() if hasattr(targets, "toarray") else targets
-    array = to_numpy("targets", dense)
+    array = to_numpy("targets", dense("targets", targets))
     if array.ndim != 2 or len(array) != contexts or array.shape[1] < 2 or array.dtype.kind not in "biuf":
         raise InputError(
             f"targets must be numbers with one row per entry of counts ({contexts}) and at least two columns, "
             f"got shape {array.shape} of {array.dtype}"
         )
     rows = array.astype(np.float64, copy=False)
-    sums = rows.sum(axis=1)
+    with np.errstate(all="ignore"):
+        sums = rows.sum(axis=1)
     good = (np.abs(sums - 1) <= SUM_TOLERANCE) & (rows.min(axis=1) >= 0)  # false for NaN
     if not np.all(good):
         where = int(np.argmin(good))

@@ -125,11 +125,11 @@ def path_of(name: str, value: Any) -> Path:
 
 def counts_of(labels: np.ndarray, num_classes: int) -> Int[np.ndarray, " K"]:
     """Return the number of samples of every class, or raise `InputError` if labels are not in ``0..K-1``."""
-    from ufm.inputs.arrays import label_array
+    from ufm.inputs.arrays import label_array, numbered
 
     if labels.size == 0:
         raise InputError("labels must have at least one entry, got none")
-    return np.bincount(label_array(labels, num_classes), minlength=num_classes)
+    return np.bincount(label_array(numbered(labels, num_classes)[0], num_classes), minlength=num_classes)
 
 
 def check_output(name: str, path: Path | None, suffixes: Sequence[str] = ()) -> None:
