@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from ufm.inputs.checks import LARGEST, InputError, to_numpy
+from ufm.inputs.checks import LARGEST, InputError, label_order, to_numpy
 
 _NAMES = "; names are numbered, in alphabetical order, by numpy.unique(labels, return_inverse=True)[1]"
 
@@ -162,6 +162,31 @@ def label_array(labels: Any, num_classes: int, rows: int | None = None) -> Int[n
         where = int(np.argmin(good))
         raise InputError(f"{wanted}, got labels[{where}] = {array[where]}{_label_hint(array, num_classes)}")
     return array.astype(np.int64)
+
+
+def numbered(labels: Any, num_classes: int) -> tuple[Any, tuple[str, ...]]:
+    """Return labels that are names as numbers, in alphabetical order (whole numbers by value), and the names.
+
+    Others are returned as they are. All classes must occur: the order of some would not be that of classifier rows.
+
+    Raises:
+        InputError: if there are not ``num_classes`` names.
+
+    Example:
+        >>> numbered(["cat", "ant", "cat"], 2)
+        (array([1, 0, 1]), ('ant', 'cat'))
+    """
+    array = to_numpy("labels", labels)
+    if array.ndim != 1 or not array.size or not all(isinstance(label, str) for label in array):
+        return labels, ()
+    names, codes = np.unique(array.astype(str), return_inverse=True)
+    order = sorted(range(len(names)), key=lambda i: label_order(str(names[i])))
+    if len(names) != num_classes:
+        raise InputError(
+            f"labels that are names must name each of the {num_classes} classes, the rows of weight in alphabetical "
+            f"order, got {len(names)} names"
+        )
+    return np.argsort(order)[codes], tuple(names[order].tolist())
 
 
 def _label_hint(array: np.ndarray, num_classes: int) -> str:

@@ -17,8 +17,8 @@ from ufm.inputs.checks import InputError, OutputError, memory_bytes
 
 REQUIRED, OPTIONAL = ("features", "labels", "weight"), ("bias",)
 HOW_TO_WRITE = "write it with numpy.savez(FILE, features=..., labels=..., weight=...)"
-
-
+#: What a file that is being written is called at the end.
+PARTIAL = ".partial"
 #: Files that are being written, under the names that they have until they are whole.
 UNFINISHED: set[Path] = set()
 
@@ -90,12 +90,13 @@ def _check_member(file: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo)
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
+def replacing(path: Path, name: str = "") -> Iterator[IO[bytes]]:
     """Write a file under another name, and put it in its place when it is whole and on the disk.
 
+    The other name is by default the file's with ``.partial`` behind it.
     Whatever goes wrong, a signal included, what was there before is there still, and nothing else.
     """
-    partial = path.with_name(path.name[:200] + ".partial")
+    partial = path.with_name(name or path.name[:200] + PARTIAL)
     UNFINISHED.add(partial)
     try:
         with partial.open("wb") as stream:
@@ -124,11 +125,11 @@ def path_of(name: str, value: Any) -> Path:
 
 def counts_of(labels: np.ndarray, num_classes: int) -> Int[np.ndarray, " K"]:
     """Return the number of samples of every class, or raise `InputError` if labels are not in ``0..K-1``."""
-    from ufm.inputs.arrays import label_array
+    from ufm.inputs.arrays import label_array, numbered
 
     if labels.size == 0:
         raise InputError("labels must have at least one entry, got none")
-    return np.bincount(label_array(labels, num_classes), minlength=num_classes)
+    return np.bincount(label_array(numbered(labels, num_classes)[0], num_classes), minlength=num_classes)
 
 
 def check_output(name: str, path: Path | None, suffixes: Sequence[str] = ()) -> None:
