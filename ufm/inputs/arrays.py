@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -82,6 +83,19 @@ def _entry(name: str, where: tuple[Any, ...], offset: int) -> str:
     return f"{name}[{', '.join(str(i) for i in (first + offset, *rest))}]"
 
 
+def rows_of(table: Any, part: slice) -> Any:
+    """Return ``table[..., part, :]``; pages of a mapped file that were read before are given back.
+
+    Otherwise a pass over a file would end with all of it in memory. Files mapped for writing are left alone.
+    """
+    owner, mapped = table, None
+    while isinstance(owner, np.ndarray):
+        owner, mapped = owner.base, owner if isinstance(owner, np.memmap) else mapped
+    if mapped is not None and mapped.mode == "r" and hasattr(owner, "madvise"):
+        owner.madvise(mmap.MADV_DONTNEED)
+    return table[..., part, :] if len(table.shape) > 2 else table[part]
+
+
 class Table(NamedTuple):
     """Feature rows as they were given: a tensor or a mapped file is read block by block, and only then converted."""
 
@@ -91,7 +105,7 @@ class Table(NamedTuple):
     def block(self, start: int, stop: int, *, check: bool = True, nonnegative: bool = False) -> np.ndarray:
         """Return rows as float64; ``check`` what they hold unless that has been done."""
         try:
-            part = self.rows[start:stop]
+            part = rows_of(self.rows, slice(start, stop))
         except (TypeError, ValueError, LookupError, NotImplementedError, RuntimeError):
             raise InputError(f"features must have rows to slice, got {type(self.rows).__name__}") from None
         if check:
