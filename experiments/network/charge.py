@@ -72,6 +72,8 @@ GRID = tuple(
 QUICK = tuple(USUAL._replace(length=1.0, depth=depth, networks=2) for depth in (3, 1))
 #: A class is lost if its margin is below this many nats; networks that lost one say nothing of g.
 LOST = 0.3
+#: Depths whose last layers are further from stationary than this fraction of their decay are not held to the law.
+STATIONARY = 0.1
 
 
 class Run(NamedTuple):
@@ -203,10 +205,12 @@ class Course(NamedTuple):
 
 
 def courses(rows: list[dict[str, Any]]) -> list[Course]:
-    """Return one course for every data set: its rows that differ from the usual one in depth alone."""
+    """Return one course for every data set: its stationary rows that differ from the usual one in depth alone."""
     found = []
     for data in dict.fromkeys(row["data"] for row in rows):
-        own = [row for row in rows if row["data"] == data and row["used"] > 1]
+        own = [
+            row for row in rows if row["data"] == data and row["used"] > 1 and row["residual"] < STATIONARY
+        ]
         own = [row for row in own if row["label"] in ("as usual", f"depth {row['depth']}")]
         if own:
             columns = [(row["depth"], row["exponents"][0], row["errors"][0], row["sharing"]) for row in own]

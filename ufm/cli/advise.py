@@ -12,7 +12,8 @@ from ufm.cli.flags import COUNTS_HELP, Json, ProblemFlags
 from ufm.cli.output import emit
 from ufm.conventions import from_training
 from ufm.inputs.checks import InputError
-from ufm.inputs.files import counts_of, read_layer
+from ufm.inputs.files import counts_of
+from ufm.inputs.layers import read_layer
 from ufm.profiles import parse_counts, remark
 from ufm.text import wrapped
 

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 
 from ufm.inputs.checks import LARGEST, InputError, to_numpy
 
-_NAMES = "; names are numbered, in alphabetical order, by numpy.unique(labels, return_inverse=True)[1]"
+_NAMES = "; names are numbered, in alphabetical order, by numpy.unique(names, return_inverse=True)[1] of all of them"
 
 
 def real_array(name: str, value: Any, ndim: int) -> np.ndarray:
@@ -150,12 +150,13 @@ def feature_table(value: Any, columns: int | None = None, classes: int | None = 
 def label_array(labels: Any, num_classes: int, rows: int | None = None) -> Int[np.ndarray, " rows"]:
     """Return ``labels`` as integers in ``0 .. num_classes - 1``.
 
-    Floating-point labels are accepted if they are whole numbers, as files often hold them.
+    Floating-point labels are accepted if they are whole numbers, as files often hold them; names if all classes are
+    named, which makes them numbers in alphabetical order.
 
     Raises:
         InputError: naming the offending label and the requirement.
     """
-    array = to_numpy("labels", labels)
+    array = _numbered(to_numpy("labels", labels), num_classes)
     if array.ndim != 1:
         hint = (
             "of a column, take labels[:, 0]"
@@ -169,13 +170,30 @@ def label_array(labels: Any, num_classes: int, rows: int | None = None) -> Int[n
         raise InputError(f"labels must have one entry per row of features ({rows}), got {len(array)}")
     wanted = f"labels must be integers from 0 to {num_classes - 1}"
     if array.dtype.kind not in "iuf":
-        names = _NAMES if array.dtype.kind in "USO" else ""
-        raise InputError(f"{wanted}, got entries of type {array.dtype}{names}")
+        raise InputError(f"{wanted}, got entries of type {array.dtype}")
     good = (array >= 0) & (array < num_classes) & (array == np.floor(array))  # false for NaN
     if not np.all(good):
         where = int(np.argmin(good))
         raise InputError(f"{wanted}, got labels[{where}] = {array[where]}{_label_hint(array, num_classes)}")
     return array.astype(np.int64)
+
+
+def _numbered(array: np.ndarray, num_classes: int | None = None) -> np.ndarray:
+    """Return names as numbers, texts of integers as these, and everything else as it is."""
+    text = array.dtype.kind in "US" or (
+        array.dtype.kind == "O" and all(isinstance(x, str) for x in array.flat)
+    )
+    if array.ndim != 1 or not array.size or not text:
+        return array
+    try:
+        return array.astype(np.int64)
+    except (ValueError, OverflowError):
+        names, numbers = np.unique(array, return_inverse=True)
+    if num_classes is not None and len(names) != num_classes:
+        raise InputError(
+            f"labels must be integers, or name each of the {num_classes} classes, got {len(names)} names{_NAMES}"
+        )
+    return numbers
 
 
 def _label_hint(array: np.ndarray, num_classes: int) -> str:
@@ -187,16 +205,15 @@ def _label_hint(array: np.ndarray, num_classes: int) -> str:
 
 
 def number_of_classes(labels: Any) -> int:
-    """Return the largest label plus one.
+    """Return the largest label plus one, or how many names there are.
 
     Raises:
         InputError: if there is none, or it is no integer of at least 0.
     """
-    array = to_numpy("labels", labels)
+    array = _numbered(to_numpy("labels", labels))
     if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iuf":
-        names = _NAMES if array.dtype.kind in "USO" else ""
         raise InputError(
-            f"labels must be a vector of integers from 0, got {array.dtype} of shape {array.shape}{names}"
+            f"labels must be a vector of integers from 0, got {array.dtype} of shape {array.shape}"
         )
     largest = float(array.max())
     if not 0 <= largest < 2**31:
