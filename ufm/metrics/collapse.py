@@ -153,13 +153,11 @@ def cdnv(statistics: FeatureStatistics | Any, rtol: float | Any = RANK_TOLERANCE
     Source: class-distance normalised variance of Galanti, György, Hutter, ICLR 2022 (arXiv:2112.15121).
     """
     rtol = nonnegative_float("rtol", rtol)
-    centred, variances = _centred_means(statistics), statistics.variances[statistics.present]
-    norms = np.sum(centred**2, axis=1)
+    norms = np.sum(_centred_means(statistics) ** 2, axis=1)
+    variances = statistics.variances[statistics.present]
     surely = 4 * rtol * norms.max(initial=0.0)  # the largest squared distance is norms.max() to 4 norms.max()
     largest, total, number, close = 0.0, 0.0, 0, [np.zeros((2, 0))]
-    for own, products in upper_tiles(centred):
-        squares = norms[own, None] + norms[own.start :] - 2 * products
-        squares[:, : len(squares)][np.tri(len(squares), dtype=bool)] = 0.0
+    for own, squares in distance_tiles(statistics):
         largest = max(largest, float(squares.max()))
         sums, kept = variances[own, None] + variances[own.start :], squares > surely
         total, number = total + float(np.sum(sums[kept] / squares[kept])), number + int(np.sum(kept))
@@ -171,13 +169,23 @@ def cdnv(statistics: FeatureStatistics | Any, rtol: float | Any = RANK_TOLERANCE
     return (total + float(np.sum(sums[kept] / squares[kept]))) / (2 * number) if number else 0.0
 
 
-def squared_distances(statistics: FeatureStatistics | Any) -> Float[np.ndarray, "P P"]:
-    """Return ``|mu_k - mu_l|^2`` between the classes present."""
+def distance_tiles(statistics: FeatureStatistics | Any) -> Iterator[tuple[slice, np.ndarray]]:
+    """Yield a few classes present and ``|mu_k - mu_l|^2`` to these and all later ones, 0 except for l > k."""
     centred = _centred_means(statistics)
     norms = np.sum(centred**2, axis=1)
-    squares = np.maximum(norms[:, None] + norms - 2 * centred @ centred.T, 0.0)
-    np.fill_diagonal(squares, 0.0)
-    return squares
+    for own, products in upper_tiles(centred):
+        squares = np.maximum(norms[own, None] + norms[own.start :] - 2 * products, 0.0)
+        squares[:, : len(squares)][np.tri(len(squares), dtype=bool)] = 0.0
+        yield own, squares
+
+
+def squared_distances(statistics: FeatureStatistics | Any) -> Float[np.ndarray, "P P"]:
+    """Return ``|mu_k - mu_l|^2`` between the classes present."""
+    number = int(np.sum(_checked(statistics).present))
+    squares = np.zeros((number, number))
+    for own, upper in distance_tiles(statistics):
+        squares[own, own.start :] = upper
+    return squares + squares.T
 
 
 def gram(rows: Float[np.ndarray, "K d"] | Any) -> Float[np.ndarray, "K K"]:
