@@ -197,6 +197,14 @@ def test_names_in_the_readme_exist():
         pkgutil.resolve_name(f"ufm{name}")
 
 
+@pytest.mark.slow
+def test_names_in_the_readme_are_there_after_import_ufm():
+    names = set(re.findall(r"\bufm\.(\w+)", README)) - {"toml"}
+    script = "import sys, ufm; [getattr(ufm, name) for name in (*sys.argv[1:], '__version__')]"
+    done = subprocess.run([sys.executable, "-c", script, *sorted(names)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_version_to_cite_is_this_one():
     assert f"(`ufm` {ufm.__version__})" in README
 

@@ -146,6 +146,15 @@ def test_no_text_lies_on_other_text_where_everything_is_judged():
     assert objections(figures.report_figure(verify(solution([90, 60, 40, 20, 1, 1])))) == []
 
 
+def test_errors_within_less_than_a_decade_have_ticks_apart():
+    """Free features and unequal counts, where only the variability is judged."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(10), [60] * 5 + [20] * 5)
+    means = 3 * np.eye(10) - 0.5
+    features = means[labels] + 0.3 * rng.standard_normal((400, 10))
+    assert objections(verify(features=features, labels=labels, weight=means).plot()) == []
+
+
 def test_without_prediction_cosines_take_its_place(tmp_path):
     rng = np.random.default_rng(0)
     report = verify(

@@ -8,6 +8,7 @@ from helpers.cases import few_daily
 from scipy.optimize import brentq, minimize
 
 import ufm
+from ufm.theory.prototypes import predict_fixed_simplex
 
 COUNTS = np.array([200, 30, 5, 1])
 K, N = len(COUNTS), COUNTS.sum()
@@ -39,6 +40,19 @@ def test_closed_forms_are_the_scalar_equations_of_the_design(frame, features):
     margin = brentq(lambda M: M - factor / (K - 1 + np.exp(M)), 0, factor, xtol=1e-15, rtol=1e-15)
     np.testing.assert_allclose(prediction.margins, margin, rtol=1e-13)
     assert not prediction.collapsed.any()  # the class of one sample lives like the others
+
+
+@pytest.mark.parametrize("charge", [0.0, 0.7])
+def test_a_simplex_that_is_not_formed_has_the_prediction_of_the_one_that_is(charge):
+    decays = ufm.conventions.charged(2e-3, COUNTS, charge)
+    loss = ufm.WeightedCrossEntropy([1.0, 2.0, 3.0, 4.0])
+    plain = ufm.Problem(COUNTS, 5, 1.0, decays, loss=loss)
+    whole = ufm.predict(plain.replace(classifier=ufm.simplex_etf(K, 5, 1.5), features="free"))
+    found = predict_fixed_simplex(plain, 1.5)
+    for name in ("norms", "weight_norms", "margins", "objective", "gram_features", "gram_weights", "logits"):
+        np.testing.assert_allclose(getattr(found, name), getattr(whole, name), rtol=1e-12, atol=1e-12)
+    with pytest.raises(ufm.InputError, match="length must be"):
+        predict_fixed_simplex(plain, 0.0)
 
 
 ALL_KINDS = [ufm.CrossEntropy(), ufm.MSE(), ufm.BinaryCrossEntropy()]
