@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float, Int
 
-from ufm.inputs.checks import InputError, finite_vector, nonnegative_float, positive_float
+from ufm.inputs.checks import InputError, class_counts, finite_vector, nonnegative_float, positive_float
 from ufm.losses import softmax as sm
 from ufm.losses.base import Loss, SoftmaxParameters, Times, of_label
 from ufm.losses.divergence import binary_interval
@@ -60,7 +60,9 @@ class SoftmaxLoss(Loss):
         return labels
 
     def _softening(self, rows: Any, labels: Any, times: Any) -> Any:
-        """Return ``onehot - t`` for every row, with the one where the target is largest."""
+        """Return ``onehot - t`` for every row, with the one where the target is largest; 0 if it is all there is."""
+        if isinstance(self.label_smoothing, float) and not self.label_smoothing:
+            return 0.0
         xp, share = rows.__array_namespace__(), 1.0 / sm.number_of_logits(rows, times)
         uniform = xp.where(sm.label_mask(labels, rows.shape[-1]), 1.0 - share, -share)
         return sm.like(self.label_smoothing * uniform, rows)
@@ -85,9 +87,11 @@ class SoftmaxLoss(Loss):
     ) -> Float[Any, " rows"]:
         """Return the loss of every row, in nats."""
         scores = self._scores(logits, labels)
-        hard = sm.cross_entropy_from_logits(scores, self._columns(labels), times)
-        soft = sm.total(self._softening(scores, labels, times) * scores, times)
-        return self._row_weights(labels, logits.dtype) * (hard + soft)
+        found = sm.cross_entropy_from_logits(scores, self._columns(labels), times)
+        softening = self._softening(scores, labels, times)
+        if np.ndim(softening):  # zero times an infinite logit is none
+            found = found + sm.total(softening * scores, times)
+        return self._row_weights(labels, logits.dtype) * found
 
     def gradient(
         self, logits: Float[Any, "rows K"], labels: Int[Any, " rows"], times: Times = None
@@ -393,7 +397,7 @@ class LDAM(SoftmaxLoss):
     @classmethod
     def of_counts(cls, counts: Any, largest: float | int = 0.5, scale: float | int = 1.0) -> LDAM:
         """Return the loss with ``Delta_k = largest (n_min/n_k)^(1/4)``."""
-        n = finite_vector("counts", counts, positive=True)
+        n = class_counts(counts)
         return cls(nonnegative_float("largest", largest) * (n.min() / n) ** 0.25, scale)
 
     @property

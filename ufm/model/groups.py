@@ -19,6 +19,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
+from ufm.losses.scalar import kinds
 from ufm.model.algebra import Algebra
 from ufm.model.objective import POWER_STEPS, Objective, Point, Variables, loss_arrays
 from ufm.model.problem import Problem, bias_curvature
@@ -105,13 +106,9 @@ class Groups:
 
 def groups_of(problem: Problem) -> Groups:
     """Return the groups of classes of equal count, feature decay and loss parameters."""
-    table = np.column_stack([problem.counts, problem.feature_decays, *problem.loss.alike()])
-    _, first, inverse, members = np.unique(
-        table, axis=0, return_index=True, return_inverse=True, return_counts=True
-    )
+    first, kind = kinds(problem.counts, problem.feature_decays, *problem.loss.alike())
     order = np.argsort(first)
-    ranks = np.argsort(order)
-    return Groups(ranks[inverse.reshape(-1)], first[order], members[order])
+    return Groups(np.argsort(order)[kind], first[order], np.bincount(kind)[order])
 
 
 def why_not_grouped(problem: Problem) -> str | None:
