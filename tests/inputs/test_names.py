@@ -31,7 +31,7 @@ def test_names_of_numbers_are_in_their_order():
 
 
 def test_names_of_some_classes_are_refused():
-    with pytest.raises(InputError, match="must name each of the 3 classes.* got 2 names"):
+    with pytest.raises(InputError, match=r"must name each of the 3 classes.* got 2 names"):
         ufm.verify(**LAYER, labels=np.where(NUMBERS > 0, "cat", "ant"))
 
 

@@ -141,7 +141,8 @@ def with_targets(loss: Loss, targets: Float[np.ndarray, "C K"]) -> Loss:
         )
     weights, scales, offsets = (_plain(part) for part in parameters[:3])
     smoothing = _smoothing(targets)
-    if smoothing is not None and (weights, scales, offsets) == (1.0, 1.0, 0.0):
+    by_class = any(np.ndim(part) for part in (weights, scales, offsets))
+    if smoothing is not None and not by_class and (weights, scales, offsets) == (1.0, 1.0, 0.0):
         return LabelSmoothing(smoothing) if smoothing else CrossEntropy()
     if np.ndim(weights):
         rows = targets @ weights
