@@ -73,13 +73,27 @@ def merged(counts: Any, targets: Any) -> Contexts:
             f"got {sizes.dtype} of shape {sizes.shape}"
         )
     seen = np.flatnonzero(sizes > 0)
-    _, first, inverse = np.unique(rows[seen], axis=0, return_index=True, return_inverse=True)
-    order = np.argsort(first)
+    first, inverse = equal_rows(rows[seen])
     of = np.full(len(sizes), -1)
-    of[seen] = np.argsort(order)[inverse.reshape(-1)]
-    totals = np.zeros(len(order), sizes.dtype)
-    np.add.at(totals, of[seen], sizes[seen])
-    return Contexts(class_counts(totals), rows[seen[first[order]]], of)
+    of[seen] = inverse
+    totals = np.zeros(len(first), sizes.dtype)
+    np.add.at(totals, inverse, sizes[seen])
+    return Contexts(class_counts(totals), rows[seen[first]], of)
+
+
+def equal_rows(
+    rows: Float[np.ndarray, "rows any"],
+) -> tuple[Int[np.ndarray, " few"], Int[np.ndarray, " rows"]]:
+    """Return the first of every set of equal rows, in their order, and for every row the number of its set.
+
+    Example:
+        >>> [part.tolist() for part in equal_rows(np.array([[1.0], [0.0], [1.0]]))]
+        [[0, 1], [0, 1, 0]]
+    """
+    numbers: dict[bytes, int] = {}
+    keys = (row.tobytes() for row in np.ascontiguousarray(rows) + 0.0)  # zero has one sign
+    of = np.array([numbers.setdefault(key, len(numbers)) for key in keys], np.int64)
+    return np.unique(of, return_index=True)[1], of
 
 
 def noisy(counts: Any, flip: float | int, kind: str = "symmetric") -> Contexts:

@@ -168,8 +168,12 @@ class Loss(ABC):
         """
         made = object.__new__(type(self))  # parameters of rows would not pass the checks of vectors
         for name, value in self._parameters():
-            object.__setattr__(made, name, value[columns] if np.ndim(value) else value)
+            object.__setattr__(made, name, value[columns] if np.ndim(value) == 1 else value)
         return made
+
+    def alike(self) -> list[np.ndarray]:
+        """Return what classes that can change places have in common, a number each: all parameters per class."""
+        return [value for _, value in self._parameters() if isinstance(value, np.ndarray)]
 
     def check_classes(self, num_classes: int) -> None:
         """Raise `InputError` if a per-class parameter does not have ``num_classes`` entries."""

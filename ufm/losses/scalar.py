@@ -87,7 +87,7 @@ class ScalarForm:
     def _by_kind(self, margins: np.ndarray, of_rows: Callable[..., np.ndarray]) -> Float[np.ndarray, " K"]:
         """Evaluate the loss once for all classes of the same margin and parameters: a million are of few kinds."""
         margins = np.asarray(margins, np.float64)
-        first, kind = kinds(margins, *self.loss.class_parameters())
+        first, kind = kinds(margins, *self.loss.alike())
         two = self.loss.of_columns(np.stack([first, (first + 1) % self.num_classes], axis=1))
         logits = margins[first, None] * self._direction()
         times = np.array([1.0, self.num_classes - 1.0])

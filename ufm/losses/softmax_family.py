@@ -156,20 +156,20 @@ class SoftmaxLoss(Loss):
         return (1 - self.label_smoothing) * onehot + self.label_smoothing / num_classes
 
     def softmax_parameters(self, num_classes: int) -> SoftmaxParameters | None:
-        """Return ``c, a, o, e``, unless there are label margins."""
-        if np.any(self.label_margins):
+        """Return ``c, a, o, e``, unless there are label margins, or no labels."""
+        if np.any(self.label_margins) or not self.labelled:
             return None
         given = (np.asarray(x, np.float64) for x in (self.weights, self.scales, self.offsets))
         weights, scales, offsets = (np.broadcast_to(x, (num_classes,)) for x in given)
         return SoftmaxParameters(weights, scales, offsets, float(self.label_smoothing))
 
     def scalar_form(self, num_classes: int) -> ScalarForm | None:
-        """Return ``phi_k``, unless logits are scaled or offset differently.
+        """Return ``phi_k``, unless logits are scaled or offset differently, or there are no labels.
 
         With relative slope x, scale a and ``E = exp(-a m)``: ``a M = log1p((1-e)(K-1+E)(1-x) / (E (e + (1-e) x)))``
         where m or e is zero: no loss of this package has both.
         """
-        if np.ptp(self.scales) > 0 or np.ptp(self.offsets) > 0:
+        if np.ptp(self.scales) > 0 or np.ptp(self.offsets) > 0 or not self.labelled:
             return None
         if self.label_smoothing and np.any(self.label_margins):
             return None
@@ -197,7 +197,8 @@ class SoftmaxLoss(Loss):
         if np.ptp(self.scales) > 0:
             return None
         weights, scale = self._row_weights(labels), np.ravel(self.scales)[0]
-        found = pinned_by_kl(sm.softmax(self._scores(logits, labels)), labels, divergence / weights)
+        columns = self._columns(labels)
+        found = pinned_by_kl(sm.softmax(self._scores(logits, labels)), columns, divergence / weights)
         return Pinned(
             radius=found.radius / scale,
             spread=found.spread / scale,
@@ -208,7 +209,9 @@ class SoftmaxLoss(Loss):
         )
 
     def zero_margins(self, divergence: Float[np.ndarray, " K"]) -> Float[np.ndarray, " K"] | None:
-        """How far the log-odds of the label may rise from what equal logits give."""
+        """How far the log-odds of the label may rise from what equal logits give; None if there are no labels."""
+        if not self.labelled:
+            return None
         K, scale = len(divergence), float(np.min(self.scales))
         own = np.broadcast_to(np.exp(-scale * np.asarray(self.label_margins)), (K,))
         kappa = divergence / self._row_weights(np.arange(K))

@@ -38,6 +38,8 @@ from ufm.sweeps.sealed import (
 )
 
 FORMAT = 2
+#: How a sentence ends about a sweep that ended early.
+KEPT = "batches written before are kept, go on with --resume"
 
 
 class Place(NamedTuple):
@@ -168,10 +170,7 @@ def _writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as reason:
-        raise CheckpointError(
-            f"cannot write to {folder}: {reason.strerror or reason}; batches written before are kept, "
-            "go on with --resume"
-        ) from None
+        raise CheckpointError(f"cannot write to {folder}: {reason.strerror or reason}; {KEPT}") from None
 
 
 def open_dataset(folder: str | Path) -> xr.Dataset:

@@ -64,7 +64,7 @@ def subject_of_solution(solution: Any) -> Subject:
     """
     try:
         problem, status, history = solution.problem, solution.status, tuple(solution.history)
-        group: Any = getattr(solution, "group", None)
+        group: Any = getattr(solution, "group", None) if problem.loss.labelled else None
         if not group:
             features, labels = solution.features, solution.labels
             weight, bias = solution.weight, solution.bias
