@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 
 from ufm.inputs.arrays import real_array
 from ufm.inputs.checks import (
+    LARGEST,
     InputError,
     class_counts,
     dense,
@@ -210,7 +211,9 @@ def next_token(pairs: Any) -> Contexts:
         (array([6, 3]), array([ 0,  1,  0, -1]))
     """
     table = to_numpy("pairs", dense("pairs", pairs))
-    if table.ndim != 2 or table.shape[1] < 2 or table.dtype.kind not in "biuf" or not np.all(table >= 0):
+    table = table.astype(np.float64) if table.dtype.kind == "f" else table
+    good = table.ndim == 2 and table.shape[1] >= 2 and table.dtype.kind in "biuf"
+    if not good or not np.all((table >= 0) & (table <= LARGEST)):  # false for NaN
         raise InputError(
             f"pairs must be a table of numbers from 0 with at least two columns, got shape {table.shape}"
         )

@@ -197,6 +197,20 @@ def test_what_may_not_be_used_is_not_called_damaged(command, sweeps, layer, ordi
     [
         ({"JAX_PLATFORMS": "foo"}, ["solve", *SMALL, "--figure", "None"], "JAX_PLATFORMS must name devices"),
         ({"MPLBACKEND": "nonsense"}, ["solve", *SMALL], "MPLBACKEND must be a backend"),
+        slow(
+            {},
+            [
+                "solve",
+                "--distributed",
+                "--coordinator",
+                "nohost",
+                "--num-processes",
+                "2",
+                "--process-id",
+                "0",
+            ],
+            "coordinator must be HOST:PORT of a machine that is found",
+        ),
     ],
 )
 def test_what_the_environment_says_is_looked_at_first(environment, command, hint):
@@ -238,6 +252,9 @@ def test_the_parser_speaks_one_sentence(command, hint, capsys):
         (["verify", "pipe"], "a pipe or a device"),
         (["verify", "bomb.npz"], "declares 8,000,000,000 bytes and has"),
         (["verify", "numbers.npz"], "features must be an array"),
+        (["predict", "--targets", "bomb.npz"], "declares 8,000,000,000 bytes and has"),
+        (["solve", "--counts", "balanced:K=1000000,n=3", "--figure", "None"], "1,000,000 logits need 8,00"),
+        (["predict", "--counts", "balanced:K=1000000,n=3", "--noise", "0.1"], "contexts need 8,000 GB"),
         (["solve", "--checkpoint", "bomb.npz", "--resume"], "is not a whole checkpoint"),
         (["solve", "--checkpoint", "numbers.npz", "--resume"], "is not a whole checkpoint"),
         (["predict", "--counts", "missing.csv"], "there is no file missing.csv"),
@@ -275,6 +292,12 @@ def test_bad_places_sizes_and_files_are_found_first(command, hint, capsys, tmp_p
     ("axis", "hint"),
     [
         ("nuclear_weight = {start=1e-3, stop=1e-2, num=1000000000}", "num must be at most 10000000"),
+        (
+            "nuclear_weight = {start=1e-3, stop=1e-2, num=3000000}\n"
+            "seed = {start=1, stop=3000000, num=3000000, integer=true}",
+            "axes must span at most 10000000 members",
+        ),
+        ("nuclear_weight = [1e-3]\nlearning_rate = [0.1, 0.2]", "accelerated chooses its own step"),
         ("nuclear_weight = {start=1e-3, stop=inf, num=3}", "finite numbers as start and stop"),
         ('"status" = [{seed=1},{seed=2}]', "the data set uses it itself"),
         ('"objective" = [{seed=1},{seed=2}]', "the data set uses it itself"),

@@ -247,7 +247,7 @@ def a_problem(value: Any) -> Problem:
 
 def _feature_decay(value: Any, num_classes: int) -> float | Float[np.ndarray, " K"]:
     """Return one decay, or one per class if they differ."""
-    if not isinstance(value, list | tuple) and np.ndim(value) == 0:
+    if not getattr(value, "ndim", hasattr(value, "__len__") and not isinstance(value, str | bytes)):
         return positive_float("feature_decay", value)
     decays = finite_vector("feature_decay", value, positive=True)
     if len(decays) != num_classes:
