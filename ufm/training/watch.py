@@ -33,9 +33,6 @@ def watch(
     gradients, no copy of the features); ``watch.epoch()`` returns a flat dict of floats and begins anew.
     `ufm.training.METRICS` says what they mean. Rows with a negative label, such as -100, are left out.
 
-    Features that are seen while training come from weights that move within the epoch, and from augmented inputs in
-    training mode: for those of one network watch a pass in evaluation mode without steps.
-
     Args:
         layer: the last linear layer, such as ``model.fc``: anything with ``weight`` (K, d), ``bias`` and
             ``register_forward_hook``. Compiled models may skip hooks, which is then said.
