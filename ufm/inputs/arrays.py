@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from ufm.inputs.checks import LARGEST, InputError, to_numpy
+from ufm.inputs.checks import LARGEST, InputError, label_order, to_numpy
 
 _NAMES = "; names are numbered, in alphabetical order, by numpy.unique(names, return_inverse=True)[1] of all of them"
 
@@ -156,7 +156,7 @@ def label_array(labels: Any, num_classes: int, rows: int | None = None) -> Int[n
     Raises:
         InputError: naming the offending label and the requirement.
     """
-    array = _numbered(to_numpy("labels", labels), num_classes)
+    array, _ = numbered(labels, num_classes)
     if array.ndim != 1:
         hint = (
             "of a column, take labels[:, 0]"
@@ -178,22 +178,35 @@ def label_array(labels: Any, num_classes: int, rows: int | None = None) -> Int[n
     return array.astype(np.int64)
 
 
-def _numbered(array: np.ndarray, num_classes: int | None = None) -> np.ndarray:
-    """Return names as numbers, texts of integers as these, and everything else as it is."""
+def numbered(labels: Any, num_classes: int | None = None) -> tuple[Any, tuple[str, ...]]:
+    """Return labels that are names as numbers, in alphabetical order, and the names.
+
+    Texts of integers are these integers, without names; others are returned as they are. All classes must occur where
+    their number is given: the order of some would not be that of classifier rows.
+
+    Raises:
+        InputError: if there are not ``num_classes`` names.
+
+    Example:
+        >>> numbered(["cat", "ant", "cat"], 2)
+        (array([1, 0, 1]), ('ant', 'cat'))
+    """
+    array = to_numpy("labels", labels)
     text = array.dtype.kind in "US" or (
         array.dtype.kind == "O" and all(isinstance(x, str) for x in array.flat)
     )
     if array.ndim != 1 or not array.size or not text:
-        return array
+        return array, ()
     try:
-        return array.astype(np.int64)
+        return array.astype(np.int64), ()
     except (ValueError, OverflowError):
-        names, numbers = np.unique(array, return_inverse=True)
+        names, codes = np.unique(array.astype(str), return_inverse=True)
+    order = sorted(range(len(names)), key=lambda i: label_order(str(names[i])))
     if num_classes is not None and len(names) != num_classes:
         raise InputError(
-            f"labels must be integers, or name each of the {num_classes} classes, got {len(names)} names{_NAMES}"
+            f"labels that are names must name each of the {num_classes} classes, got {len(names)} names{_NAMES}"
         )
-    return numbers
+    return np.argsort(order)[codes], tuple(names[order].tolist())
 
 
 def _label_hint(array: np.ndarray, num_classes: int) -> str:
@@ -210,7 +223,7 @@ def number_of_classes(labels: Any) -> int:
     Raises:
         InputError: if there is none, or it is no integer of at least 0.
     """
-    array = _numbered(to_numpy("labels", labels))
+    array, _ = numbered(labels)
     if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iuf":
         raise InputError(
             f"labels must be a vector of integers from 0, got {array.dtype} of shape {array.shape}"

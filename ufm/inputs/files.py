@@ -16,6 +16,8 @@ from jaxtyping import Int
 from ufm.inputs.checks import InputError, OutputError, memory_bytes
 
 HOW_TO_WRITE = "write it with numpy.savez(FILE, features=..., labels=..., weight=...)"
+#: What a file that is being written is called at the end.
+PARTIAL = ".partial"
 #: Files that are being written, under the names that they have until they are whole.
 UNFINISHED: set[Path] = set()
 
@@ -60,12 +62,13 @@ def _check_member(file: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo)
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
+def replacing(path: Path, name: str = "") -> Iterator[IO[bytes]]:
     """Write a file under another name, and put it in its place when it is whole and on the disk.
 
+    The other name is by default the file's with ``.partial`` behind it.
     Whatever goes wrong, a signal included, what was there before is there still, and nothing else.
     """
-    partial = path.with_name(path.name[:200] + ".partial")
+    partial = path.with_name(name or path.name[:200] + PARTIAL)
     UNFINISHED.add(partial)
     try:
         with partial.open("wb") as stream:
@@ -141,6 +144,8 @@ def write_output(path: Path, write: Callable[[Path], Any]) -> None:
     """Write a file, or raise `OutputError` saying why it cannot be written."""
     try:
         write(path)
+    except InputError:
+        raise  # what was asked for is at fault, not the place
     except (OSError, ValueError) as reason:
         why = getattr(reason, "strerror", None) or reason
         raise OutputError(f"{path} could not be written ({why}): choose another place") from None

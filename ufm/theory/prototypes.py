@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from ufm.inputs.checks import InputError, positive_float, positive_integer
+from ufm.inputs.checks import InputError, fits_memory, positive_float, positive_integer
 from ufm.losses.scalar import ScalarForm
 from ufm.model.problem import Problem
 from ufm.theory.prediction import Prediction, not_covered
@@ -77,12 +77,13 @@ def orthogonal_frame(num_classes: int, dim: int, length: float = 1.0) -> Float[n
     return positive_float("length", length) * np.eye(K, d)
 
 
-def _sizes(num_classes: int, dim: int, fewer: int) -> tuple[int, int]:
+def _sizes(num_classes: Any, dim: Any, fewer: int) -> tuple[int, int]:
     K, d = positive_integer("num_classes", num_classes), positive_integer("dim", dim)
     if K < 2:
         raise InputError(f"num_classes must be at least 2, got {K}")
     if d < K - fewer:
         raise InputError(f"dim must be at least {K - fewer} for {K} classes, got {d}")
+    fits_memory(f"{K:,} prototypes of dimension {d:,}", K * (K + d), "take fewer classes")
     return K, d
 
 
