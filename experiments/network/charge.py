@@ -5,7 +5,8 @@ For each the exponent g of ``lambda_H,k = lambda_H (N/(K n_k))^g`` is estimated 
 norms of class means minus their mean (`ufm.verification.effective`), averaged over cyclic shifts of which class is
 large, with standard errors: that removes the classes' own difficulty. Printed besides: the mean cosine of class means
 (0 in the model), and the residual of the last layer given its features (0 where it is stationary), relative to its
-decay; at the end how g from margins goes with depth, against `sharing.py`.
+decay; at the end what every change does to g between networks of the same shift, and how g from margins goes with
+depth, against `sharing.py`.
 
     python -m experiments.network.charge [--quick]
 """
@@ -220,6 +221,25 @@ def courses(rows: list[dict[str, Any]]) -> list[Course]:
     return found
 
 
+def paired_table(rows: list[dict[str, Any]]) -> str:
+    """Return what every change does to g from margins: the mean over networks of the same shift, with its error."""
+    lines = [f"{'g from margins minus that as usual':36s}" + "".join(f"{data:>16s}" for data in REAL)]
+    found = {(row["data"], row["label"]): np.array(row.get("each", [])) for row in rows}
+    for label in dict.fromkeys(row["label"] for row in rows):
+        texts = []
+        for data in REAL:
+            own, usual = (found.get((data, name), np.array([])) for name in (label, "as usual"))
+            paired = len(own) > 1 and len(usual) >= len(own) and label != "as usual"
+            change = own[:, 0] - usual[:: len(usual) // len(own), 0] if paired else np.array([])
+            change = change[~np.isnan(change)]
+            known = len(change) > 1
+            error = change.std(ddof=1) / len(change) ** 0.5 if known else 0.0
+            texts.append(f"{change.mean():+.2f} ± {error:.2f}" if known else "")
+        if any(texts):
+            lines.append(f"{label:36s}" + "".join(f"{text:>16s}" for text in texts))
+    return "\n".join(lines)
+
+
 def course_table(found: list[Course]) -> str:
     """Return a line for every data set: c from depths and from inputs, and g as measured and by the law."""
     lines = [f"{'data':8s}{'c: fitted':>14s}{'of inputs':>10s}{'rms':>6s}  g at depths: measured (law)"]
@@ -271,7 +291,8 @@ def _course_panels(panels: Any, found: list[Course]) -> None:
     right.plot([0, 1], [0, 1], color=BLACK, lw=0.5)
     left.set(xlabel="hidden layers L", ylabel="g from margins (lines: 1 - 2c/(L+1))")
     right.set(xlabel="c from the inputs, untrained", ylabel="c from g at all depths")
-    left.legend(loc="lower right", ncols=2)
+    if found:
+        left.legend(loc="lower right", ncols=2)
 
 
 def main(quick: bool = False, outputs: OmitArgPrefixes[Outputs] = Outputs()) -> int:
@@ -290,7 +311,7 @@ def main(quick: bool = False, outputs: OmitArgPrefixes[Outputs] = Outputs()) -> 
         rows.append(setting._asdict() | {"label": label(setting)} | found)
         print(line(rows[-1]), flush=True)
         results.save(rows)
-    print(course_table(courses(rows)))
+    print(paired_table(rows), course_table(courses(rows)), sep="\n\n")
     results.draw(figure(rows))
     return 0
 

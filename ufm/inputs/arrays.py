@@ -204,7 +204,7 @@ def numbered(labels: Any, num_classes: int | None = None) -> tuple[Any, tuple[st
     order = sorted(range(len(names)), key=lambda i: label_order(str(names[i])))
     if num_classes is not None and len(names) != num_classes:
         raise InputError(
-            f"labels that are names must name each of the {num_classes} classes, got {len(names)} names{_NAMES}"
+            f"labels must be integers, or must name each of the {num_classes} classes, got {len(names)} names{_NAMES}"
         )
     return np.argsort(order)[codes], tuple(names[order].tolist())
 

@@ -149,7 +149,7 @@ def predict_fixed_simplex(problem: Problem, length: float) -> Prediction:
         >>> frame = Problem([50, 5], 2, 1.0, 1e-3, classifier=simplex_etf(2, 2, 3.0), features="free")
         >>> both = predict_fixed_simplex(Problem([50, 5], 2, 1.0, 1e-3), 3.0), predict_prototypes(frame)
         >>> [prediction.margins.round(6).tolist() for prediction in both]
-        [[4.007334, 4.007334], [4.007334, 4.007334]]
+        [[4.889378, 4.889378], [4.889378, 4.889378]]
     """
     form = symmetric_form(problem)
     if problem.bias is not None:
