@@ -139,15 +139,14 @@ def verdict(record: dict[str, Any]) -> str:
     """Return what is to be said of a record, nothing if it is certified and confirmed.
 
     ``FALSE``: the judge contradicts; ``unconfirmed``: its bound does not reach; ``open: bound``: the judge finds the
-    point optimal, or nothing below it, that the package does not certify; ``open: point``: there are lower ones.
+    point optimal that the package does not certify; ``open: point``: it does not.
     """
+    confirmed = record["judged_gap"] <= SLACK * record["tol"]
     if record["complaints"]:
         return "FALSE"
-    confirmed = record["judged_gap"] <= SLACK * record["tol"]
     if record["status"] == "certified":
         return "" if confirmed else "unconfirmed"
-    lower = not (confirmed or (record["above"] <= record["tol"] and record["polished"] <= 1e-9))
-    return "open: point" if lower else "open: bound"
+    return "open: bound" if confirmed else "open: point"
 
 
 def table(records: list[dict[str, Any]]) -> str:

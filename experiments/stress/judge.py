@@ -276,7 +276,7 @@ def judge(name: str, solution: Any) -> dict[str, Any]:
     return {
         "judged_gap": float((solution.objective - bound) / solution.objective),
         "above": float((solution.objective - lowest) / solution.objective),
-        "polished": residual,
+        "polished": float(residual),
         "complaints": [text for text, holds in objections.items() if holds],
     }
 

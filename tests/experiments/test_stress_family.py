@@ -88,4 +88,4 @@ def test_verdicts_tell_the_bound_from_the_point():
     assert family.verdict(record | {"judged_gap": 1e-6}) == "unconfirmed"
     assert family.verdict(record | {"complaints": ["objective"]}) == "FALSE"
     assert family.verdict(record | {"status": "stalled"}) == "open: bound"
-    assert family.verdict(record | {"status": "stalled", "judged_gap": 1e-3, "above": 1e-3}) == "open: point"
+    assert family.verdict(record | {"status": "stalled", "judged_gap": 1e-3}) == "open: point"

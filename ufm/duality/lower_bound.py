@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from ufm.duality.faces import has_free_bias, onto_cone_face, onto_spectral_face
-from ufm.duality.polar import ROUNDING, polar_bound
+from ufm.duality.faces import has_free_bias, onto_cone_face, onto_shared_face, onto_spectral_face
+from ufm.duality.polar import ROUNDING, SHARING_LIMIT, polar_bound
 from ufm.duality.row_sums import by_row
 
 
@@ -65,7 +65,7 @@ def best_lower_bound(
         return np.where(finite, feasible_value(problem, raw), -math.inf)[()], np.zeros(finite.shape)[()]
     polar = polar_bound(dual_scales(problem)[..., None] * raw, problem.features, shared)
     best = np.full(np.shape(polar), -math.inf)
-    for candidate in _candidates(problem, raw, gram, thorough):
+    for candidate in _candidates(problem, raw, gram, thorough, shared is not None):
         best = np.fmax(best, feasible_value(problem, candidate, shared))
     return np.where(finite, best, -math.inf)[()], np.where(finite, polar, math.nan)[()]
 
@@ -109,7 +109,9 @@ def _feasible_for_bias(problem: Any, dual: np.ndarray) -> np.ndarray:
     return np.stack([problem.loss.centre(rows, labels, own) for rows, own in pairs]).reshape(dual.shape)
 
 
-def _candidates(problem: Any, raw: np.ndarray, gram: np.ndarray, thorough: bool) -> Iterator[np.ndarray]:
+def _candidates(
+    problem: Any, raw: np.ndarray, gram: np.ndarray, thorough: bool, sharing: bool
+) -> Iterator[np.ndarray]:
     """Yield dual points, the cheapest first: rows moved onto the boundary, the face, the raw one."""
     scales = dual_scales(problem)[..., None]
     dual = _feasible_for_bias(problem, raw)
@@ -121,6 +123,8 @@ def _candidates(problem: Any, raw: np.ndarray, gram: np.ndarray, thorough: bool)
         yield np.where(usable, _rows_onto_boundary(problem, safe), math.nan)
         if thorough:
             yield np.where(usable, onto_cone_face(problem, scales * safe, gram) / scales, math.nan)
+        if thorough and sharing and dual.shape[-2] <= SHARING_LIMIT:
+            yield np.where(usable, onto_shared_face(problem, scales * safe, gram) / scales, math.nan)
     if thorough:
         yield raw
 
