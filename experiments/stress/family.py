@@ -83,6 +83,17 @@ def random_problem(number: int) -> tuple[str, ufm.Problem, dict[str, Any]]:
     return name, problem, settings
 
 
+def in_order(problems: int) -> list[int]:
+    """Return the numbers of problems, those that share a compiled program together; rare and large ones last."""
+    kinds: dict[Any, list[int]] = collections.defaultdict(list)
+    for number in range(problems):
+        name, problem, given = random_problem(number)
+        size = problem.num_classes, problem.features, problem.bias is None, given["level"], given["precision"]
+        kinds[name, *size].append(number)
+    ordered = sorted(kinds, key=lambda kind: (kind[1] > MANY, -len(kinds[kind])))
+    return [number for kind in ordered for number in kinds[kind]]
+
+
 def start_of(kind: str, problem: ufm.Problem, level: str, seed: int) -> Any:
     """Return the start of a kind; None for the solver's own."""
     if kind == "random":
@@ -186,7 +197,7 @@ def main(
     out = outputs.of("stress_family").folder / "family.jsonl"
     lines = out.read_text().splitlines() if out.exists() else []
     done, until = {json.loads(line)["problem"] for line in lines}, time.monotonic() + seconds
-    for number in range(problems):
+    for number in in_order(problems):
         if number not in done and time.monotonic() < until:
             with out.open("a") as file:
                 file.write(json.dumps(solve(number)) + "\n")

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ufm.duality.faces import has_free_bias, onto_cone_face, onto_shared_face, onto_spectral_face
-from ufm.duality.polar import ROUNDING, SHARING_LIMIT, polar_bound
+from ufm.duality.polar import LARGEST, ROUNDING, SHARING_LIMIT, polar_bound
 from ufm.duality.row_sums import by_row
 
 
@@ -115,7 +115,7 @@ def _candidates(
     """Yield dual points, the cheapest first: rows moved onto the boundary, the face, the raw one."""
     scales = dual_scales(problem)[..., None]
     dual = _feasible_for_bias(problem, raw)
-    usable = np.all(np.isfinite(dual), axis=(-2, -1), keepdims=True)
+    usable = np.all(np.abs(scales * dual) < LARGEST, axis=(-2, -1), keepdims=True)  # false for NaN
     safe = np.where(usable, dual, 0.0)
     if problem.features == "free":
         yield np.where(usable, onto_spectral_face(problem, scales * safe, gram) / scales, math.nan)
