@@ -27,6 +27,7 @@ from ufm.solvers.escape import Move
 from ufm.solvers.finish import NEGLIGIBLE, quasi_newton
 from ufm.solvers.limits import Precision
 from ufm.solvers.run import Action, Run
+from ufm.solvers.starts import best_of_starts
 from ufm.solvers.status import Status
 from ufm.solvers.task import Outcome, Setup, Task
 from ufm.solvers.threads import few_threads
@@ -186,7 +187,11 @@ def solve_one(
         resume: go on from the checkpoint.
     """
     if checkpoints is None:
-        return with_few_coordinates([task], setup, lambda tasks: [_run(tasks[0], setup)])[0]
+
+        def solve(tasks: Sequence[Task]) -> list[Outcome]:
+            return with_few_coordinates(tasks, setup, lambda own: [_run(own[0], setup)])
+
+        return best_of_starts([task], solve)[0]
     return _run(task, setup, checkpoints, resume)
 
 
@@ -244,9 +249,13 @@ def solve_many(
             ends.append(solve_one(task, setup))
             report(1)
         return ends
-    return with_few_coordinates(
-        tasks, setup, lambda tasks: _run_together(tasks, setup, width, sharding, report)
-    )
+
+    def solve(tasks: Sequence[Task]) -> list[Outcome]:
+        return with_few_coordinates(
+            tasks, setup, lambda tasks: _run_together(tasks, setup, width, sharding, report)
+        )
+
+    return best_of_starts(tasks, solve)
 
 
 def _run_together(

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 from scipy.optimize import minimize
-from scipy.sparse.linalg import LinearOperator, minres
+from scipy.sparse.linalg import LinearOperator, eigsh, minres
 
 from ufm.duality.certificate import objective_value, objective_values
 from ufm.model.objective import Variables
@@ -34,6 +34,8 @@ NEGLIGIBLE = 1e-2
 MEMORY, ROUNDS, MOST = 30, 4, 20_000
 #: Newton steps after it, products with the Hessian for each, relative step of differences, residual that is enough.
 NEWTON_STEPS, INNER_STEPS, DIFFERENCE, STATIONARY = 4, 200, 1e-7, 1e-9
+#: Variables up to which all eigenvalues of a Hessian are computed.
+DENSE = 400
 #: A start is drawn in until its objective is at most so many times that at zero, by at most so many halvings.
 WORSE, HALVINGS = 2.0, 60
 
@@ -95,12 +97,7 @@ def _stationary(balanced: _Balanced, x: np.ndarray, left: int) -> tuple[np.ndarr
         if left < INNER_STEPS or not STATIONARY * size < norm < math.inf:
             break
 
-        def bend(v: np.ndarray, x: Any = x, gradient: Any = gradient, free: Any = free) -> np.ndarray:
-            v = np.where(free, v, 0.0)
-            step = DIFFERENCE * np.linalg.norm(x) / (np.linalg.norm(v) or 1.0)
-            return np.where(free, balanced(x + step * v)[1] - gradient, 0.0) / step
-
-        curvature = LinearOperator((len(x), len(x)), bend, dtype=np.float64)
+        curvature = balanced.curvature(x, gradient, free)
         change = minres(curvature, -slope / norm, rtol=1e-4, maxiter=INNER_STEPS)[0] * norm
         moved = np.maximum(x + np.where(free, change, 0.0), balanced.bounds[:, 0])
         following, left = balanced(moved)[1], left - INNER_STEPS
@@ -158,10 +155,39 @@ class _Balanced:
         gradient += [] if bias is None else [slopes.sum(axis=0) / self.scales.bias]
         return float(value), np.concatenate(gradient) + decays * x
 
+    def curvature(self, x: np.ndarray, gradient: np.ndarray, free: np.ndarray) -> LinearOperator:
+        """Return the Hessian on the coordinates that are free to move, by differences of gradients."""
+
+        def bend(v: np.ndarray) -> np.ndarray:
+            v = np.where(free, np.ravel(v), 0.0)
+            step = DIFFERENCE * np.linalg.norm(x) / (np.linalg.norm(v) or 1.0)
+            return np.where(free, self(x + step * v)[1] - gradient, 0.0) / step
+
+        return LinearOperator((len(x), len(x)), bend, dtype=np.float64)
+
     def scaled(self, y: np.ndarray, unit: float, scale: float) -> tuple[float, np.ndarray]:
         """Return the objective in units of ``scale`` at ``unit y``, with its gradient in y."""
         value, gradient = self(y * unit)
         return value / scale, gradient * (unit / scale)
+
+
+def least_curvature(problem: Problem, level: Level, point: Variables) -> float:
+    """Return the least eigenvalue of the Hessian at a point, in balanced coordinates that are free to move.
+
+    The regulariser alone has curvature 1. Rotations of free features leave 0; a stationary point at which it is
+    negative is a saddle, from which there is a way down.
+    """
+    balanced = _Balanced(problem, level, point)
+    x = balanced.start
+    gradient = balanced(x)[1]
+    free = (x > balanced.bounds[:, 0]) | (gradient < 0)
+    operator = balanced.curvature(x, gradient, free)
+    if len(x) <= DENSE:
+        chosen = np.flatnonzero(free)
+        matrix = np.stack([operator.matvec(row) for row in np.eye(len(x))[chosen]])[:, chosen]
+        return float(np.linalg.eigvalsh((matrix + matrix.T) / 2)[0])
+    first = np.random.default_rng(0).normal(size=len(x)) * free
+    return float(eigsh(operator, 1, which="SA", tol=1e-4, v0=first, return_eigenvectors=False)[0])
 
 
 def drawn_in(problem: Problem, level: Level, point: Variables) -> Variables:

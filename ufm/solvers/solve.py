@@ -41,6 +41,7 @@ def solve(
     max_steps: int | Any = SETTINGS["max_steps"].default,
     progress: bool | Callable[[Record], None] | Any = False,
     *,
+    starts: int | Any = SETTINGS["starts"].default,
     start: Variables | Solution | tuple[Any, ...] | Any | None = None,
     escapes: bool | Any = SETTINGS["escapes"].default,
     residual_tol: float | Any | None = SETTINGS["residual_tol"].default,
@@ -70,6 +71,8 @@ def solve(
         tol: relative duality gap ``(P - D)/P`` to certify; below 1, as ``D = 0`` proves nothing.
         max_steps: limit on the number of steps.
         progress: True for a progress bar on stderr, or a function that is given every record of the history.
+        starts: random starts to try, from ``seed`` on, until one is certified; the best one is returned, with its own
+            steps. Where ``dim < K`` the ends of several starts differ.
         start: a `Solution` or a tuple ``(weight, features)`` or ``(weight, features, bias)`` to start from. The
             default rule draws it in along its ray where its regulariser is above the objective at zero.
         escapes: whether to use escape moves when stuck.
@@ -111,6 +114,7 @@ def solve(
         {
             "level": level,
             "seed": seed,
+            "starts": starts,
             "tol": tol,
             "max_steps": max_steps,
             "escapes": escapes,
@@ -123,6 +127,8 @@ def solve(
     rule = step_rule(SETTINGS["solver"].default if solver is None else solver, parameters)
     seed, bounds = settings["seed"], limits(settings)
     free = start is None and observe is None
+    if settings["starts"] > 1 and not (free and checkpoint is None):
+        raise InputError(f"starts must be 1 with start, observe or checkpoint, got {settings['starts']}")
     level = chosen_level(problem, settings["level"], rule, free)
     if level != "group":
         _check_size(problem, level)
@@ -142,7 +148,8 @@ def solve(
     setup = Setup(level, rule, precision, devices)
     held = contextlib.nullcontext() if checkpoints is None else checkpoints.held()
     with held, gap_progress(progress, bounds.tol) as report:
-        task = Task(problem, bounds, seed, given, settings["escapes"], report, record_every, observe)
+        way = (settings["escapes"], report, record_every, observe, settings["starts"])
+        task = Task(problem, bounds, seed, given, *way)
         outcome = as_asked(task, solve_one(task, setup, checkpoints, resume), setup, settings["level"])
     if problem.classifier is not None:  # as it was given, not as the precision of the run has it
         outcome = dataclasses.replace(outcome, point=outcome.variables._replace(weight=problem.classifier))
