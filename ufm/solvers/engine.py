@@ -22,7 +22,7 @@ from ufm.model.processes import agreed
 from ufm.model.stack import member
 from ufm.solvers.batch import Alone, Grouped, Many
 from ufm.solvers.checkpoint import Checkpoints
-from ufm.solvers.coordinates import going_on, with_few_coordinates
+from ufm.solvers.coordinates import going_on, in_few_numbers
 from ufm.solvers.escape import Move
 from ufm.solvers.finish import NEGLIGIBLE, quasi_newton
 from ufm.solvers.limits import Precision
@@ -189,7 +189,7 @@ def solve_one(
     if checkpoints is None:
 
         def solve(tasks: Sequence[Task]) -> list[Outcome]:
-            return with_few_coordinates(tasks, setup, lambda own: [_run(own[0], setup)])
+            return in_few_numbers(tasks, setup, lambda own: [_run(own[0], setup)])
 
         return best_of_starts([task], solve)[0]
     return _run(task, setup, checkpoints, resume)
@@ -251,7 +251,7 @@ def solve_many(
         return ends
 
     def solve(tasks: Sequence[Task]) -> list[Outcome]:
-        return with_few_coordinates(
+        return in_few_numbers(
             tasks, setup, lambda tasks: _run_together(tasks, setup, width, sharding, report)
         )
 
