@@ -244,3 +244,11 @@ def test_bounds_hold_their_digits_at_weak_regularisation():
     assert 0 < prediction.objective < 1e-6
     assert certificate.certifies(1e-12)
     assert abs(certificate.gap) <= 1e4 * EPS * K * prediction.objective
+
+
+@pytest.mark.parametrize("features", ["free", "nonnegative"])
+def test_a_point_whose_squares_overflow_has_a_certificate_that_certifies_nothing(features):
+    problem = ufm.Problem([300, 20, 7, 5, 1], 5, 1e-3, 1e-5, features=features, loss=ufm.MSE())
+    rng = np.random.default_rng(0)
+    far = 1e150 * rng.normal(size=(5, 5)), 1e150 * np.abs(rng.normal(size=(5, 5)))
+    assert not ufm.certify(problem, *far, np.arange(5)).certifies(0.5)

@@ -132,3 +132,16 @@ def test_a_planted_multiplier_is_found(seed):
     others = np.eye(K) - used @ used.T
     product = used @ used.T + 0.5 * others - planted
     assert sharing_bound(product, means @ means.T) <= 1 + 1e-9
+
+
+@pytest.mark.parametrize(
+    ("form", "bias"), [("adjustment", None), ("adjustment", 1e-3), ("ce", 0.0), ("bce", None)]
+)
+def test_the_gap_is_of_second_order_where_classes_share(form, bias):
+    """The face is met exactly: with the polar alone sharpened the gap was of the first order in the residual."""
+    counts = np.array([5000, 1888, 713, 269, 101, 38])
+    problem = ufm.Problem(counts, 8, 1e-3, 1e-5, loss=parse_loss(form, counts), bias=bias)
+    rough = ufm.solve(problem, tol=0.1, residual_tol=1e-3)
+    found = ufm.certify(problem, rough.weight, rough.features, rough.labels, rough.bias)
+    assert found.residual > 1e-6
+    assert found.relative_gap <= 100 * found.residual**2

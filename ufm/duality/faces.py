@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
+from ufm.duality.copositive import onto_face
+
 #: Newton steps onto a face, and conjugate gradient iterations for each.
 NEWTON_STEPS = 4
 INNER_STEPS = 40
@@ -83,6 +85,25 @@ def onto_cone_face(
         change = functools.partial(_change, problem, crossed, active)
         correction = conjugate_gradients(change, np.where(near, excess, 0.0))
         dual = dual - _centred(problem, correction) @ dual
+    return dual
+
+
+def onto_shared_face(
+    problem: Any, dual: Float[np.ndarray, "*members C K"], gram: Float[np.ndarray, "*members C C"]
+) -> Float[np.ndarray, "*members C K"]:
+    """Return A with ``(A A' + S) u = u`` for all directions u in use and a multiplier S >= 0 (non-negative features).
+
+    Where classes share directions the face is not one of pairs (`ufm.duality.copositive`).
+
+    Args:
+        problem: the problem, or a stack.
+        dual: ``A``.
+        gram: ``M``.
+    """
+    dual = _centred(problem, dual).copy()
+    kept = np.broadcast_to(np.sqrt(problem.priors) * has_free_bias(problem), dual.shape[:-1])
+    for at in np.ndindex(dual.shape[:-2]):
+        dual[at] = onto_face(dual[at], gram[at], kept[at])
     return dual
 
 

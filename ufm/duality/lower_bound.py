@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from ufm.duality.faces import has_free_bias, onto_cone_face, onto_spectral_face
-from ufm.duality.polar import ROUNDING, polar_bound
+from ufm.duality.faces import has_free_bias, onto_cone_face, onto_shared_face, onto_spectral_face
+from ufm.duality.polar import LARGEST, ROUNDING, SHARING_LIMIT, polar_bound
 from ufm.duality.row_sums import by_row
 
 
@@ -66,7 +66,7 @@ def best_lower_bound(
         return np.where(finite, feasible_value(problem, raw), -math.inf)[()], np.zeros(finite.shape)[()]
     polar = polar_bound(dual_scales(problem)[..., None] * raw, problem.features, shared, thorough)
     best = np.full(np.shape(polar), -math.inf)
-    for candidate in _candidates(problem, raw, means, thorough):
+    for candidate in _candidates(problem, raw, means, thorough, shared is not None):
         best = np.fmax(best, feasible_value(problem, candidate, shared, thorough))
     return np.where(finite, best, -math.inf)[()], np.where(finite, polar, math.nan)[()]
 
@@ -112,11 +112,13 @@ def _feasible_for_bias(problem: Any, dual: np.ndarray) -> np.ndarray:
     return np.stack([problem.loss.centre(rows, labels, own) for rows, own in pairs]).reshape(dual.shape)
 
 
-def _candidates(problem: Any, raw: np.ndarray, means: np.ndarray, thorough: bool) -> Iterator[np.ndarray]:
+def _candidates(
+    problem: Any, raw: np.ndarray, means: np.ndarray, thorough: bool, sharing: bool
+) -> Iterator[np.ndarray]:
     """Yield dual points, the cheapest first: rows moved onto the boundary, the face, the raw one."""
     scales = dual_scales(problem)[..., None]
     dual = _feasible_for_bias(problem, raw)
-    usable = np.all(np.isfinite(dual), axis=(-2, -1), keepdims=True)
+    usable = np.all(np.abs(scales * dual) < LARGEST, axis=(-2, -1), keepdims=True)  # false for NaN
     safe = np.where(usable, dual, 0.0)
     if problem.features == "free":
         yield np.where(usable, onto_spectral_face(problem, scales * safe, means) / scales, math.nan)
@@ -124,6 +126,9 @@ def _candidates(problem: Any, raw: np.ndarray, means: np.ndarray, thorough: bool
         yield np.where(usable, _rows_onto_boundary(problem, safe), math.nan)
         if thorough:
             face = onto_cone_face(problem, scales * safe, means @ means.mT)
+            yield np.where(usable, face / scales, math.nan)
+        if thorough and sharing and dual.shape[-2] <= SHARING_LIMIT:
+            face = onto_shared_face(problem, scales * safe, means @ means.mT)
             yield np.where(usable, face / scales, math.nan)
     if thorough:
         yield raw

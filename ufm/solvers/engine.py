@@ -24,9 +24,10 @@ from ufm.solvers.batch import Alone, Grouped, Many
 from ufm.solvers.checkpoint import Checkpoints
 from ufm.solvers.coordinates import going_on, in_few_numbers
 from ufm.solvers.escape import Move
-from ufm.solvers.finish import LATE, NEGLIGIBLE, drawn_in, quasi_newton
+from ufm.solvers.finish import NEGLIGIBLE, quasi_newton
 from ufm.solvers.limits import Precision
 from ufm.solvers.run import Action, Run
+from ufm.solvers.starts import best_of_starts
 from ufm.solvers.status import Status
 from ufm.solvers.task import Outcome, Setup, Task
 from ufm.solvers.threads import few_threads
@@ -108,9 +109,7 @@ class Block:
         """Go on more cautiously from the point before the chunk, or end there if that is exhausted."""
         run, point = self.runs[slot], self.device.variables([slot], before=True)
         if not run.exhausted:
-            here = member(point, 0)
-            overflowed = run.descends and run.latest == math.inf  # no chunk of steps has stayed finite yet
-            return [drawn_in(run.task.problem, self.setup.level, here) if overflowed else here]
+            return [member(point, 0)]
         certificate = self._certify([slot], point)[0]
         self._record(slot, certificate.objective, certificate.residual, member(point, 0))
         return self._end(slot, member(point, 0), certificate, Status.NONFINITE)
@@ -146,11 +145,13 @@ class Block:
         for i, move in zip(stuck, moves, strict=True):
             run = self.runs[slots[i]]
             small = move is None or not move.decrease > max(run.least, NEGLIGIBLE * found[i].gap)
-            if run.steps >= LATE and small:
-                other = quasi_newton(run.task.problem, self.setup.level, member(points, i), run.steps)
+            if run.late and small:
+                other = quasi_newton(
+                    run.task.problem, self.setup.level, member(points, i), run.quasi_newton_steps
+                )
                 if other is not None and (move is None or other.decrease > move.decrease):
                     move = other
-            if agreed(move is not None and move.decrease > run.least):
+            if agreed(move is not None and (move.steps or move.decrease > run.least)):
                 point = agreed(member(points, i) if move is None else move.point)
                 yield slots[i], self._escape(slots[i], point, move)
             else:
@@ -164,7 +165,7 @@ class Block:
     def _escape(self, slot: int, point: Any, move: Move | None) -> Result:
         """Go on from where an escape move leads, or end there if the steps are used up."""
         run, task = self.runs[slot], self.runs[slot].task
-        run.escaped("" if move is None else move.sentence)
+        run.escaped("" if move is None else move.sentence, 0 if move is None else move.steps)
         if task.report is None and run.steps < task.limits.max_steps:
             return [point]
         certificate = self._certify([slot], member(point, None))[0]
@@ -186,7 +187,11 @@ def solve_one(
         resume: go on from the checkpoint.
     """
     if checkpoints is None:
-        return in_few_numbers([task], setup, lambda tasks: [_run(tasks[0], setup)])[0]
+
+        def solve(tasks: Sequence[Task]) -> list[Outcome]:
+            return in_few_numbers(tasks, setup, lambda own: [_run(own[0], setup)])
+
+        return best_of_starts([task], solve)[0]
     return _run(task, setup, checkpoints, resume)
 
 
@@ -244,7 +249,13 @@ def solve_many(
             ends.append(solve_one(task, setup))
             report(1)
         return ends
-    return in_few_numbers(tasks, setup, lambda tasks: _run_together(tasks, setup, width, sharding, report))
+
+    def solve(tasks: Sequence[Task]) -> list[Outcome]:
+        return in_few_numbers(
+            tasks, setup, lambda tasks: _run_together(tasks, setup, width, sharding, report)
+        )
+
+    return best_of_starts(tasks, solve)
 
 
 def _run_together(

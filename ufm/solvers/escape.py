@@ -51,11 +51,12 @@ Balanced = tuple[np.ndarray, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Move:
-    """A better point, what was done to get there, and by how much the objective fell."""
+    """A better point, what was done to get there, by how much the objective fell, and how many steps it took."""
 
     point: Any
     description: str
     decrease: float
+    steps: int = 0
 
     @property
     def sentence(self) -> str:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from ufm.duality.certificate import Certificate
 from ufm.model.groups import GroupPoint
 from ufm.model.objective import Variables
+from ufm.solvers.finish import LATE, MOST_EVALUATIONS
 from ufm.solvers.status import Status
 from ufm.solvers.task import Outcome, Record, Task
 
@@ -27,6 +28,8 @@ CREEP = 0.1
 OPEN, EXACT, SLOW = 1e5, 1e2, 1000
 #: Looks without progress after which the run has stalled.
 PATIENCE = 40
+#: And after which one that is certified ends though its residual is above the one asked for: rounding keeps it there.
+CONTENT = 10
 #: Times a run that overflowed or climbed is taken back, each time with a more cautious step.
 RETREATS = 12
 #: A chunk of a rule that should descend climbed if it ends above this many times where it began. Where steps are a
@@ -122,7 +125,7 @@ class Run:
             or self.task.record_every is not None
             or residual <= max(self.limits.residual, self.limits.stationary)
             or self.steps >= self.limits.max_steps
-            or self.idle >= PATIENCE
+            or self.idle >= (CONTENT if self.bound >= (1 - self.limits.tol) * objective else PATIENCE)
             or self._wants_escape(stand_in, residual)
             or self._creeps((objective - self.bound) / objective if objective > 0 else math.inf)
         )
@@ -135,9 +138,8 @@ class Run:
         self.stuck = status is None and self._wants_escape(gap, residual)
         if self.stuck or (status is None and self._creeps(gap)):
             return "escape"
-        self.suspicion = (
-            max(self.suspicion, 2 * self.steps) if self.steps >= self.suspicion else self.suspicion
-        )
+        if self.steps >= self.suspicion:
+            self.suspicion = min(2 * self.steps, LATE) if self.steps < LATE else 2 * self.steps
         return status or self._stay(certificate)
 
     @property
@@ -150,15 +152,29 @@ class Run:
         self.refused_residual, self.refused_steps = certificate.residual, self.steps
         return self._stay(certificate)
 
-    def escaped(self, sentence: str) -> None:
-        """Start afresh after an escape move."""
+    @property
+    def late(self) -> bool:
+        """Whether the quasi-Newton descent may take over, from a rule that only wants to get down."""
+        return self.descends and self.steps >= LATE
+
+    @property
+    def quasi_newton_steps(self) -> int:
+        """How many evaluations a quasi-Newton descent may take."""
+        return min(MOST_EVALUATIONS, 3 * self.steps, self.limits.max_steps - self.steps)
+
+    def escaped(self, sentence: str, steps: int) -> None:
+        """Start afresh after an escape move that took some steps itself."""
+        self.steps += min(steps, self.limits.max_steps - self.steps)
+        self.due = self.steps + self.task.chunk(self.steps)
+        self.suspicion = max(self.suspicion, 2 * self.steps if steps else 0)
         self.start_afresh(self.steps)
         self.escapes += 1
         self.event = f"escape: {sentence}"
 
     def _finished(self, certificate: Certificate) -> Status | None:
         """Return the status of a run that has reached all that was asked for, else None."""
-        if not certificate.residual <= self.limits.residual:
+        content = self.idle >= CONTENT and certificate.certifies(self.limits.tol)
+        if not (certificate.residual <= self.limits.residual or content):
             return None
         if certificate.certifies(self.limits.tol):
             return Status.CERTIFIED
@@ -180,9 +196,10 @@ class Run:
 
     def _creeps(self, relative_gap: float) -> bool:
         """Return whether at this rate the gap would take many more looks to close."""
-        slow = self.convex and self.decrease < CREEP * relative_gap * self.objective
-        asked = self.steps >= max(self.suspicion, 2 * self.refused_steps)
-        return self.task.escapes and asked and relative_gap > self.limits.tol and slow
+        slow = self.late or self.decrease < CREEP * relative_gap * self.objective
+        again = LATE if self.late and self.refused_steps < LATE else 2 * self.refused_steps
+        asked = self.steps >= max(self.suspicion, again)
+        return self.task.escapes and asked and relative_gap > self.limits.tol and self.convex and slow
 
     def _stay(self, certificate: Certificate) -> Action:
         """Return the status of a run in which nothing moves or the steps are used up; first try shorter steps."""

@@ -111,6 +111,12 @@ SETTINGS: dict[str, Setting] = {
         always_in_key=True,
     ),
     "seed": Setting(0, int, "of the random start", nonnegative_integer, always_in_key=True),
+    "starts": Setting(
+        1,
+        int,
+        "random starts to try, from the seed on, until one is certified; the best counts",
+        positive_integer,
+    ),
     "tol": Setting(
         1e-8, float, "relative duality gap to certify, below 1", gap_tolerance, always_in_key=True
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 from pathlib import Path
@@ -16,6 +17,7 @@ from ufm.inputs.files import replacing
 from ufm.model.groups import GroupPoint
 from ufm.model.objective import Variables
 from ufm.model.problem import Level, Problem, row_labels
+from ufm.solvers.finish import DENSE, least_curvature
 from ufm.solvers.status import Status
 from ufm.text import Readable, wrapped
 
@@ -59,11 +61,21 @@ class Solution(Readable):
         lines = [
             str(self.problem),
             "",
-            wrapped(f"Status: {self.status} after {self.steps} steps. {self.status.sentence}"),
+            wrapped(f"Status: {self.status} after {self.steps} steps. {self.status.sentence}{self._kind}"),
             f"Objective   {self.objective:.14g}",
             f"Lower bound {bound:.14g} (relative gap {gap:.1e})",
         ]
         return "\n".join(lines)
+
+    @property
+    def _kind(self) -> str:
+        """What a stalled point is to second order, where that takes no time."""
+        size = self._variables.weight.size + self._variables.features.size
+        if self.status is not Status.STALLED or size > DENSE or not self.problem.loss.convex:
+            return ""
+        kind = "a local minimum" if self.least_curvature > -1e-6 else "a saddle"
+        least = f"{self.least_curvature:.0e}"
+        return f" To second order it is {kind} of the coordinates in use (least curvature {least})."
 
     @property
     def group(self) -> GroupPoint | None:
@@ -98,6 +110,21 @@ class Solution(Readable):
     def objective(self) -> float:
         """The objective ``P`` at the point."""
         return self.certificate.objective
+
+    @functools.cached_property
+    def least_curvature(self) -> float:
+        """Least curvature of the objective at the point, where the regulariser's is 1; that of a saddle is negative.
+
+        In balanced coordinates, among the directions that features at zero leave; by differences of gradients, to
+        about 1e-6. It says what kind of point it is where ``dim < K`` leaves the gap open.
+
+        Example:
+            >>> import ufm
+            >>> solution = ufm.solve(Problem([30, 20, 10], dim=2, weight_decay=1e-3, feature_decay=1e-4))
+            >>> str(solution.status), solution.least_curvature > -1e-6
+            ('stalled', True)
+        """
+        return least_curvature(self.problem, self.level, self._variables)
 
     @property
     def excess(self) -> float:

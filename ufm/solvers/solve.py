@@ -22,6 +22,7 @@ from ufm.solvers.checkpoint import Checkpoints
 from ufm.solvers.coordinates import chosen_level
 from ufm.solvers.engine import as_asked, solve_one
 from ufm.solvers.fingerprint import run_key
+from ufm.solvers.finish import drawn_in
 from ufm.solvers.limits import Precision
 from ufm.solvers.progress import gap_progress
 from ufm.solvers.rule import StepRule
@@ -40,6 +41,7 @@ def solve(
     max_steps: int | Any = SETTINGS["max_steps"].default,
     progress: bool | Callable[[Record], None] | Any = False,
     *,
+    starts: int | Any = SETTINGS["starts"].default,
     start: Variables | Solution | tuple[Any, ...] | Any | None = None,
     escapes: bool | Any = SETTINGS["escapes"].default,
     residual_tol: float | Any | None = SETTINGS["residual_tol"].default,
@@ -69,7 +71,10 @@ def solve(
         tol: relative duality gap ``(P - D)/P`` to certify; below 1, as ``D = 0`` proves nothing.
         max_steps: limit on the number of steps.
         progress: True for a progress bar on stderr, or a function that is given every record of the history.
-        start: a `Solution` or a tuple ``(weight, features)`` or ``(weight, features, bias)`` to start from.
+        starts: random starts to try, from ``seed`` on, until one is certified; the best one is returned, with its own
+            steps. Where ``dim < K`` the ends of several starts differ.
+        start: a `Solution` or a tuple ``(weight, features)`` or ``(weight, features, bias)`` to start from. The
+            default rule draws it in along its ray where its regulariser is above the objective at zero.
         escapes: whether to use escape moves when stuck.
         residual_tol: relative projected gradient to reach before stopping, besides ``tol``; by default 1e-7 in
             float64 and 1e-4 in float32. The errors of norms and angles are of this order.
@@ -110,6 +115,7 @@ def solve(
         {
             "level": level,
             "seed": seed,
+            "starts": starts,
             "tol": tol,
             "max_steps": max_steps,
             "escapes": escapes,
@@ -122,12 +128,14 @@ def solve(
     rule = step_rule(SETTINGS["solver"].default if solver is None else solver, parameters)
     seed, bounds = settings["seed"], limits(settings)
     free = start is None and observe is None
+    if settings["starts"] > 1 and not (free and checkpoint is None):
+        raise InputError(f"starts must be 1 with start, observe or checkpoint, got {settings['starts']}")
     level = chosen_level(problem, settings["level"], rule, free)
     if level != "group":
         _check_size(problem, level)
     if record_every is not None:
         record_every = positive_integer("record_every", record_every)
-    given = None if start is None else functools.partial(_checked_start, problem, level, start)
+    given = None if start is None else functools.partial(_checked_start, problem, level, start, rule.descends)
     checkpoints = None
     if checkpoint is not None:
         key = run_key(problem, level, rule, precision, seed if given is None else given())
@@ -141,7 +149,8 @@ def solve(
     setup = Setup(level, rule, precision, devices)
     held = contextlib.nullcontext() if checkpoints is None else checkpoints.held()
     with held, gap_progress(progress, bounds.tol) as report:
-        task = Task(problem, bounds, seed, given, settings["escapes"], report, record_every, observe)
+        way = (settings["escapes"], report, record_every, observe, settings["starts"])
+        task = Task(problem, bounds, seed, given, *way)
         outcome = as_asked(task, solve_one(task, setup, checkpoints, resume), setup, settings["level"])
     if problem.classifier is not None:  # as it was given, not as the precision of the run has it
         outcome = dataclasses.replace(outcome, point=outcome.variables._replace(weight=problem.classifier))
@@ -183,8 +192,8 @@ def _check_parts(progress: Any, observe: Any, devices: Any) -> None:
         raise InputError(f"devices must be a list of JAX devices, got {devices!r}")
 
 
-def _checked_start(problem: Problem, level: Level, start: Any) -> Variables:
-    """Return a user's start as `Variables`, or raise `InputError`."""
+def _checked_start(problem: Problem, level: Level, start: Any, descends: bool) -> Variables:
+    """Return a user's start as `Variables`, drawn in if the objective is to descend, or raise `InputError`."""
     if not isinstance(start, Solution | tuple | list) or (
         not isinstance(start, Solution) and len(start) not in (2, 3)
     ):
@@ -218,4 +227,4 @@ def _checked_start(problem: Problem, level: Level, start: Any) -> Variables:
         ):
             raise InputError("start weight must be the classifier of the problem, which is fixed")
         parts.append(None if array is None else array.astype(np.float64, copy=False))
-    return Variables(*parts)
+    return drawn_in(problem, level, Variables(*parts)) if descends else Variables(*parts)

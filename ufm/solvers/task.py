@@ -35,6 +35,7 @@ class Task:
         record_every: steps between two records, each with a certificate of its own; None: few at first, growing with
             the run, a certificate only where it could end the run, free it, or give it up.
         observe: adds to every record what it sees of the point.
+        starts: how many random starts to try until one is certified (`ufm.solvers.starts`).
     """
 
     problem: Problem
@@ -45,6 +46,7 @@ class Task:
     report: Callable[[Record], None] | None = None
     record_every: int | None = None
     observe: Observer | None = None
+    starts: int = 1
 
     def chunk(self, steps: int) -> int:
         """Return how many steps to take before the next look."""

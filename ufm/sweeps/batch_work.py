@@ -47,7 +47,13 @@ def solve_together(
     """Solve members of equal `Member.shape`, at most ``width`` at a time (`ufm.solvers.engine.solve_many`)."""
     first = members[0]
     tasks = [
-        Task(member.problem, member.limits, member.fields["seed"], escapes=member.fields["escapes"])
+        Task(
+            member.problem,
+            member.limits,
+            member.fields["seed"],
+            escapes=member.fields["escapes"],
+            starts=member.fields["starts"],
+        )
         for member in members
     ]
     setup = Setup(first.level, first.rule, first.precision)
