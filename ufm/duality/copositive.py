@@ -47,25 +47,33 @@ def sharing_bound(product: Float[np.ndarray, "K K"], gram: Float[np.ndarray, "K 
         >>> round(float(clipped), 3), round(sharing_bound(product, means @ means.T), 12)
         (1.138, 1.0)
     """
+    return _largest(product + sharing_multiplier(product, gram))
+
+
+def sharing_multiplier(
+    product: Float[np.ndarray, "K K"], gram: Float[np.ndarray, "K K"]
+) -> Float[np.ndarray, "K K"]:
+    """Return the S of that bound; arguments as there, infinite where these are not finite."""
     norms = np.sqrt(np.maximum(np.diagonal(gram), np.finfo(np.float64).tiny))
     with np.errstate(all="ignore"):
         cosines = gram / np.outer(norms, norms)
     cosines = (cosines + cosines.T) / 2
     if not np.all(np.isfinite(cosines)):
-        return math.inf
+        return np.full_like(product, math.inf)
     apart = (cosines <= TOGETHER) & ~np.eye(len(gram), dtype=bool)
     values, vectors = np.linalg.eigh(cosines)
     basis, rank = norms[:, None] * vectors[:, values > USED * values[-1]], np.sum(values > USED * values[-1])
     basis = np.linalg.qr(basis, mode="complete")[0]
     used, others = basis[:, :rank], basis[:, rank:]
-    multiplier = np.where(apart, np.maximum(-product, 0.0), 0.0)
-    best = _largest(product + multiplier)
+    best = multiplier = np.where(apart, np.maximum(-product, 0.0), 0.0)
+    least = _largest(product + best)
     for complement, steps in ((None, STEPS), (others, min(EIGEN_STEPS, int(EIGEN_WORK / len(gram) ** 3)))):
-        if best <= 1 + EXACT * len(gram):
+        if least <= 1 + EXACT * len(gram):
             break
         displacement = functools.partial(_displacement, used=used, others=complement)
         multiplier = nearest(product, multiplier, apart, displacement, steps)
-        best = min(best, _largest(product + multiplier))
+        reached = _largest(product + multiplier)
+        best, least = (multiplier, reached) if reached < least else (best, least)
     return best
 
 

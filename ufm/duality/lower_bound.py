@@ -17,6 +17,7 @@ from jaxtyping import Float
 from ufm.duality.faces import has_free_bias, onto_cone_face, onto_spectral_face
 from ufm.duality.polar import ROUNDING, polar_bound
 from ufm.duality.row_sums import by_row
+from ufm.model.problem import Problem
 
 
 def dual_scales(problem: Any) -> Float[np.ndarray, "*members K"]:
@@ -70,6 +71,17 @@ def best_lower_bound(
     return np.where(finite, best, -math.inf)[()], np.where(finite, polar, math.nan)[()]
 
 
+def best_dual(
+    problem: Problem, raw: Float[np.ndarray, "C K"], gram: Float[np.ndarray, "C C"]
+) -> Float[np.ndarray, "C K"]:
+    """Return the feasible Q whose value is the best bound found from ``raw``; arguments as above, one problem."""
+    shared = gram if problem.loss.shares_directions or problem.bias is not None else None
+    if problem.classifier is not None:
+        return _feasible(problem, raw, None)
+    found = [_feasible(problem, candidate, shared) for candidate in _candidates(problem, raw, gram, True)]
+    return max(found, key=lambda dual: np.nan_to_num(_value(problem, dual), nan=-math.inf))
+
+
 def feasible_value(
     problem: Any,
     dual: Float[np.ndarray, "*members C K"],
@@ -82,10 +94,19 @@ def feasible_value(
         dual: ``Q``.
         gram: of the class means, where it may sharpen the bound on the polar.
     """
+    return _value(problem, _feasible(problem, dual, gram))
+
+
+def _feasible(problem: Any, dual: np.ndarray, gram: np.ndarray | None) -> np.ndarray:
     dual = _feasible_for_bias(problem, dual)
-    if problem.classifier is None:
-        polar = polar_bound(dual_scales(problem)[..., None] * dual, problem.features, gram)
-        dual = dual / np.maximum(1.0, polar)[..., None, None]
+    if problem.classifier is not None:
+        return dual
+    polar = polar_bound(dual_scales(problem)[..., None] * dual, problem.features, gram)
+    return dual / np.maximum(1.0, polar)[..., None, None]
+
+
+def _value(problem: Any, dual: np.ndarray) -> Any:
+    """Return the value of a feasible dual point; minus infinity where a free bias is not balanced."""
     value = dual_value(problem, dual)
     if has_free_bias(problem):
         allowance = ROUNDING * dual.shape[-1] * _mean(problem, np.abs(dual))

@@ -11,7 +11,7 @@ from jaxtyping import Int
 from ufm.conventions import charged, sampled_counts
 from ufm.losses.by_name import parse_loss
 from ufm.model.problem import Problem
-from ufm.prediction.solved import predict
+from ufm.prediction.solved import best_known, predict
 from ufm.theory import ClosedFormError, Prediction
 
 #: Name -> loss as text, and the power of the counts that the sampler draws by.
@@ -54,7 +54,7 @@ class Remedy:
 
 
 def predicted_remedies(
-    problem: Problem, feature_decay: float, charge: float, solve: bool = False
+    problem: Problem, feature_decay: float, charge: float, solve: bool = True
 ) -> tuple[Remedy, ...]:
     """Return every remedy with its prediction.
 
@@ -64,7 +64,7 @@ def predicted_remedies(
         problem: as it is.
         feature_decay: ``lambda_H`` of a class of average size.
         charge: the exponent g.
-        solve: whether to solve those without a closed form, which loads JAX.
+        solve: whether to solve those without a closed form if they are small (`best_known`), which loads JAX.
     """
     found = []
     for name, (loss, power) in REMEDIES.items():
@@ -76,8 +76,10 @@ def predicted_remedies(
 
 
 def _prediction(problem: Problem, solve: bool) -> Prediction | None:
+    if solve:
+        return best_known(problem)[0]
     try:
-        return predict(problem, solve)
+        return predict(problem)
     except ClosedFormError:
         return None
 
@@ -90,7 +92,7 @@ def remedy_table(remedies: tuple[Remedy, ...]) -> str:
             lines.append(_line(remedy.name, remedy.prediction))
     open_ones = ", ".join(remedy.name for remedy in remedies if remedy.prediction is None)
     if open_ones:
-        lines.append(f"No closed form, so not listed: {open_ones} (--solve).")
+        lines.append(f"No closed form and not solved, so not listed: {open_ones}.")
     return "\n".join(lines)
 
 

@@ -10,14 +10,13 @@ import numpy as np
 from jaxtyping import Float
 
 from ufm.duality.certificate import class_means
-from ufm.metrics import measure, nc1
+from ufm.metrics import measure, nc1, still
 from ufm.model.objective import Variables
 from ufm.model.problem import row_labels
 from ufm.solvers.status import Status
 from ufm.solvers.task import Outcome
 from ufm.sweeps.member import Member
 from ufm.theory import ClosedFormError, Prediction, predict
-from ufm.verification.geometry import STILL
 
 #: Relative gaps below this are rounding: what is judged by the gap is judged by at least this one.
 SMALLEST_GAP = 1e-13
@@ -181,8 +180,7 @@ def _collapse(members: Sequence[Member], rows: dict[str, np.ndarray]) -> dict[st
     zero = np.stack([np.full(counts.shape[1], np.nan) if bounds is None else bounds for bounds in found])
     zero = np.where(usable[:, None], zero, np.nan)
     undecided = np.array([bounds is None for bounds in found])[:, None]
-    still = rows["norms"] * rows["weight_norms"].max(axis=1, keepdims=True) <= STILL
-    collapsed = np.where(undecided, still, rows["margins"] <= zero)
+    collapsed = np.where(undecided, still(rows["norms"], rows["weight_norms"]), rows["margins"] <= zero)
     return {"zero_margins": zero, "collapsed": collapsed, "num_collapsed": collapsed.sum(axis=1)}
 
 

@@ -27,7 +27,8 @@ from ufm.conventions import charged
 from ufm.losses import CrossEntropy, Loss
 from ufm.metrics.statistics import FeatureStatistics
 from ufm.model.problem import FeatureSet, Problem
-from ufm.theory import ClosedFormError, Prediction, predict
+from ufm.prediction.solved import best_known
+from ufm.theory import ClosedFormError, Prediction
 from ufm.theory.scalar import symmetric_form
 from ufm.verification.checks import listed
 from ufm.verification.measured import MeasuredLayer
@@ -238,7 +239,7 @@ def fit_decays(
     problem = Problem(
         statistics.counts, statistics.dim, estimate.weight_decay, cost, loss=loss, features=features
     )
-    prediction, notes = predicted(problem)
+    prediction, notes = best_known(problem)
     if prediction is not None:
         ignored = "" if statistics.classifier[1] is None else " The fit ignores the bias."
         name = "cross-entropy" if type(loss) is CrossEntropy else repr(loss).partition("(")[0]
@@ -250,12 +251,3 @@ def fit_decays(
 
 def _no_fit(reason: str) -> Fit:
     return Fit(None, None, (f"No decays estimated: {reason}.",))
-
-
-def predicted(problem: Problem) -> tuple[Prediction | None, tuple[str, ...]]:
-    """Return the prediction, or None and the sentence that says why there is none."""
-    try:
-        return predict(problem), ()
-    except ClosedFormError as error:
-        text = str(error).rstrip(".")
-        return None, (f"{text[:1].upper()}{text[1:]}.",)
