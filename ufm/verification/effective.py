@@ -223,7 +223,7 @@ def stationary_decays(
         charge = max(-float(size @ np.log(own)) / spread, 0.0) if spread > 0 else 0.0
     each = own / (charged(1.0, counts, charge)[living] if charge else 1.0)
     middle = math.exp(float(np.median(np.log(each))))
-    weight_decay = float(counts @ pulls) / N / float(np.sum(weight**2))
+    weight_decay = float(counts @ pulls / N / np.sum(weight**2))
     if not weight_decay > 0:
         return None
     per_class = np.zeros(len(counts))
