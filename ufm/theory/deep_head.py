@@ -8,8 +8,8 @@ product of ``D + 1`` factors is ``(D+1)/2 c sum_k s_k^(2/(D+1))`` over the singu
 
 which is not convex for D > 1. With ``b = D N (N lambda_W^D lambda_H)^(1/D)`` it is stationary where ``b/n_k =
 D (1-z)^((D+1)/D) z^((D-1)/D)``, and its largest root is better than ``z = 0`` where ``z > (D-1)/D``, that is
-``b/n_k < (D-1)^((D-1)/D)/D``: there the logit jumps to zero from ``(D-1)/D`` although the root lives on. A prediction without a
-certificate: that no other logits are better was checked by direct optimisation only, for D up to 3.
+``b/n_k < (D-1)^((D-1)/D)/D``: there the logit jumps to zero from ``(D-1)/D`` although the root lives on. A prediction
+without a certificate: that no other logits are better was checked by direct optimisation only, for D up to 3.
 """
 
 from __future__ import annotations
