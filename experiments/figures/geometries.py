@@ -2,11 +2,11 @@
 
 Ten classes, five (A) of 500 samples and five (B) of 50. For every model the lengths of class means and classifier
 rows and the margins of the minority over those of the majority, and the angles in and between the groups: in closed
-form where there is one (else by a solve from another start), solved and certified in any case. The simplex ETF and the orthogonal frame (OF) need equal
-counts, so the same samples are divided evenly; SELI is the limit of vanishing decays, approached like one over their
-logarithm; LPM is the Layer-Peeled Model, UFM+ has non-negative features, GOF is the general orthogonal frame. With a
-fixed frame for a classifier no class dies; the supervised contrastive loss (SCL, a tenth of the samples, temperature
-0.5) has no classifier, and its class means are orthogonal.
+form where there is one (else by a solve from another start), solved and certified in any case. The simplex ETF and
+the orthogonal frame (OF) need equal counts, so the same samples are divided evenly; SELI is the limit of vanishing
+decays, approached like one over their logarithm; LPM is the Layer-Peeled Model, UFM+ has non-negative features, GOF
+is the general orthogonal frame. With a fixed frame for a classifier no class dies; the supervised contrastive loss
+(SCL, a tenth of the samples, temperature 0.5) has no classifier, and its class means are orthogonal.
 
 Then the collapse threshold: the sqrt(lambda_W lambda_H) from which on the minority classes are one, in units of
 sqrt(n_B)/N, found by bisection on solutions, and predicted. The prediction for non-negative features: let B_k =

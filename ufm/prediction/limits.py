@@ -6,9 +6,9 @@ As ``l = sqrt(lambda_W lambda_H) -> 0`` the logits grow without bound and in the
 
 (scales a of vector scaling; offsets and class weights play no part in the end), with the gauge of non-negative
 features in the place of the nuclear norm where they are. Without scales that is SELI (`ufm.theory.seli`), or
-orthogonal features (`ufm.theory.weak_decay_limit`); with them there is no closed form. Directions approach their limit
-like the reciprocal of the logits' size, which grows like ``log(1/l)``: so certified optima at falling decays are
-extrapolated in that reciprocal by polynomials (Neville), and the error is what the last orders still change.
+orthogonal features (`ufm.theory.weak_decay_limit`); with them there is no closed form. Directions approach their
+limit like the reciprocal of the logits' size, which grows like ``log(1/l)``: so certified optima at falling decays
+are extrapolated in that reciprocal by polynomials (Neville), and the error is what the last orders still change.
 """
 
 from __future__ import annotations
