@@ -26,22 +26,28 @@ class Descent:
 
     def __init__(self, model: SupervisedContrastive) -> None:
         self.model = model
-        labels = model.labels
-        same = labels[:, None] == labels
-        pairs = same & ~np.eye(len(labels), dtype=bool)
         self._run = jax.jit(self._descend)
         self._value = jax.jit(self.value)
-        self.apart, self.pairs = ~same, pairs[model.counts[labels] >= 2]
-        self.anchors = np.flatnonzero(model.counts[labels] >= 2)
+        self._parts = []
+        for rows in model.batch_rows:
+            labels = model.labels[rows]
+            same = labels[:, None] == labels
+            pairs = same & ~np.eye(len(labels), dtype=bool)
+            anchors = np.flatnonzero(pairs.any(axis=1))
+            self._parts.append((rows, anchors, pairs[anchors], ~same[anchors]))
 
     def value(self, features: Float[Any, "rows d"]) -> Float[Any, ""]:
-        """Return the loss, exact also where it is tiny: ``log(n-1)`` plus what exceeds it."""
-        similar = features[self.anchors] @ features.T / self.model.temperature
-        others = self.pairs.sum(axis=1)
-        mean = jnp.sum(similar * self.pairs, axis=1, keepdims=True) / others[:, None]
-        excess = jnp.sum(jnp.expm1(similar - mean) * self.pairs, axis=1)
-        excess += jnp.sum(jnp.exp(similar - mean) * self.apart[self.anchors], axis=1)
-        return jnp.sum(jnp.log(others) + jnp.log1p(excess / others))
+        """Return the loss, exact also where it is tiny: ``log(n-1)`` plus what exceeds it, summed over batches."""
+        total = jnp.zeros(())
+        for rows, anchors, pairs, apart in self._parts:
+            mine = features[rows]
+            similar = mine[anchors] @ mine.T / self.model.temperature
+            others = pairs.sum(axis=1)
+            mean = jnp.sum(similar * pairs, axis=1, keepdims=True) / others[:, None]
+            excess = jnp.sum(jnp.expm1(similar - mean) * pairs, axis=1)
+            excess += jnp.sum(jnp.exp(similar - mean) * apart, axis=1)
+            total += jnp.sum(jnp.log(others) + jnp.log1p(excess / others))
+        return total
 
     def project(self, features: Float[Any, "rows d"]) -> Float[Any, "rows d"]:
         """Return the nearest point: clipped at zero, then shortened to the radius."""
@@ -51,7 +57,7 @@ class Descent:
 
     def start(self, seed: int) -> Float[np.ndarray, "rows d"]:
         """Return random directions of full length."""
-        drawn = np.abs(np.random.default_rng(seed).normal(size=(len(self.apart), self.model.dim)))
+        drawn = np.abs(np.random.default_rng(seed).normal(size=(len(self.model.labels), self.model.dim)))
         return self.model.radius * drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
 
     def run(self, features: Float[np.ndarray, "rows d"]) -> tuple[np.ndarray, float, int]:
