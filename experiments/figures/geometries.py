@@ -146,7 +146,10 @@ def predicted(model: Model, decay: float) -> dict[str, float] | None:
         limit = seli(model.counts)
         return geometry(limit.gram_features, limit.gram_weights, limit.logits)
     form, _ = best_known(model.problem(decay))
-    return None if form is None else geometry(form.gram_features, form.gram_weights, form.logits)
+    if form is None:
+        return None
+    found = geometry(form.gram_features, form.gram_weights, form.logits)
+    return found | ({} if form.relative_gap is None else {"gap": form.relative_gap})
 
 
 def compare(model: Model, decay: float, accuracy: float) -> dict[str, Any]:
@@ -220,12 +223,13 @@ def found_threshold(model: Model, accuracy: float) -> tuple[float, bool]:
 
 
 def table(records: list[dict[str, Any]]) -> str:
-    """Return two lines per model, predicted above solved; without a closed form only the second."""
+    """Return two lines per model, predicted (by theory, or a solve of its own) above solved."""
     lines = ["minority (B) over majority (A): lengths, margins; then angles in degrees"]
     lines += [f"{'':21}" + "".join(f"{head:>7}" for head, _ in QUANTITIES.values()) + f"{'gap':>9}"]
     for record in records:
         gap = f"{record['relative gap']:.0e}" if np.isfinite(record["relative gap"]) else "none"
-        rows = [(record["model"], record["predicted"], "theory"), ("", record["solved"], gap)]
+        source = "solve" if "gap" in (record["predicted"] or {}) else "theory"
+        rows = [(record["model"], record["predicted"], source), ("", record["solved"], gap)]
         for name, row, last in rows if record["predicted"] else [(record["model"], *rows[1][1:])]:
             cells = (f"{row[key]:7.{1 if angle else 3}f}" for key, (_, angle) in QUANTITIES.items())
             lines.append(f"{name:21}" + "".join(cells) + f"{last:>9}")
