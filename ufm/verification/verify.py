@@ -84,8 +84,8 @@ def verify(
         bias: its bias, if any.
         statistics: `FeatureStatistics` of the features, made with the classifier.
         second_pass: NC4 of streamed features, which takes a second pass over them; left out if omitted.
-        problem: counts, decays and loss. If omitted for arrays, counts come from the labels, a bias is ignored, and
-            the decays and who pays for features are estimated (`ufm.verification.effective`): the rest is a test.
+        problem: counts, decays and loss. If omitted for arrays, counts come from the labels, and the
+            decays and who pays for features are estimated (`ufm.verification.effective`): the rest is a test.
         loss: without a problem: what the network was trained with, class weights included; else cross-entropy.
         charge: without a problem: the exponent g of who pays for features (`ufm.conventions.charged`), if known.
         tol: relative duality gap that the point claims, default ``solution.tol``; below 1, as larger ones prove
