@@ -3,9 +3,8 @@
 Ten classes, five of 500 samples and five of 500/R. (a) The smallest margin with a learned classifier, which falls to
 zero at the critical ratio, and with orthogonal rows fixed, as long together as the learned ones: it never does. (b)
 What that costs: the whole objective, the fixed classifier's own charge included, over the learned optimum. (c) The
-largest cosine between class means of the supervised contrastive loss (temperature 0.5, 40 and 40/R samples), all at
-once and in random batches, and the relative gap to its bound. Lines and rings are predicted, dots solved and
-certified.
+smallest angle between class means of the supervised contrastive loss (temperature 0.5, 40 and 40/R samples), all at
+once and in batches that tie all classes. Lines are predicted, dots solved and certified.
 
     python -m experiments.figures.frames [--suffix pdf] [--quick]
 """
@@ -81,7 +80,7 @@ def _parts(num_samples: int) -> list[np.ndarray]:
 def figure(learned: list[dict[str, Any]], own: list[dict[str, Any]]) -> Figure:
     """Return the figure."""
     with canvas(PAGE, 2.6) as drawn:
-        margins, cost, cosines = drawn.subplots(1, 3)
+        margins, cost, angles = drawn.subplots(1, 3)
         ratios = [row["R"] for row in learned]
         for i, (name, colour) in enumerate((("learned", BLUE), ("fixed frame", VERMILLION))):
             margins.plot(ratios, [row["predicted"][i] for row in learned], color=colour, lw=0.9)
@@ -91,19 +90,18 @@ def figure(learned: list[dict[str, Any]], own: list[dict[str, Any]]) -> Figure:
         for batched, colour, marker in ((False, GREEN, "o"), (True, BLACK, "s")):
             mine = [row for row in own if row["batched"] is batched]
             name = "in batches" if batched else "all at once"
-            values = [max(row["cosine"], 1e-16) for row in mine]
-            cosines.plot(
+            values = [np.degrees(np.arccos(row["cosine"])) for row in mine]
+            angles.plot(
                 [row["R"] for row in mine], values, marker, color=colour, ms=3.5, mfc="none", label=name
             )
-        cosines.set_yscale("log")
-        cosines.set_ylim(1e-17, 1)
-        titles = ("(a) smallest margin", "(b) cost in objective (%)", "(c) largest cosine, SCL")
-        for axes, title in zip((margins, cost, cosines), titles, strict=True):
+        angles.set_ylim(0, 100)
+        titles = ("(a) smallest margin", "(b) cost in objective (%)", "(c) smallest angle (degrees), SCL")
+        for axes, title in zip((margins, cost, angles), titles, strict=True):
             axes.set_xscale("log")
             axes.set_xlabel("imbalance ratio $R$")
             axes.set_title(title, loc="left")
         margins.legend()
-        cosines.legend()
+        angles.legend()
     return drawn
 
 

@@ -481,14 +481,12 @@ def test_free_balanced_features_are_fitted_with_the_simplex():
     assert report["feature angles"].verdict == "pass"
 
 
-@pytest.mark.parametrize("reason", ["missing", "free", "collapsed"])
+@pytest.mark.parametrize("reason", ["missing", "collapsed"])
 def test_no_estimate_is_said_in_a_sentence(reason):
     layer = network(NETWORK)
     if reason == "missing":
         keep = layer["labels"] != 2
         layer |= {"features": layer["features"][keep], "labels": layer["labels"][keep]}
-    elif reason == "free":
-        layer["features"] = layer["features"] - 0.1
     else:
         layer["features"] = np.zeros_like(layer["features"])
     report = verify(**layer)
