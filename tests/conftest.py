@@ -2,6 +2,8 @@
 
 Compiling takes most of the time, and most programs are compiled in more than one process: compiled programs are
 kept in a folder for all workers, subprocesses and notebooks of a session, unless the environment names one to keep.
+Every day they are compiled without what makes them fast, which takes a quarter less time, and for the slow tests as
+users have them.
 
 Hypothesis draws the same examples every time, unless ``--hypothesis-seed`` asks for others.
 """
@@ -26,7 +28,9 @@ settings.register_profile("seeded", deadline=None, derandomize=False, database=N
 
 
 def pytest_configure(config):
-    """Choose the examples before a test module is read."""
+    """Choose the examples, and how to compile, before a test module is read."""
+    if config.option.markexpr == "not slow":
+        os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
     seeded = config.getoption("--hypothesis-seed") is not None
     settings.load_profile("seeded" if seeded else "fixed")
 

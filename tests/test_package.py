@@ -173,6 +173,7 @@ def test_predicting_from_the_command_line_loads_neither_jax_nor_statistics(tmp_p
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
 
 
+@pytest.mark.slow
 def test_examples_in_docstrings_run():
     """In a process of its own, where lists may be passed as users pass them."""
     script = (

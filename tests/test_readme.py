@@ -54,17 +54,11 @@ PLAIN = [text for text in SHELL if all(re.fullmatch(r"ufm [^&|$]*", line) for li
 SCRIPTS = [text for text in SHELL if text not in PLAIN]
 
 
-#: Plain commands that take long: a hundred classes, and the sweep.
-LONG = re.compile("cifar100|sweep|figures")
-
-
-@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_plain_commands_run(every, tmp_path, monkeypatch, capsys):
+@pytest.mark.slow
+def test_plain_commands_run(tmp_path, monkeypatch, capsys):
     """In order and in one empty directory, because later commands read what earlier ones wrote."""
     lines = [line for text in PLAIN for line in text.splitlines()]
     assert {line.split()[1] for line in lines} >= {"predict", "solve", "verify", "advise", "sweep"}
-    lines = [line for line in lines if every or not LONG.search(line)]
-    assert {line.split()[1] for line in lines} >= {"predict", "solve", "verify", "advise"}
     monkeypatch.chdir(tmp_path)
     (config,) = blocks("toml")
     (tmp_path / "ratios.toml").write_text(config)
@@ -201,6 +195,14 @@ def test_names_in_the_readme_exist():
     assert len(names) >= 10
     for name in names:
         pkgutil.resolve_name(f"ufm{name}")
+
+
+@pytest.mark.slow
+def test_names_in_the_readme_are_there_after_import_ufm():
+    names = set(re.findall(r"\bufm\.(\w+)", README)) - {"toml"}
+    script = "import sys, ufm; [getattr(ufm, name) for name in (*sys.argv[1:], '__version__')]"
+    done = subprocess.run([sys.executable, "-c", script, *sorted(names)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_version_to_cite_is_this_one():

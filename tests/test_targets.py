@@ -102,7 +102,7 @@ def test_flips_are_an_axis_of_sweeps():
 
 
 def test_verification_judges_what_a_gap_says_of_contexts():
-    contexts = targets.next_token([[5, 3, 0, 0], [0, 6, 2, 1], [1, 1, 1, 1], [0, 0, 0, 7], [2, 2, 2, 2]])
+    contexts = targets.next_token([[5, 3, 0], [0, 6, 2], [1, 1, 1], [0, 0, 7], [1, 2, 0], [2, 2, 2]])
     given = {"dim": 6, "weight_decay": 2e-2, "feature_decay": 2e-3, "features": "free"}
     problem = ufm.Problem(contexts.counts, targets=contexts.targets, **given)
     solution = ufm.solve(problem, progress=lambda record: None)
@@ -121,8 +121,17 @@ def test_verification_judges_what_a_gap_says_of_contexts():
     )
     assert uneven["balance"].verdict == "fail"
     assert uneven["duality gap"].verdict == "fail"
+    moved = ufm.verify(
+        features=solution.features,
+        labels=solution.labels,
+        weight=solution.weight + 0.01 * np.eye(*solution.weight.shape),
+        problem=problem,
+        tol=1e-8,
+    )
+    for name in ("Gram matrix of features", "Gram matrix of classifier", "probabilities"):
+        assert (report[name].verdict, moved[name].verdict) == ("pass", "fail")
     np.testing.assert_allclose(
-        report.measured.spectra["features"][:3], report.measured.spectra["classifier"][:3]
+        report.measured.spectra["features"][:2], report.measured.spectra["classifier"][:2]
     )
 
 

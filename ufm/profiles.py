@@ -29,7 +29,7 @@ from ufm.inputs.checks import (
 )
 from ufm.inputs.counts_file import read_counts
 
-#: Most classes that a profile may have: advice on so many takes ten seconds. No limit of the mathematics.
+#: Most classes that a profile may have: advice on so many takes seconds and 1.3 GB. No limit of the mathematics.
 MAX_CLASSES = 10**6
 
 #: Most samples of a parametric profile: beyond, the rounding errors of a law could exceed one sample.

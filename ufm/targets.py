@@ -5,25 +5,34 @@ Each returns `Contexts`, counts and targets for a problem: ``ufm.Problem(context
 best feature.
 """
 
-import zipfile
+import operator
+import reprlib
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from ufm.inputs.arrays import real_array
 from ufm.inputs.checks import (
     InputError,
     class_counts,
+    dense,
     finite_vector,
+    fits_memory,
+    nonnegative_float,
     one_of,
     positive_float,
     positive_integer,
     target_rows,
+    to_numpy,
 )
+from ufm.inputs.files import open_archive, path_of
 
 #: Kinds of label noise.
 KINDS = ("symmetric", "pair")
+#: Largest parameter of a Beta distribution whose quadrature rule can be computed.
+MAX_ALPHA = 1e3
 
 
 class Contexts(NamedTuple):
@@ -40,6 +49,11 @@ class Contexts(NamedTuple):
     of: Int[np.ndarray, " given"]
 
 
+def _check_table(contexts: int, columns: int) -> None:
+    """Raise `InputError` before a table is made that would not fit into memory."""
+    fits_memory(f"{contexts:,} contexts", contexts * columns, "take fewer classes")
+
+
 def merged(counts: Any, targets: Any) -> Contexts:
     """Return contexts with equal targets as one, in the order of their first, those without samples left out.
 
@@ -51,15 +65,34 @@ def merged(counts: Any, targets: Any) -> Contexts:
         >>> merged([3, 2, 1], [[1, 0], [0.5, 0.5], [1, 0]]).counts.tolist()
         [4, 2]
     """
-    sizes, rows = np.asarray(counts), np.asarray(targets, np.float64)
+    sizes, rows = to_numpy("counts", counts), real_array("targets", targets, 2).astype(np.float64, copy=False)
+    if sizes.shape != (len(rows),) or sizes.dtype.kind not in "iuf" or not np.all(sizes >= 0):
+        raise InputError(
+            f"counts must be one number of at least 0 per row of targets ({len(rows)}), "
+            f"got {sizes.dtype} of shape {sizes.shape}"
+        )
     seen = np.flatnonzero(sizes > 0)
-    _, first, inverse = np.unique(rows[seen], axis=0, return_index=True, return_inverse=True)
-    order = np.argsort(first)
+    first, inverse = equal_rows(rows[seen])
     of = np.full(len(sizes), -1)
-    of[seen] = np.argsort(order)[inverse.reshape(-1)]
-    totals = np.zeros(len(order), sizes.dtype)
-    np.add.at(totals, of[seen], sizes[seen])
-    return Contexts(class_counts(totals), rows[seen[first[order]]], of)
+    of[seen] = inverse
+    totals = np.zeros(len(first), sizes.dtype)
+    np.add.at(totals, inverse, sizes[seen])
+    return Contexts(class_counts(totals), rows[seen[first]], of)
+
+
+def equal_rows(
+    rows: Float[np.ndarray, "rows any"],
+) -> tuple[Int[np.ndarray, " few"], Int[np.ndarray, " rows"]]:
+    """Return the first of every set of equal rows, in their order, and for every row the number of its set.
+
+    Example:
+        >>> [part.tolist() for part in equal_rows(np.array([[1.0], [0.0], [1.0]]))]
+        [[0, 1], [0, 1, 0]]
+    """
+    numbers: dict[bytes, int] = {}
+    keys = (row.tobytes() for row in np.ascontiguousarray(rows) + 0.0)  # zero has one sign
+    of = np.array([numbers.setdefault(key, len(numbers)) for key in keys], np.int64)
+    return np.unique(of, return_index=True)[1], of
 
 
 def noisy(counts: Any, flip: float | int, kind: str = "symmetric") -> Contexts:
@@ -76,11 +109,13 @@ def noisy(counts: Any, flip: float | int, kind: str = "symmetric") -> Contexts:
         [0.8, 0.1, 0.1]
     """
     sizes, K = class_counts(counts), len(class_counts(counts))
-    if not isinstance(flip, int | float | np.number) or isinstance(flip, bool) or not 0 <= flip < 1:
+    flip = nonnegative_float("flip", flip)
+    if flip >= 1:
         raise InputError(f"flip must be a probability from 0 to below 1, got {flip!r}")
+    _check_table(K, K)
     eye = np.eye(K)
     wrong = (1 - eye) / (K - 1) if one_of("kind", kind, KINDS) == "symmetric" else np.roll(eye, 1, axis=1)
-    return Contexts(sizes, (1 - float(flip)) * eye + float(flip) * wrong, np.arange(K))
+    return Contexts(sizes, (1 - flip) * eye + flip * wrong, np.arange(K))
 
 
 def multilabel(patterns: Iterable[Any], counts: Any, num_labels: int | None = None) -> Contexts:
@@ -98,7 +133,10 @@ def multilabel(patterns: Iterable[Any], counts: Any, num_labels: int | None = No
         >>> multilabel([(0,), (1,), (0, 1)], [30, 20, 5]).targets.tolist()
         [[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]]
     """
-    sets = [sorted(set(pattern)) for pattern in patterns]
+    try:
+        sets = [sorted({operator.index(label) for label in pattern}) for pattern in patterns]
+    except TypeError:
+        raise InputError(f"patterns must be collections of integers, got {reprlib.repr(patterns)}") from None
     sizes = class_counts(counts)
     if len(sets) != len(sizes) or not all(sets):
         raise InputError(
@@ -108,6 +146,7 @@ def multilabel(patterns: Iterable[Any], counts: Any, num_labels: int | None = No
     K = largest + 1 if num_labels is None else positive_integer("num_labels", num_labels)
     if min(min(each) for each in sets) < 0 or largest >= K:
         raise InputError(f"patterns must hold labels from 0 to {K - 1}, got {largest}")
+    _check_table(len(sets), K)
     targets = np.zeros((len(sets), K))
     for row, each in zip(targets, sets, strict=True):
         row[each] = 1 / len(each)
@@ -136,7 +175,11 @@ def mixup(counts: Any, alpha: float | int, points: int = 4) -> Contexts:
 
     sizes, K = class_counts(counts).astype(np.float64), len(class_counts(counts))
     shape = positive_float("alpha", alpha) - 1
-    nodes, masses = roots_jacobi(positive_integer("points", points, most=64), shape, shape)
+    if shape > MAX_ALPHA:
+        raise InputError(f"alpha must be at most {MAX_ALPHA:g}, got {alpha}")
+    points = positive_integer("points", points, most=64)
+    _check_table(K + points * K * (K - 1) // 2, 4 * K)
+    nodes, masses = roots_jacobi(points, shape, shape)
     shares, masses = (1 + (nodes - nodes[::-1]) / 2) / 2, (masses + masses[::-1]) / (2 * masses.sum())
     eye = np.eye(K)
     rows: list[np.ndarray] = []
@@ -145,7 +188,8 @@ def mixup(counts: Any, alpha: float | int, points: int = 4) -> Contexts:
         for other in range(k, K):
             pair = sizes[k] * sizes[other] / sizes.sum()
             if k == other:
-                rows, weights = [*rows, eye[k]], [*weights, pair]
+                rows.append(eye[k])
+                weights.append(pair)
             else:  # either order: shares and one minus shares have the same law
                 rows += [share * eye[k] + (1 - share) * eye[other] for share in shares]
                 weights += (2 * pair * masses).tolist()
@@ -165,8 +209,8 @@ def next_token(pairs: Any) -> Contexts:
         >>> next_token([[2, 2, 0], [0, 0, 3], [1, 1, 0], [0, 0, 0]])[::2]
         (array([6, 3]), array([ 0,  1,  0, -1]))
     """
-    table = np.asarray(pairs.toarray() if hasattr(pairs, "toarray") else pairs)
-    if table.ndim != 2 or table.shape[1] < 2 or table.dtype.kind not in "biuf" or not table.min() >= 0:
+    table = to_numpy("pairs", dense("pairs", pairs))
+    if table.ndim != 2 or table.shape[1] < 2 or table.dtype.kind not in "biuf" or not np.all(table >= 0):
         raise InputError(
             f"pairs must be a table of numbers from 0 with at least two columns, got shape {table.shape}"
         )
@@ -182,7 +226,13 @@ def bigrams(tokens: Any) -> tuple[Int[np.ndarray, "tokens tokens"], list[Any]]:
         >>> names, table.tolist()
         (['a', 'b', 'c'], [[0, 2, 1], [1, 0, 0], [1, 0, 0]])
     """
-    names, codes, sizes = np.unique(np.asarray(tokens), return_inverse=True, return_counts=True)
+    array = to_numpy("tokens", tokens)
+    if array.ndim != 1 or array.dtype.kind not in "iufUSO" or len({type(token) for token in array}) > 1:
+        raise InputError(
+            f"tokens must be a sequence of texts or numbers, got {array.dtype} of shape {array.shape}"
+        )
+    names, codes, sizes = np.unique(array, return_inverse=True, return_counts=True)
+    _check_table(len(names), len(names))
     order = np.argsort(-sizes, kind="stable")
     ranks = np.argsort(order)[codes]
     table = np.zeros((len(names), len(names)), np.int64)
@@ -203,14 +253,16 @@ def read_targets(text: str, counts: Any) -> Contexts:
     if not text.endswith(".npz"):
         return parse_targets(text, counts)
     try:
-        with np.load(text) as stored:
+        with open_archive(path_of("targets", text)) as stored:
             arrays = {name: stored[name] for name in stored.files}
         if "format" in arrays:
             from scipy import sparse
 
-            arrays["targets"] = sparse.load_npz(text).toarray()
+            arrays["targets"] = sparse.load_npz(text)
         targets = arrays["targets"]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # zip, header, compression, type: everything that a file can be wrong in
         raise InputError(
             f"targets must be an npz file with an array called targets, got {text} ({error})"
         ) from None

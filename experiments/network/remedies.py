@@ -22,7 +22,6 @@ import tyro
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy.optimize import brentq
 from tyro.conf import OmitArgPrefixes
 
 from experiments.common import Outputs
@@ -32,13 +31,14 @@ from experiments.network.usual import Data, Setting, Task, classifier_of, featur
 from ufm import metrics
 from ufm.losses.by_name import parse_loss
 from ufm.plots.style import BLACK, BLUE, GREEN, PAGE, VERMILLION, canvas
-from ufm.prediction.remedies import REMEDIES, predicted_remedies
-from ufm.verification.effective import EffectiveDecays, Fit, fit_decays
+from ufm.prediction.remedies import FIXED, REMEDIES, predicted_remedies
+from ufm.theory.prototypes import predict_fixed_simplex
+from ufm.verification.effective import Fit, fit_decays
 from ufm.verification.measured import MeasuredLayer, measured_geometry
 
 USUAL = Setting(bias=True, length=8.0)
 LOOKS = (0.01, 0.03, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
-PLAIN, FIXED = "as it is", "fixed ETF"
+PLAIN = "as it is"
 #: What is trained, of `ufm.prediction.remedies.REMEDIES`.
 NAMES = (
     PLAIN,
@@ -94,13 +94,6 @@ def frame(plain: MeasuredLayer, width: int) -> Float[np.ndarray, "K d"]:
     return length * math.sqrt(K / (K - 1)) * (np.eye(K) - 1 / K) @ basis.T
 
 
-def fixed_margins(found: EffectiveDecays, counts: np.ndarray, length: float) -> Float[np.ndarray, " K"]:
-    """Return ``M = q(M) s^2 K^2/((K-1) N lambda_H,k)``, ``q = 1/(K-1+exp M)``: free features, rows of length s."""
-    K, N = len(counts), counts.sum()
-    pulls = length**2 * K**2 / ((K - 1) * N * found.feature_decay * (N / (K * counts)) ** found.charge)
-    return np.array([brentq(lambda M, p=p: M - p / (K - 1 + math.exp(M)), 0.0, 700.0) for p in pulls])
-
-
 def compared(setting: Setting, shift: int, names: tuple[str, ...]) -> dict[str, Any]:
     """Train the plain network and every remedy with class ``shift`` the largest; margins by falling count."""
     counts = np.roll(COUNTS, shift)
@@ -113,7 +106,7 @@ def compared(setting: Setting, shift: int, names: tuple[str, ...]) -> dict[str, 
     remedies = predicted_remedies(prediction.problem, found.feature_decay, found.charge, solve=True)
     predicted = {one.name: one.prediction.margins for one in remedies if one.prediction is not None}
     classifier = frame(plain.measured, setting.width)
-    predicted[FIXED] = fixed_margins(found, counts, float(np.linalg.norm(classifier[0])))
+    predicted[FIXED] = predict_fixed_simplex(prediction.problem, float(np.linalg.norm(classifier[0]))).margins
     margins = {PLAIN: plain.measured.margins}
     for name in names:
         if name != PLAIN:

@@ -1,8 +1,9 @@
 """Networks trained the usual way: SGD with momentum, weight decay on all parameters, nothing asked of the features.
 
 A ReLU network with or without a bias in the classifier, batch normalisation, a decay of the features and any loss of
-the package, on ten classes of scikit-learn's digits or of MNIST-1D (Greydanus, arXiv:2011.14439; `pip install
-mnist1d` generates it, nothing is downloaded). Used by `charge.py` and `remedies.py`.
+the package, on ten classes of scikit-learn's digits, of MNIST-1D (Greydanus, arXiv:2011.14439; `pip install mnist1d`
+generates it, nothing is downloaded), or of inputs drawn so that samples of a class share all, a tenth or nothing of
+their variance. Used by `charge.py` and `remedies.py`.
 
 Not a script: what the others here share.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal, NamedTuple
 
@@ -25,7 +27,9 @@ from ufm.losses import CrossEntropy, Loss
 
 RATE, MOMENTUM, EPSILON = 0.1, 0.9, 1e-5
 PLAIN = CrossEntropy()
-Data = Literal["digits", "mnist1d"]
+Data = Literal["digits", "mnist1d", "same", "mixed", "noise"]
+#: What samples of a class have in common in data that are drawn: the fraction of their variance, in so many inputs.
+SHARED, INPUTS = {"same": 1.0, "mixed": 0.1, "noise": 0.0}, 800
 Network = dict[str, Any]
 
 
@@ -33,13 +37,14 @@ class Setting(NamedTuple):
     """How a network is built and trained.
 
     Attributes:
-        data: "digits" (64 grey values) or "mnist1d" (40 values of a curve).
+        data: "digits" (64 grey values), "mnist1d" (40 values of a curve), or one of `SHARED`: normal inputs.
         depth: hidden layers.
         width: units of each, which is the dimension of the features.
         weight_decay: of all parameters.
         power: a of class weights proportional to ``n^-a``, averaging 1 over samples.
         batch: samples per step; None: all.
-        bias: whether the classifier has one; the hidden layers do.
+        bias: whether the classifier has one.
+        shifts: whether the hidden layers have one.
         normalised: batch normalisation before every ReLU.
         feature_decay: b of ``b/2`` times the mean of ``|h|^2`` in the objective.
         length: of training, in times ``1 / (mean rate x weight decay)`` in which decay alone divides weights by e.
@@ -53,6 +58,7 @@ class Setting(NamedTuple):
     power: float = 0.0
     batch: int | None = 128
     bias: bool = False
+    shifts: bool = True
     normalised: bool = False
     feature_decay: float = 0.0
     length: float = 4.0
@@ -84,6 +90,11 @@ def samples_of(data: Data) -> tuple[np.ndarray, np.ndarray]:
     """
     if data == "digits":
         return digits()
+    if data in SHARED:
+        rng, labels = np.random.default_rng(1), np.repeat(np.arange(10), 160)
+        own = rng.standard_normal((len(labels), INPUTS))
+        shared = rng.standard_normal((10, INPUTS))[labels]
+        return math.sqrt(SHARED[data]) * shared + math.sqrt(1 - SHARED[data]) * own, labels
     try:
         from mnist1d.data import get_dataset_args, make_dataset
     except ImportError:
@@ -100,7 +111,8 @@ def initial(setting: Setting, task: Task, num_classes: int, seed: int) -> Networ
     sizes = [task.inputs.shape[1], *[setting.width] * setting.depth]
     layers = []
     for m, n in itertools.pairwise(sizes):
-        layer = {"matrix": rng.standard_normal((m, n)) * np.sqrt(2 / m), "shift": np.zeros(n)}
+        layer = {"matrix": rng.standard_normal((m, n)) * np.sqrt(2 / m)}
+        layer |= {"shift": np.zeros(n)} if setting.shifts else {}
         layers.append(layer | ({"gain": np.ones(n)} if setting.normalised else {}))
     network: Network = {"layers": layers}
     if task.classifier is None:
@@ -116,7 +128,7 @@ def features_of(network: Network, inputs: Any) -> Any:
         inputs = inputs @ layer["matrix"]
         if "gain" in layer:
             inputs = layer["gain"] * (inputs - inputs.mean(axis=0)) / jnp.sqrt(inputs.var(axis=0) + EPSILON)
-        inputs = jax.nn.relu(inputs + layer["shift"])
+        inputs = jax.nn.relu(inputs + layer.get("shift", 0.0))
     return inputs
 
 

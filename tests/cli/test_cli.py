@@ -6,6 +6,8 @@ import sys
 
 import numpy as np
 import pytest
+from helpers.cases import few_daily
+from PIL import Image
 
 import ufm
 from ufm.cli import main
@@ -111,7 +113,7 @@ def test_solve_that_is_not_certified_exits_with_1(capsys):
     assert "dim" in out
 
 
-@pytest.mark.parametrize("solver", ["sgd", "momentum", "adam"])
+@pytest.mark.parametrize("solver", few_daily(["sgd", "momentum", "adam"], (2,)))
 def test_solve_runs_the_fields_optimisers(capsys, solver):
     code, out, _ = run(
         capsys,
@@ -196,6 +198,12 @@ def test_figures_draws_a_stored_sweep_complete_or_not(capsys, tmp_path):
     assert (code, err) == (0, "")
     assert json.loads(out) == {"figures": [drawn], "members": 12, "computed": 12}
     assert (tmp_path / "out" / "sweep.pdf").read_bytes().startswith(b"%PDF")
+    for flags, width in ((("--style", "screen"), 10.1), (("--panel", "b"), 3.25)):
+        assert run(capsys, "figures", str(tmp_path / "out"), *flags)[0] == 0
+        with Image.open(tmp_path / "out" / "sweep.png") as image:
+            assert image.width / image.info["dpi"][0] == pytest.approx(width, rel=0.05)
+    code, _, err = run(capsys, "figures", str(tmp_path / "out"), "--panel", "z")
+    assert (code, err.startswith("ufm: panel must be one of a, b, c, d")) == (2, True)
 
 
 BAD_PROBLEMS = {

@@ -1,16 +1,26 @@
 """How commands end: the exit code is the verdict, every output may fail, every signal gets one sentence."""
 
+import ctypes
+import errno
+import functools
+import itertools
+import math
 import os
 import random
+import re
+import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import ufm
 from ufm.cli import main
 
 UFM = [sys.executable, "-m", "ufm"]
@@ -39,6 +49,147 @@ def test_the_exit_code_is_the_verdict_whatever_happens_to_the_output():
     with open("/dev/full", "w") as full:
         code, said = end(["predict"], stdout=full)
     assert (code, said[:37]) == (1, "ufm: standard output cannot be writte")
+
+
+@pytest.fixture
+def layer(tmp_path, monkeypatch):
+    """A working directory with a last layer and a sweep to run."""
+    monkeypatch.chdir(tmp_path)
+    np.savez("layer.npz", features=np.eye(4)[[0, 0, 1, 1]], labels=[0, 0, 1, 1], weight=np.eye(2, 4) - 0.5)
+    (tmp_path / "a.toml").write_text(
+        '[problem]\ncounts = "9x2,3"\ndim = 3\n[axes]\nnuclear_weight = [1e-3]\n'
+    )
+    return tmp_path
+
+
+def injected(number, before=0):
+    """A system call that fails but for the first times."""
+    calls = itertools.count()
+
+    def call(*arguments, **named):
+        if next(calls) >= before:
+            raise OSError(number, os.strerror(number))
+
+    return call
+
+
+def slow(*arguments):
+    return pytest.param(*arguments, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(
+    ("flag", "number"),
+    [
+        ("solve --save s.npz", errno.ENOSPC),
+        ("solve --checkpoint c.npz", errno.EDQUOT),
+        slow("solve --figure f.png", errno.EIO),
+        slow("verify layer.npz --figure f.pdf", errno.ENOSPC),
+        slow("verify layer.npz --html f.html", errno.EROFS),
+    ],
+)
+def test_a_full_disk_never_costs_the_answer(flag, number, layer, capsys, monkeypatch):
+    before = sorted(layer.iterdir())
+    quick = ["--counts", "9x2,3", "--dim", "3", *(["--figure", "None"] if "--figure" not in flag else [])]
+    command = [*flag.split(), *(quick if flag.startswith("solve") else [])]
+    monkeypatch.setattr(os, "fsync", injected(number))
+    assert main(command) == 1
+    out, err = capsys.readouterr()
+    assert "property" in out
+    assert err.startswith("ufm: ")
+    assert os.strerror(number) in " ".join(err.split())
+    assert sorted(layer.iterdir()) == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("before", [0, 1])
+def test_a_full_disk_leaves_a_sweep_that_goes_on_or_nothing(before, layer, capsys, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", injected(errno.ENOSPC, before))
+        assert main(["sweep", "a.toml", "--out", "out"]) == 1
+    assert "No space left on device; batches" in " ".join(capsys.readouterr().err.split())
+    assert (layer / "out").exists() == bool(before)
+    assert not list(layer.rglob("*.partial"))
+    assert main(["sweep", "a.toml", "--out", "out", *["--resume"][:before]]) == 0
+
+
+@pytest.mark.parametrize("command", ["sweep a.toml --out out", "solve --checkpoint c.npz --figure None"])
+def test_a_claim_that_cannot_be_written_is_found_first_and_leaves_nothing(
+    command, layer, capsys, monkeypatch
+):
+    before = sorted(layer.iterdir())
+    monkeypatch.setattr(os, "pwrite", injected(errno.ENOSPC))
+    assert main(command.split()) == 2
+    assert "No space left" in " ".join(capsys.readouterr().err.split())
+    assert sorted(layer.iterdir()) == before
+
+
+@pytest.fixture
+def ordinary(monkeypatch):
+    """A user whom modes bind: root is one, too, without two of its capabilities (of this thread)."""
+    if not sys.platform.startswith("linux"):
+        pytest.skip("capabilities are Linux's")
+    system, header, sets = ctypes.CDLL(None), (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    assert system.capget(header, sets) == 0
+    effective = sets[0]
+    sets[0] = effective & ~0b110  # to override modes, and to read whatever there is
+    assert system.capset(header, sets) == 0
+    monkeypatch.setattr(
+        os, "access", functools.partial(os.access, effective_ids=True)
+    )  # those of the process: root's
+    yield
+    sets[0] = effective
+    assert system.capset(header, sets) == 0
+
+
+@pytest.fixture(scope="module")
+def sweeps(tmp_path_factory):
+    """A stored sweep."""
+    folder = tmp_path_factory.mktemp("sweeps")
+    ufm.sweep({"counts": "9x2,3", "dim": 3}, {"nuclear_weight": [1e-3]}, out=folder / "out")
+    return folder / "out"
+
+
+#: Command, what its mode is taken from, and what is said; "." is where the command runs.
+PERMISSIONS = {
+    "verify layer.npz": ("layer.npz", "layer.npz may not be read: its permissions"),
+    "advise --measured layer.npz": ("layer.npz", "layer.npz may not be read: its permissions"),
+    "predict --targets layer.npz": ("layer.npz", "Permission denied"),
+    "predict --counts counts.csv": ("counts.csv", "counts file counts.csv cannot be read"),
+    "sweep a.toml --out new": ("a.toml", "a.toml cannot be read: Permission denied"),
+    "sweep a.toml --out folder/new": ("folder", "folder/new cannot be a folder to write to"),
+    "sweep a.toml --out folder": ("folder", "folder cannot be a folder to write to"),
+    "sweep a.toml --out out --resume": ("out/claim.json", "claim.json cannot be written: Permission denied"),
+    "figures out": ("out/sweep.json", "sweep.json cannot be read: Permission denied"),
+    "figures out ": ("out/batches/00000.npz", "00000.npz cannot be read: Permission denied"),
+    "figures out  ": ("out/batches", "batches cannot be read: Permission denied"),
+    "solve --save folder/s.npz": ("folder", "folder/s.npz cannot be written there"),
+    "solve --save layer.npz": ("layer.npz", "layer.npz cannot be written there"),
+    "solve --figure folder/f.png": ("folder", "folder/f.png cannot be written there"),
+    "solve --checkpoint folder/c.npz --figure None": ("folder", "c.npz.claim cannot be written: Permission"),
+    "solve --checkpoint layer.npz --resume --figure None": ("layer.npz", "layer.npz may not be read"),
+    "verify layer.npz --html folder/f.html": ("folder", "folder/f.html cannot be written there"),
+    "verify layer.npz --figure folder/f.svg": ("folder", "folder/f.svg cannot be written there"),
+}
+
+
+@pytest.mark.parametrize("command", PERMISSIONS)
+def test_what_may_not_be_used_is_not_called_damaged(command, sweeps, layer, ordinary, capsys):
+    closed, hint = PERMISSIONS[command]
+    shutil.copytree(sweeps, layer / "out")
+    (layer / "folder").mkdir()
+    (layer / "counts.csv").write_text("9\n3\n")
+    before, mode = sorted(layer.rglob("*")), (layer / closed).stat().st_mode
+    (layer / closed).chmod(0o500 if closed == "folder" else 0)
+    try:
+        assert main(command.split()) == 2
+    finally:
+        (layer / closed).chmod(mode)
+    out, err = capsys.readouterr()
+    said = " ".join(err.split())
+    assert (out, said[:5]) == ("", "ufm: ")
+    assert hint in said
+    assert not re.search("damaged|delete|[.] .*[.]$", said)
+    assert sorted(layer.rglob("*")) == before
 
 
 @pytest.mark.parametrize(
@@ -143,35 +294,80 @@ def test_axes_that_cannot_be(axis, hint, capsys, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def stopped(folder, number, after, command):
-    """Exit code, stderr, seconds from the signal to the end, and what is left behind unfinished."""
-    process = subprocess.Popen([*UFM, *command], cwd=folder, stdout=-1, stderr=-1, text=True)
+LONG = {
+    "solve": "solve --level sample --tol 1e-13 --counts 500x50,50x50 --dim 128 --figure None --save s.npz "
+    "--checkpoint c.npz",
+    "sweep": "sweep ../long.toml --out out",
+    "verify": "verify ../large.npz --figure f.png --html f.html",
+}
+SIGNALS = {signal.SIGINT: "ufm: interrupted\n", signal.SIGTERM: "ufm: terminated\n"}
+
+
+@pytest.fixture(scope="module")
+def signalled(tmp_path_factory):
+    """A folder with a sweep and a layer that keep a command busy for longer than these tests wait."""
+    folder, labels = tmp_path_factory.mktemp("signalled"), np.repeat(np.arange(200), 100)
+    features = np.abs(np.eye(200, 256)[labels] + 0.1 * np.random.default_rng(0).normal(size=(20_000, 256)))
+    np.savez(folder / "large.npz", features=features, labels=labels, weight=np.eye(200, 256) - 1 / 200)
+    (folder / "long.toml").write_text(
+        '[problem]\ncounts = "50x5,5x5"\ndim = 12\nweight_decay = 5e-3\nfeature_decay = 1e-4\n'
+        "[sweep]\nbatch_size = 10\n"
+        "[axes]\nseed = {start = 1, stop = 5000, num = 5000, integer = true}\n"
+    )
+    return folder
+
+
+def processor_seconds(process):
+    """What a process has used, of all its threads; infinite when it has ended."""
     try:
-        process.wait(after)
-    except subprocess.TimeoutExpired:
-        process.send_signal(number)
-    began = time.monotonic()
+        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return math.inf
+    return math.inf if fields[0] == "Z" else (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def minds_signals(process):
+    """Whether the handler of SIGTERM is there: an interpreter that has not come to our first line has none."""
+    caught = re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{process.pid}/status").read_text())
+    return caught is None or bool(int(caught[1], 16) >> (signal.SIGTERM - 1) & 1)
+
+
+def stopped(folder, number, moment, command):
+    """Exit code, stderr, processor seconds from the signal to the end, and what is left behind unfinished.
+
+    The signal comes when the process has used ``moment`` seconds of processor: on a busy machine, too, at any moment.
+    """
+    before = sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
+    process = subprocess.Popen([*UFM, *command.split()], cwd=folder, stdout=-1, stderr=-1, text=True)
+    while (used := processor_seconds(process)) < moment or not minds_signals(process):
+        time.sleep(0.003)
+    process.send_signal(number)
     said = process.communicate(timeout=60)[1]
-    return process.returncode, said, time.monotonic() - began, list(folder.glob("*.partial"))
+    seconds = sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2]) - before - used
+    left = [path for path in folder.rglob("*") if path.suffix in (".partial", ".claim")]
+    return process.returncode, said, seconds, left
 
 
-LONG = ["solve", "--level", "sample", "--tol", "1e-13", "--counts", "500x50,50x50", "--dim", "128"]
-LONG += ["--figure", "None", "--save", "s.npz", "--checkpoint", "c.npz"]
+@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="moments are counted in processor time")
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_in_the_imports_gets_one_sentence(number, tmp_path):
+    code, said, _, left = stopped(tmp_path, number, 0.4, LONG["solve"])
+    assert (code, said, left) == (128 + number, SIGNALS[number], [])
 
 
-@pytest.mark.parametrize(("number", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
-def test_a_signal_in_the_imports_gets_one_sentence(number, word, tmp_path):
-    code, said, _, left = stopped(tmp_path, number, 1.0, LONG)
-    assert (code, said, left) == (128 + number, f"ufm: {word}\n", [])
+#: Of each signal and command; fifty, a hundred in all, were tried.
+MOMENTS = 6
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="moments are counted in processor time")
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
-def test_a_signal_at_any_moment_gets_one_sentence(number, word, tmp_path):
-    moments = random.Random(int(number))
-    for i in range(100):
-        folder = tmp_path / str(i)
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("command", LONG)
+def test_a_signal_at_any_moment_gets_one_sentence(command, number, signalled):
+    moments = random.Random(f"{command} {int(number)}")
+    for i in range(MOMENTS):
+        folder = signalled / f"{command}-{int(number)}-{i}"
         folder.mkdir()
-        code, said, seconds, left = stopped(folder, number, moments.uniform(0.4, 5), LONG)
-        assert (code, said, left) == (128 + number, f"ufm: {word}\n", [])
-        assert seconds < 5
+        code, said, seconds, left = stopped(folder, number, moments.uniform(0, 4), LONG[command])
+        assert (code, said, left) == (128 + number, SIGNALS[number], [])
+        assert seconds < 2

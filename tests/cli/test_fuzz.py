@@ -6,6 +6,7 @@ code is the verdict that the printed JSON gives. Nothing takes long, nothing tak
 
 import contextlib
 import io
+import itertools
 import json
 import os
 import random
@@ -93,6 +94,23 @@ PROBLEM = {
     "features": (["nonnegative", "free"], ["gelu", "", "Free", "0"]),
     "bias": (["None", "0", "1e-2"], ["-1", "nan", "inf", "abc", "", "1e400"]),
 }
+TARGETS_WRONG = [
+    "noise",
+    "noise:",
+    "noise:1",
+    "pair:-1",
+    "mixup:0",
+    "mixup:nan",
+    "mixup:1e400",
+    "confusion:0.1",
+    "",
+]
+TARGETS_WRONG += ["missing.npz", "layer.npz", "damaged.npz", "/dev/zero", "a\x00b.npz", "folder"]
+#: One of them in the place of labels; not with losses that need these.
+SOFT = {
+    "targets": (["noise:0.2", "pair:0.1", "None"], TARGETS_WRONG),
+    "noise": (["0.1", "None"], ["-0.1", "1", "nan", "abc", "", "1e400"]),
+}
 JSON = {"json": ([None], [])}
 SOLVER = {
     "level": (["class", "sample"], ["batch", "", "3"]),
@@ -110,8 +128,8 @@ SOLVER = {
     "foo": ([], ["1"]),
 }
 FLAGS = {
-    "predict": PROBLEM | JSON,
-    "solve": PROBLEM | SOLVER | JSON,
+    "predict": PROBLEM | SOFT | JSON,
+    "solve": PROBLEM | SOFT | SOLVER | JSON,
     "verify": {
         "tol": (["1e-3"], [*NUMBERS_WRONG[:6], "1", "10"]),
         "tolerance": (["0.1", "0.5"], [*NUMBERS_WRONG[2:8], "-1", "1"]),
@@ -160,6 +178,7 @@ def place(tmp_path_factory):
     (folder / "counts.csv").write_text("class,count\ncat,20\ndog,9\nemu,3\n")
     (folder / "damaged.json").write_text('{"a": [1, ')
     (folder / "wrong.toml").write_text('[problem]\ncounts = "9x2"\n[axes]\nnuclear_wieght = [1e-3]\n')
+    (folder / "damaged.npz").write_bytes(b"PK\x03\x04 and no more")
     np.savez(folder / "layer.npz", **LAYER)
     np.savez(folder / "onehot.npz", **LAYER | {"labels": np.eye(3)[LAYER["labels"]]})
     return folder
@@ -188,7 +207,14 @@ def command_line(draw):
             line += [f"--{name}"] if value is None else [f"--{name}", value]
     if command == "sweep" and "--out" not in line:
         line += ["--out", "out"]
-    return line, sound
+    return line, sound and goes_together(line)
+
+
+def goes_together(line):
+    """Whether targets are given once, and with a loss that has no use for labels."""
+    given = dict(itertools.pairwise(line))
+    soft = [given[flag] for flag in ("--targets", "--noise") if given.get(flag, "None") != "None"]
+    return not soft or (len(soft) == 1 and given.get("--loss", "ce").startswith(("ce", "weighted")))
 
 
 def captured(line):

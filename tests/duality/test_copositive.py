@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import ufm
 import ufm.duality.polar
-from ufm.duality.copositive import sharing_bound
+from ufm.duality.copositive import largest_on_supports, relaxed_bound, sharing_bound
 from ufm.duality.polar import polar_bound
 from ufm.losses.by_name import parse_loss
 from ufm.profiles import parse_counts
@@ -38,6 +38,30 @@ def test_no_gram_matrix_makes_the_bound_too_small(seed):
     assert sharing_bound(product, gram) >= true * (1 - 1e-12)
     assert polar_bound(dual, "nonnegative", gram) <= polar_bound(dual, "nonnegative")
     assert polar_bound(dual, "nonnegative", gram) ** 2 >= true * (1 - 1e-12)
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_the_maximum_of_few_classes_is_found(seed):
+    rng = np.random.default_rng(seed)
+    dual = rng.normal(size=(int(rng.integers(1, 8)), 4))
+    value, direction = largest_on_supports(dual @ dual.T)
+    assert direction.min() >= 0
+    assert np.linalg.norm(direction) == pytest.approx(1)
+    assert np.sum((direction @ dual) ** 2) == pytest.approx(value, rel=1e-5)
+    assert value >= largest(dual @ dual.T, rng) * (1 - 1e-12)
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_the_best_multiplier_is_tight_for_four_classes_and_a_bound_for_all(seed):
+    rng = np.random.default_rng(seed)
+    dual = rng.normal(size=(int(rng.integers(2, 9)), 4))
+    product = dual @ dual.T / np.linalg.norm(dual, 2) ** 2
+    true, bound = largest_on_supports(product)[0], relaxed_bound(product, 500)
+    assert true * (1 - 1e-9) <= bound <= np.linalg.eigvalsh(np.maximum(product, 0))[-1] * (1 + 1e-3)
+    if len(product) <= 4:
+        assert bound == pytest.approx(true, rel=1e-3)
 
 
 def test_what_overflows_stays_a_bound():

@@ -89,7 +89,7 @@ def test_the_gram_matrix_only_suggests(cls, features, bias, seed):
     logits = rows @ weight.T + (0.0 if shift is None else shift)
     raw = problem.loss.gradient(logits, np.arange(problem.num_classes))
     nonsense = rng.normal(size=(problem.num_classes, problem.dim))
-    bound, _ = best_lower_bound(problem, raw, nonsense @ nonsense.T)
+    bound, _ = best_lower_bound(problem, raw, nonsense)
     assert bound <= value_at(problem, *random_point(rng, problem)) * (1 + 1e-12)
 
 
@@ -148,8 +148,8 @@ def test_spectral_face_lifts_used_directions_only():
     left, right = (np.linalg.qr(rng.normal(size=(4, 4)))[0] for _ in range(2))
     problem = ufm.Problem(np.array([5, 4, 3, 2]), 4, 1e-2, 1e-2, features="free")
     dual = (left * [1.0001, 0.9999, 0.7, 0.2]) @ right
-    gram = (left * [2.0, 1.0, 0.0, 0.0]) @ left.T
-    found = np.linalg.svd(onto_spectral_face(problem, dual, gram), compute_uv=False)
+    means = left * np.sqrt([2.0, 1.0, 0.0, 0.0])
+    found = np.linalg.svd(onto_spectral_face(problem, dual, means), compute_uv=False)
     np.testing.assert_allclose(found, [1.0, 1.0, 0.7, 0.2], rtol=1e-12)
 
 

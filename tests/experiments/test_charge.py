@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.optimize import minimize_scalar
 
 import ufm
 from experiments.common import Outputs
 from experiments.network import charge, remedies, usual
-from ufm.verification.effective import EffectiveDecays
+from experiments.network import sharing as sharing_module
 
 
 def test_the_grid_changes_one_thing_at_a_time_but_for_the_length_of_weighted_training():
@@ -35,7 +36,40 @@ def test_the_exponents_of_an_optimum_are_those_of_its_problem():
         solution.features, solution.labels, solution.weight, multiplicities=counts.astype(float)
     )
     found = charge.exponents(charge.measured_geometry(statistics, loss), counts.astype(float), loss)
-    assert found[:2] == pytest.approx([0.6, 0.6], abs=1e-4)
+    assert found[0][:2] == pytest.approx([0.6, 0.6], abs=1e-4)
+    assert found[1][0] == pytest.approx(1, abs=1e-4)
+
+
+def test_a_deep_linear_network_obeys_the_law_of_sharing():
+    """Its cost, minimised for each class by itself: g from the margins is 1 - 2c/(L+1) where margins hardly vary."""
+    counts = np.array([400.0, 200.0, 100.0])
+    for depth, sharing in ((1, 0.8), (3, 0.3), (4, 1.0)):
+
+        def margin(n, depth=depth, sharing=sharing):
+            def cost(s):  # classifier and features: M = w s n^(-c/2), w^2 = s^(2/L) by balance
+                M = s ** (1 + 1 / depth) * n ** (-sharing / 2)
+                return n / 700 * np.logaddexp(0, np.log(9) - M) + 1e-9 / 2 * (1 + depth) * s ** (2 / depth)
+
+            best = minimize_scalar(lambda t: cost(np.exp(t)), (0.0, 3.0), tol=1e-12).x
+            return np.exp(best * (1 + 1 / depth)) * n ** (-sharing / 2)
+
+        margins = np.array([margin(n) for n in counts])
+        pulls = 9 / (9 + np.exp(margins))
+        slope = np.polyfit(np.log(counts), np.log(pulls), 1)[0]
+        assert -2 * slope - 1 == pytest.approx(sharing_module.law(np.array(depth), sharing), abs=0.06)
+
+
+def test_the_law_is_fitted_and_inputs_say_what_they_share():
+    depth = np.array([1.0, 2.0, 4.0])
+    found = sharing_module.fitted(depth, sharing_module.law(depth, 0.4), np.full(3, 0.1))
+    assert found == pytest.approx((0.4, 0.1 / np.sqrt(1 + 4 / 9 + 4 / 25), 0.0))
+    counts = charge.COUNTS // 4
+    found = []
+    for data in ("same", "mixed", "noise"):
+        inputs, labels = usual.samples_of(data)
+        kept = np.concatenate([np.flatnonzero(labels == k)[:n] for k, n in enumerate(counts)])
+        found.append(sharing_module.sharing_of_inputs(inputs[kept], labels[kept]))
+    assert found[0] < 0.2 < found[1] < 0.8 < found[2] < 1
 
 
 def test_training_follows_the_gradient_of_the_loss_that_it_is_told():
@@ -55,22 +89,6 @@ def test_training_follows_the_gradient_of_the_loss_that_it_is_told():
     arrays = (inputs, labels, None, None)
     found = jax.jit(jax.grad(lambda net: usual.surrogate(net, setting, loss, arrays, rows)))(network)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, wanted)
-
-
-def test_a_fixed_frame_loses_no_class_and_its_margins_are_stationary():
-    found = EffectiveDecays(1e-4, 1.0, np.ones(10), 2e-3, 5e-6, charge=0.7)
-    counts = charge.COUNTS.astype(float)
-    margins = remedies.fixed_margins(found, counts, length=1.5)
-    assert (margins > 0).all()
-    K, N = 10, counts.sum()
-    costs = 5e-6 * (N / (K * counts)) ** 0.7
-    for M, n, cost in zip(margins, counts, costs, strict=True):
-        squared = M**2 * (K - 1) ** 2 / (K**2 * 1.5**2)  # |h|^2 along a row of length 1.5
-
-        def own(t, n=n, cost=cost, M=M, squared=squared):
-            return n / N * np.log1p((K - 1) * np.exp(-t * M)) + cost * n / 2 * t**2 * squared
-
-        assert (own(1 + 1e-4) - own(1 - 1e-4)) / 2e-4 == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import pytest
 from helpers.damage import damage
 
 import ufm
-from ufm.inputs.files import read_layer
+from ufm.inputs.layers import read_layer
 from ufm.profiles import parse_counts
 from ufm.sweeps.config import load_config
 

@@ -58,6 +58,31 @@ CALLS = {
             "bias": 0.0,
         },
     ),
+    "Problem of contexts": (
+        ufm.Problem,
+        {"counts": [4, 3], "dim": 3, "weight_decay": 1e-2, "feature_decay": 1e-3, "targets": np.eye(2, 3)},
+    ),
+    "Problem of prototypes": (
+        ufm.Problem,
+        {"counts": [4, 3], "dim": 3, "weight_decay": 1e-2, "feature_decay": 1e-3, "classifier": np.eye(2, 3)},
+    ),
+    "simplex_etf": (ufm.simplex_etf, {"num_classes": 3, "dim": 4, "length": 1.0}),
+    "orthogonal_frame": (ufm.orthogonal_frame, {"num_classes": 3, "dim": 4, "length": 1.0}),
+    "SupervisedContrastive": (
+        ufm.SupervisedContrastive,
+        {"counts": [4, 3], "dim": 3, "temperature": 0.5, "radius": 1.0},
+    ),
+    **{
+        f"targets.{name}": (getattr(ufm.targets, name), arguments)
+        for name, arguments in {
+            "merged": {"counts": [3, 2], "targets": np.eye(2)},
+            "noisy": {"counts": [3, 2], "flip": 0.1, "kind": "pair"},
+            "multilabel": {"patterns": [(0,), (0, 1)], "counts": [3, 2], "num_labels": 3},
+            "mixup": {"counts": [3, 2], "alpha": 1.0, "points": 2},
+            "next_token": {"pairs": np.eye(3)},
+            "bigrams": {"tokens": list("abab")},
+        }.items()
+    },
     "collapse_observer": (ufm.collapse_observer, {"problem": PROBLEM}),
     "trace_caps": (conventions.trace_caps, LAYER),
     "Decays": (conventions.Decays, {"weight_decay": 1.0, "feature_decay": 1.0}),
@@ -318,7 +343,10 @@ def test_floats_of_every_kind_say_the_same():
 def test_hints_say_what_to_type():
     check = inspect.unwrap(metrics.measure)
     for labels, hint in (
-        (np.array(list("aabbbcccc")), r"numpy.unique\(labels, return_inverse=True\)"),
+        (
+            np.array(list("aabbbbbbb")),
+            r"each of the 3 classes, got 2 names; .* numpy.unique\(names, return_inverse",
+        ),
         (np.eye(3)[LABELS], "argmax"),
         (LABELS[:, None], r"labels\[:, 0\]"),
         (LABELS + 1, "subtract 1"),

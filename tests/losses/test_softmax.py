@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+import ufm
 from ufm.losses import softmax as sm
 
 EPS = np.finfo(np.float64).eps
@@ -311,6 +312,7 @@ def test_infinite_odds_have_a_loss(xp, logits, loss):
     with jax.enable_x64(True):
         rows, labels = xp.asarray([logits]), xp.asarray([0])
         assert sm.cross_entropy_from_logits(rows, labels).tolist() == [loss]
+        assert ufm.CrossEntropy().value(rows, labels).tolist() == [loss]
         if max(logits) < np.inf:
             assert (-sm.log_softmax(rows))[0, 0] == loss
             assert sm.softmax_residual(rows, labels)[0, 0] == (0.0 if loss == 0 else -1.0)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from ufm import metrics
 from ufm.inputs.arrays import LARGEST
 from ufm.inputs.checks import InputError
+from ufm.metrics import batches
 from ufm.metrics.batches import BLOCK_ENTRIES
 from ufm.metrics.nearest_mean import NearestMeanAgreement
 from ufm.metrics.statistics import FeatureStatistics
@@ -236,6 +237,44 @@ def test_one_large_update_works_in_blocks(monkeypatch):
     ):
         np.testing.assert_allclose(blocked, memory, rtol=1e-12)
     assert BLOCK_ENTRIES > 1e6
+
+
+@pytest.mark.parametrize("classes", [300, 30_000])
+def test_small_batches_cost_no_more_products_than_their_rows(monkeypatch, classes):
+    """Every addition to the scatter is a d x d product: a loader's batches wait until there are enough for one."""
+    rng = np.random.default_rng(0)
+    rows, labels = rng.random((3000, 400)), rng.integers(0, classes, 3000)
+    products, of_block = [], batches.block_moments
+
+    def counted(rows, *rest):
+        products.append(len(rows))
+        return of_block(rows, *rest)
+
+    monkeypatch.setattr(batches, "block_moments", counted)
+    found = []
+    for size in (128, 3000):
+        products.clear()
+        statistics = FeatureStatistics(num_classes=classes, dim=400)
+        for start in range(0, 3000, size):
+            statistics.update(rows[start : start + size], labels[start : start + size])
+        found.append((statistics.within_trace, statistics.counts.sum(), len(products)))
+    assert found[0] == pytest.approx(found[1], rel=1e-12, abs=2)
+    assert found[0][2] <= 3000 / 512 + 2
+
+
+def test_pairs_of_means_at_every_distance_are_counted_as_by_the_definition():
+    """Distances over many decades: those below a fraction of the largest are one point, wherever that fraction is."""
+    rng = np.random.default_rng(1)
+    means = np.repeat(rng.standard_normal((6, 3)), 3, axis=0)
+    means += np.geomspace(1e-9, 1.0, 18)[:, None] * rng.standard_normal((18, 3))
+    labels = np.repeat(np.arange(18), 4)
+    statistics = metrics.measure(means[labels] + 1e-3 * rng.standard_normal((72, 3)), labels)
+    squares, variances = metrics.squared_distances(statistics), statistics.variances
+    ratios = (variances[:, None] + variances) / 2 / np.where(squares > 0, squares, 1.0)
+    for rtol in (0.0, 1e-8, 1e-6, 1e-3, 0.1, 0.3, 1.0):
+        kept = squares > rtol * squares.max()
+        expected = ratios[kept].mean() if kept.any() else 0.0
+        assert metrics.cdnv(statistics, rtol) == pytest.approx(expected, rel=1e-9)
 
 
 def test_multiplicity_is_repetition():

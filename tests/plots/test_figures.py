@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from helpers.cases import few_daily
 from helpers.figures import objections, solution
 
 from ufm.inputs.checks import InputError
@@ -44,7 +45,10 @@ def test_bad_paths(tmp_path):
         report.plot(tmp_path / "no" / "figure.png")
 
 
-@pytest.mark.parametrize("counts", [[30, 10], [90, 60, 40, 20, 1, 1], [5] * 40, np.arange(260, 0, -1)])
+SIZES = [[30, 10], [90, 60, 40, 20, 1, 1], [5] * 40, np.arange(260, 0, -1)]
+
+
+@pytest.mark.parametrize("counts", few_daily(SIZES, (1, 3)))
 def test_sizes(counts):
     report = verify(solution(counts))
     figure = figures.report_figure(report)
@@ -142,6 +146,15 @@ def test_no_text_lies_on_other_text_where_everything_is_judged():
     assert objections(figures.report_figure(verify(solution([90, 60, 40, 20, 1, 1])))) == []
 
 
+def test_errors_within_less_than_a_decade_have_ticks_apart():
+    """Free features and unequal counts, where only the variability is judged."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(10), [60] * 5 + [20] * 5)
+    means = 3 * np.eye(10) - 0.5
+    features = means[labels] + 0.3 * rng.standard_normal((400, 10))
+    assert objections(verify(features=features, labels=labels, weight=means).plot()) == []
+
+
 def test_without_prediction_cosines_take_its_place(tmp_path):
     rng = np.random.default_rng(0)
     report = verify(
@@ -185,7 +198,7 @@ def test_few_colours_make_a_png_smaller_and_no_different_to_see(tmp_path):
     assert np.abs(few - whole).mean() < 1e-3
 
 
-@pytest.mark.parametrize(("panel", "shown"), [("b", 3), ("f", 1), ("h", 1)])
+@pytest.mark.parametrize(("panel", "shown"), few_daily([("b", 3), ("f", 1), ("h", 1)], (0,)))
 def test_a_single_panel_has_the_width_of_a_column(tmp_path, panel, shown):
     """A Gram matrix keeps its colour bar and the matrix that shares it; the figure itself is left as it was."""
     figure = figures.report_figure(verify(solution([90, 60, 40, 20, 1, 1], history=HISTORY)))

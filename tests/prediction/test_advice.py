@@ -83,14 +83,27 @@ def test_remedies_are_predictions_of_changed_problems():
     assert table["weights n^-1/2"].num_collapsed == 0
     balanced = predict(Problem([275] * 10, 10, 5e-3, 2e-3)).margins
     np.testing.assert_allclose(table["balanced sampler"].margins, balanced)
-    for charge, equal in ((0, "weights n^-1/2"), (1, "weights 1/n")):
+    for charge, equal in (
+        (0, ["weights n^-1/2", "balanced sampler", "fixed ETF"]),
+        (1, ["weights 1/n", "balanced sampler"]),
+    ):
         found = {
             r.name: r.prediction.margins for r in advise(counts, 5e-3, 1e-4, charge).remedies if r.prediction
         }
-        assert [name for name, margins in found.items() if np.ptp(margins) < 1e-9] == [
-            equal,
-            "balanced sampler",
-        ]
+        assert [name for name, margins in found.items() if np.ptp(margins) < 1e-9] == equal
+
+
+def test_a_fixed_frame_of_the_usual_length_keeps_every_class():
+    table = {
+        remedy.name: remedy.prediction for remedy in advise([500] * 3 + [5] * 3, 5e-3, 2e-3, 0.7).remedies
+    }
+    assert table["as it is"].num_collapsed == 3
+    frame, plain = table["fixed ETF"], table["as it is"]
+    assert frame.num_collapsed == 0
+    assert frame.margins.min() > 0
+    np.testing.assert_allclose(frame.weight_norms**2, np.mean(plain.weight_norms**2))
+    # nothing says how long a frame should be where everything collapses
+    assert advise([50, 5], 1.0, 1.0).remedies[-1].prediction is None
 
 
 def test_remedies_without_a_closed_form_are_solved():

@@ -2,7 +2,10 @@
 
 import collections
 import dataclasses
+import os
 import re
+import subprocess
+import sys
 
 import jax
 import jax.export
@@ -41,7 +44,13 @@ def solve_all(precision):
     tol = {"float32": 1e-5, "float64": 1e-8}[precision]
     for problem in (PROBLEM, FREE):
         for level in ("class", "group", "sample"):
-            yield level, lambda p=problem, at=level: ufm.solve(p, level=at, precision=precision, tol=tol)
+            where = {"devices": jax.devices()} if level == "sample" else {}
+            yield (
+                level,
+                lambda p=problem, at=level, where=where: ufm.solve(
+                    p, level=at, precision=precision, tol=tol, **where
+                ),
+            )
     yield "batch", lambda: ufm.sweep(BATCH | {"precision": precision, "tol": tol}, WEIGHTS)
 
 
@@ -89,6 +98,45 @@ def test_every_compiled_function_is_exported(programs):
     seen = {name for _, name, _ in found}
     assert seen >= {*FUNCTIONS} - {"begin_many"}, seen  # that one is a part of begin_some
     assert {level for level, *_ in found} == {"class", "group", "sample", "batch"}
+
+
+@pytest.mark.slow
+def test_rows_and_members_are_dealt_out_over_all_devices(programs):
+    """Over a mesh, and only sums travel between its devices."""
+    devices = len(jax.devices())
+    for (level, name, _), program in programs[1].items():
+        if name == "begin_many":
+            continue  # only its shapes are asked for
+        partitions = devices if level in ("sample", "batch") else 1
+        assert f"mhlo.num_partitions = {partitions} : i32" in program, (level, name)
+        for word in ("all_gather", "all_to_all", "collective_permute"):
+            assert word not in program, (level, name, word)
+
+
+@pytest.mark.slow
+def test_programs_for_a_mesh_keep_every_promise(tmp_path):
+    """The other tests of exported programs in this file, with four devices."""
+    if len(jax.devices()) > 1:
+        pytest.skip("this is the run with many devices")
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-n0",
+            "-m",
+            "slow",
+            "-k",
+            "programs or exported or dealt",
+            __file__,
+        ],
+        env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.slow

@@ -103,8 +103,10 @@ def test_a_full_disk_is_a_clear_error_and_harms_nothing(tmp_path, monkeypatch):
         ufm.solve(PROBLEM, tol=1e-12, checkpoint=path, checkpoint_every=1e-9, resume=True)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
-    with pytest.raises(CheckpointError, match="there is none"):
+    with pytest.raises(CheckpointError, match="there is none") as raised:
         ufm.solve(PROBLEM, tol=1e-12, checkpoint=tmp_path / "other.npz", checkpoint_every=1e-9)
+    monkeypatch.undo()
+    same(raised.value.solution, ufm.solve(PROBLEM, tol=1e-12))
 
 
 def test_what_does_not_fit_is_refused(tmp_path):

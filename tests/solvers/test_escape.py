@@ -7,11 +7,12 @@ import pytest
 
 import ufm
 from ufm.duality.certificate import objective_value
+from ufm.duality.lower_bound import dual_scales
 from ufm.model.objective import Variables
 from ufm.model.problem import row_labels
 from ufm.model.stack import random_start, scaling
 from ufm.solvers import escape as module
-from ufm.solvers.atoms import Atoms, strengths
+from ufm.solvers.atoms import Atoms, strengths, violating_atoms
 from ufm.solvers.escape import escape
 
 COUNTS = [50, 40, 30, 20, 6]
@@ -303,6 +304,22 @@ def test_mixtures_of_classes_come_back_where_no_class_would_alone(power, level):
     small = solution.features[5:]
     assert np.linalg.norm(small, axis=1).min() > 0.05
     np.testing.assert_allclose(small, np.broadcast_to(small[0], small.shape), atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(9, 5), (5, 9)])
+def test_many_atoms_grow_along_one_ray(shape, monkeypatch):
+    """Found by eigenvectors they are those of the SVD; together they bring the slope along their ray to zero."""
+    rng = np.random.default_rng(0)
+    targets = rng.dirichlet(np.full(shape[1], 0.3), shape[0])
+    problem = ufm.Problem(rng.integers(20, 99, shape[0]), 9, 1e-3, 1e-3, features="free", targets=targets)
+    one_by_one = escape(problem, "class", zero(problem, "class"))
+    dual = dual_scales(problem)[:, None] * problem.loss.gradient(np.zeros(shape), np.arange(shape[0]))
+    found = violating_atoms(dual, nonnegative=False)
+    monkeypatch.setattr("ufm.solvers.atoms.MANY", 1)
+    again = violating_atoms(dual, nonnegative=False)
+    np.testing.assert_allclose(again.u.T @ again.w, found.u.T @ found.w, atol=1e-12)
+    together = escape(problem, "class", zero(problem, "class"))
+    assert together.decrease > 0.8 * one_by_one.decrease > 0
 
 
 def test_strengths_are_finite_where_the_slope_never_rises():

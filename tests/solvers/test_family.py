@@ -8,6 +8,7 @@ import itertools
 
 import numpy as np
 import pytest
+from helpers.cases import few_daily
 from helpers.losses import BIASES, CLASSES, EVERYDAY, MATRIX, SUBSET, made_for
 
 import ufm
@@ -85,7 +86,7 @@ def test_family_at_sample_level_reaches_the_class_level_optimum(cell):
     assert fine.objective == pytest.approx(coarse.objective, rel=2 * TOL)
 
 
-@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("profile", few_daily(PROFILES, (0,)))
 def test_a_loss_without_certificate_still_leaves_its_stuck_points(profile):
     """No theorem, but on these profiles every start ends at the same value, in few steps."""
     problem = problem_of(ufm.Focal, "nonnegative", None, profile)
@@ -108,11 +109,11 @@ def optimum(loss, features="nonnegative", bias=None, counts=PROFILES["step"]):
 @pytest.mark.parametrize(
     ("loss", "bias"),
     [
-        (ufm.LabelSmoothing(0.0), 0.0),
+        pytest.param(ufm.LabelSmoothing(0.0), 0.0, marks=pytest.mark.slow),
         pytest.param(ufm.WeightedCrossEntropy(np.ones(K)), 0.02, marks=pytest.mark.slow),
         (ufm.LogitAdjustment(np.full(K, 3.0)), None),
         pytest.param(ufm.VectorScaling(np.ones(K), np.full(K, -1.0)), 0.0, marks=pytest.mark.slow),
-        (ufm.Focal(0.0), None),
+        pytest.param(ufm.Focal(0.0), None, marks=pytest.mark.slow),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, ufm.Loss) else str(value),
 )
@@ -154,7 +155,7 @@ def test_inverse_root_weights_restore_equal_margins():
 
 
 @pytest.mark.parametrize("features", FEATURE_SETS)
-@pytest.mark.parametrize("exponent", [-28, -24, -20, -16, -12])
+@pytest.mark.parametrize("exponent", few_daily([-28, -24, -20, -16, -12], (0, 4)))
 def test_vanishing_decays_are_certified(features, exponent):
     """Where the worst-case curvature is 1e25 times the true one, first steps are lost in rounding and must grow."""
     counts = np.repeat([500, 50], 5)

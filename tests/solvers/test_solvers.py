@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers.cases import few_daily
 
 import ufm
 from ufm.model.objective import to_point
@@ -251,7 +252,7 @@ OPTIMISERS = {
 }
 
 
-@pytest.mark.parametrize("name", OPTIMISERS)
+@pytest.mark.parametrize("name", few_daily(OPTIMISERS, (1,)))
 def test_optax_transformations_descend_to_the_optimum(name):
     problem = ufm.Problem([40, 20, 10], 8, 5e-2, 1e-3)
     rule = ufm.ProjectedGradient(OPTIMISERS[name], coordinates="balanced")
@@ -343,7 +344,7 @@ def test_a_climb_is_taken_back():
     assert all(later <= 1.01 * earlier for earlier, later in itertools.pairwise(objectives))
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", few_daily(range(3), (0,)))
 def test_momentum_settles_under_an_imbalance_of_200000(seed):
     """Steps a little too long for the stiffest direction went up and down for 100,000 steps, never uphill in sum."""
     problem = ufm.Problem([200_000] * 10 + [1] * 10, 40, 6e-6, 1.2e-7, features="free")

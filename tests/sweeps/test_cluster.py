@@ -1,10 +1,14 @@
 """Sweeps on workers of `dask.distributed`, real processes here: the data set of one process, whoever dies."""
 
+import contextlib
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
@@ -23,7 +27,7 @@ BATCHES = {"batch_size": 4}
 CLI = "import sys; from ufm.cli import main; sys.exit(main(sys.argv[1:]))"
 CONFIG = """
 problem = { counts = "step:K=4,n_max=40,ratio=4", dim = 6 }
-axes = { nuclear_weight = { start = 1e-3, stop = 1e-1, num = 1200, spacing = "log" } }
+axes = { nuclear_weight = { start = 1e-3, stop = 1e-1, num = 480, spacing = "log" } }
 sweep = { batch_size = 8 }
 """
 
@@ -34,11 +38,29 @@ class Here:
     def __init__(self):
         self.cancelled = 0
 
-    def submit(self, function, *arguments, retries, pure):
-        return lambda: function(*arguments)
+    def submit(self, function, *arguments, pure, workers=("a", "b", "c", "d"), **options):
+        return Promise(self, function, arguments, workers[0])
+
+    def nthreads(self):
+        return dict.fromkeys(("a", "b", "c", "d"), 1)
 
     def cancel(self, futures):
         self.cancelled += len(futures)
+
+
+class Promise:
+    def __init__(self, client, *work):
+        self.client, self.work = client, work
+
+    def result(self):
+        function, arguments, worker = self.work
+        given = [each.result() if isinstance(each, Promise) else each for each in arguments]
+        self.client.worker = worker
+        return function(*given)
+
+
+class Ends(list):
+    add = list.append
 
 
 @pytest.fixture
@@ -46,12 +68,10 @@ def here(monkeypatch):
     """Tasks are done in this process, in the order in which workers would begin them."""
     import distributed
 
-    def as_completed(futures):
-        for future in futures:
-            yield type("Done", (), {"result": staticmethod(future)})
-
-    monkeypatch.setattr(distributed, "as_completed", as_completed)
-    return Here()
+    client = Here()
+    monkeypatch.setattr(distributed, "as_completed", Ends)
+    monkeypatch.setattr(distributed, "get_worker", lambda: types.SimpleNamespace(address=client.worker))
+    return client
 
 
 @pytest.fixture(scope="module")
@@ -63,29 +83,54 @@ def test_tasks_give_the_data_set_of_one_process(alone, here, tmp_path):
     found = ufm.sweep(FIXED, AXES, out=tmp_path / "out", client=here, **BATCHES)
     xr.testing.assert_identical(found.load(), alone)
     xr.testing.assert_identical(ufm.sweep(FIXED, AXES, client=here, **BATCHES), alone)
-    assert here.cancelled == 20
+    assert here.cancelled == 2  # nothing is left but the grid
     (tmp_path / "out" / "batches" / "00003.npz").unlink()
     found = ufm.sweep(FIXED, AXES, out=tmp_path / "out", client=here, resume=True, **BATCHES)
     xr.testing.assert_identical(found.load(), alone)
-    assert here.cancelled == 21
     with pytest.raises(ufm.InputError, match="process_count must be 1 where a client"):
         ufm.sweep(FIXED, AXES, client=here, process_count=2)
 
 
-def test_the_longest_begin_first(here):
+def test_the_longest_begin_first(here, monkeypatch):
     begun = []
     grid = make_grid({"counts": "9x4", "nuclear_weight": 1e-3}, {"dim": [4, 40, 9]})
 
-    class Watched(Here):
-        def submit(self, function, task, **options):
-            begun.append(task.number)
-            return super().submit(function, task, **options)
+    def do(task, grid):
+        begun.append(task.number)
+        return task.number, None, []
 
-    batches = plan(grid, 4).batches
-    tasks = [Work(grid, number, batch, False, None, "other") for number, batch in enumerate(batches)]
-    with pytest.raises(ufm.InputError, match=r"has ufm .* and the client other; install the same"):
-        cluster.run_on(Watched(), tasks, lambda *_: None)
+    monkeypatch.setattr(Work, "do", do)
+    tasks = [Work(number, batch, False, None, "") for number, batch in enumerate(plan(grid, 4).batches)]
+    cluster.run_on(here, grid, tasks, lambda *_: None)
     assert begun == [1, 2, 0]
+
+
+@pytest.mark.parametrize(("bad", "tries"), [("a", "ab"), ("ab", "abc"), ("abc", "abc")])
+def test_what_fails_on_a_worker_is_tried_on_two_others(here, bad, tries, monkeypatch):
+    seen, told, done = [], [], []
+    grid = make_grid({"counts": "9x4", "dim": 4, "nuclear_weight": 1e-3}, {})
+
+    def do(task, grid):
+        seen.append(here.worker)
+        if here.worker in bad:
+            raise OSError(f"disk of {here.worker} is full")
+        return task.number, None, []
+
+    monkeypatch.setattr(Work, "do", do)
+    work = Work(7, plan(grid, 4).batches[0], False, None, "")
+    with pytest.raises(OSError, match="disk of c is full") if bad == "abc" else contextlib.nullcontext():
+        cluster.run_on(here, grid, [work], lambda number, *_: done.append(number), told.append)
+    assert "".join(seen) == tries
+    assert done == [7] * (bad != "abc")
+    assert told == [f"{who} failed, others try instead: disk of {who} is full" for who in tries[:-1]]
+    assert here.cancelled == 1
+
+
+def test_a_worker_of_another_version_is_refused(here):
+    grid = make_grid({"counts": "9x4", "dim": 4, "nuclear_weight": 1e-3}, {})
+    work = Work(0, plan(grid, 4).batches[0], False, None, "other")
+    with pytest.raises(ufm.InputError, match=r"has ufm .* and the client other; install the same"):
+        cluster.run_on(here, grid, [work], lambda *_: None)
 
 
 def test_what_cannot_work_is_said():
@@ -100,8 +145,49 @@ def test_what_cannot_work_is_said():
 
 @pytest.fixture(scope="module")
 def client():
-    with connected(2, None) as client:
+    with connected(4, None) as client:
+        client.wait_for_workers(4)
         yield client
+
+
+def one_of(client):
+    return [min(client.nthreads())]
+
+
+def another_version():
+    import ufm.sweeps.cluster as there
+
+    metadata = types.SimpleNamespace(version=lambda name: "0.0.1")
+    there.importlib = types.SimpleNamespace(metadata=metadata)
+
+
+def the_same_version():
+    import importlib
+
+    import ufm.sweeps.cluster as there
+
+    there.importlib = importlib
+
+
+def full_disk():
+    import ufm.sweeps.sealed as there
+
+    def fsync(file):
+        raise OSError(28, "No space left on device")
+
+    there.os = types.SimpleNamespace(fsync=fsync, fstat=os.fstat)
+
+
+def empty_disk():
+    import ufm.sweeps.sealed as there
+
+    there.os = os
+
+
+def death_before_renaming():
+    import ufm.sweeps.sealed as there
+
+    there.os = types.SimpleNamespace(fsync=lambda file: os.kill(os.getpid(), signal.SIGKILL), fstat=os.fstat)
 
 
 @pytest.mark.slow
@@ -112,60 +198,131 @@ def test_workers_give_the_data_set_of_one_process(alone, client, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_worker_s_batches_are_computed_again(alone, client, tmp_path, monkeypatch):
-    pids = client.run(os.getpid)
-    killed = []
-    run_on = cluster.run_on
-
-    def and_kill(client, tasks, done):
-        def once(*outcome):
-            if not killed:
-                killed.append(next(iter(pids.values())))
-                os.kill(killed[0], signal.SIGKILL)
-            done(*outcome)
-
-        run_on(client, tasks, once)
-
-    monkeypatch.setattr(cluster, "run_on", and_kill)
+def test_a_worker_killed_in_mid_batch_is_made_up_for(alone, client, tmp_path):
+    (victim,) = one_of(client)
+    client.run(death_before_renaming, workers=[victim])
     found = ufm.sweep(FIXED, AXES, out=tmp_path / "out", client=client, **BATCHES)
     xr.testing.assert_identical(found.load(), alone)
-    assert killed
-    client.wait_for_workers(2)
+    assert len(list((tmp_path / "out").rglob("*.partial"))) == 1  # half a batch of the dead
+    client.wait_for_workers(4)
+    assert victim not in client.nthreads()
+    found = ufm.sweep(FIXED, AXES, out=tmp_path / "out", client=client, resume=True, **BATCHES)
+    xr.testing.assert_identical(found.load(), alone)
+    assert not list((tmp_path / "out").rglob("*.partial"))
 
 
 @pytest.mark.slow
-def test_a_full_disk_on_a_worker_is_said_or_overcome(alone, client, tmp_path):
-    def fill(dask_worker, full):
-        import ufm.sweeps.sealed as sealed
-
-        def fsync(file):
-            raise OSError(28, "No space left on device")
-
-        sealed.os = type(
-            "System", (), {"fsync": staticmethod(fsync if full else os.fsync), "fstat": os.fstat}
-        )
-
-    client.run(fill, full=True)
-    with pytest.raises(CheckpointError, match="No space left on device; batches written before are kept"):
-        ufm.sweep(FIXED, AXES, out=tmp_path / "out", client=client, **BATCHES)
-    client.run(fill, full=False)
-    found = ufm.sweep(FIXED, AXES, out=tmp_path / "out", client=client, resume=True, **BATCHES)
+@pytest.mark.parametrize(
+    ("fault", "mend", "sentence"),
+    [
+        (full_disk, empty_disk, "No space left on device; batches written before are kept"),
+        (another_version, the_same_version, "has ufm 0.0.1 and the client .*; install the same"),
+    ],
+)
+def test_a_fault_of_one_worker_is_overcome_and_of_all_is_said(
+    fault, mend, sentence, alone, client, tmp_path, capsys
+):
+    client.run(fault, workers=one_of(client))
+    found = ufm.sweep(FIXED, AXES, out=tmp_path / "out", client=client, progress=True, **BATCHES)
+    xr.testing.assert_identical(found.load(), alone)
+    said = " ".join(capsys.readouterr().err.split())
+    assert len(re.findall(f"{one_of(client)[0]} failed, others try instead: .*{sentence}", said)) == 1
+    client.run(fault)
+    with pytest.raises((CheckpointError, ufm.InputError), match=sentence):
+        ufm.sweep(FIXED, AXES, out=tmp_path / "other", client=client, **BATCHES)
+    client.run(mend)
+    found = ufm.sweep(FIXED, AXES, out=tmp_path / "other", client=client, resume=True, **BATCHES)
     xr.testing.assert_identical(found.load(), alone)
 
 
-@pytest.mark.slow
-def test_a_killed_cluster_resumes_and_a_second_client_is_refused(tmp_path):
-    config, out = tmp_path / "sweep.toml", tmp_path / "out"
-    config.write_text(CONFIG)
-    command = [sys.executable, "-c", CLI, "sweep", str(config), "--out", str(out), "--workers", "2"]
-    first = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
-    while len(list((out / "batches").glob("0*.npz"))) < 3 and first.poll() is None:
+@contextlib.contextmanager
+def dask(folder):
+    """Yield the address of a scheduler in a process of its own, with four workers; and the scheduler."""
+    port = folder / "scheduler.json"
+    port.unlink(missing_ok=True)
+    where = ["--scheduler-file", str(port)]
+    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder}
+    begin = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0"]
+    scheduler = subprocess.Popen([*begin, "--no-dashboard", *where], **silent)
+    begin = [sys.executable, "-m", "distributed.cli.dask_worker", "--nworkers", "4", "--nthreads", "1"]
+    workers = subprocess.Popen([*begin, "--no-dashboard", *where], **silent, start_new_session=True)
+    try:
+        while not port.exists():
+            time.sleep(0.1)
+        yield json.loads(port.read_text())["address"], scheduler
+    finally:
+        scheduler.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(workers.pid, signal.SIGKILL)
+        scheduler.wait()
+        workers.wait()
+
+
+def begun(command, out, **options):
+    """Start a sweep and wait until it has written a few batches."""
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **options)
+    while len(list((out / "batches").glob("0*.npz"))) < 3 and process.poll() is None:
         time.sleep(0.01)
-    with pytest.raises(ufm.InputError, match=f"is in use: process {first.pid}"):
-        run_config(config, out, resume=True)
-    os.killpg(first.pid, signal.SIGKILL)
-    first.wait()
-    assert len(list((out / "batches").glob("0*.npz"))) < 150
+    return process
+
+
+def gone(group):
+    """Return whether all processes of a group end by themselves within a minute."""
+    for _ in range(600):
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def completed(command, config, out):
+    """Resume a sweep; its data set must be that of one process."""
     done = subprocess.run([*command, "--resume"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    xr.testing.assert_identical(open_dataset(out).load(), run_config(config, tmp_path / "alone").load())
+    xr.testing.assert_identical(open_dataset(out).load(), run_config(config, out.parent / "alone").load())
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "sweep.toml"
+    path.write_text(CONFIG)
+    return path
+
+
+@pytest.mark.slow
+def test_a_killed_scheduler_is_said_and_resumed_and_a_second_client_is_refused(config, tmp_path):
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", CLI, "sweep", str(config), "--out", str(out), "--scheduler"]
+    with dask(tmp_path) as (address, scheduler):
+        first = begun([*command, address], out)
+        second = subprocess.run([*command, address, "--resume"], capture_output=True, text=True, check=False)
+        assert second.returncode == 2
+        assert f"is in use: process {first.pid}" in " ".join(second.stderr.split())
+        scheduler.kill()
+        said = " ".join(first.communicate()[1].split())
+    assert first.returncode == 1
+    assert said.endswith("the scheduler was lost; batches written before are kept, go on with --resume")
+    assert len(list((out / "batches").glob("0*.npz"))) < 60
+    with dask(tmp_path) as (address, _):
+        completed([*command, address], config, out)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ended", ["killed", "interrupted"])
+def test_a_sweep_that_is_ended_with_its_workers_resumes(ended, config, tmp_path):
+    """Killed as by a machine that goes down, interrupted as by Ctrl-C, which reaches the workers as well."""
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", CLI, "sweep", str(config), "--out", str(out), "--workers", "4"]
+    first = begun(command, out, start_new_session=True)
+    os.killpg(first.pid, signal.SIGKILL if ended == "killed" else signal.SIGINT)
+    said = first.communicate()[1]
+    if ended == "interrupted":
+        assert first.returncode == 130
+        assert said.strip() == "ufm: interrupted"
+        assert gone(first.pid)
+        assert not list(out.rglob("*.partial"))
+        assert json.loads((out / "claim.json").read_text())["holders"] == []
+    assert len(list((out / "batches").glob("0*.npz"))) < 60
+    completed(command, config, out)

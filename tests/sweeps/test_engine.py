@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.cases import few_daily
 
 import ufm
 from ufm.duality.certificate import certificates
@@ -66,7 +67,7 @@ def rmax(a, b):
 @pytest.mark.parametrize(
     "fixed",
     [
-        SMALL,
+        pytest.param(SMALL, marks=pytest.mark.slow),
         SMALL | {"features": "free", "bias": 0.01},
         pytest.param(
             SMALL | {"level": "sample", "counts": "6x2,3x2", "loss": "weighted:0.5"}, marks=pytest.mark.slow
@@ -151,7 +152,10 @@ def test_one_escape_for_many_lowers_every_objective(without_escapes):
         assert new.objective < old.objective - 1e-3 * old.gap
 
 
-@pytest.mark.parametrize("loss", ["ce", "mse", "smoothing:0.1", "weighted:0.5", "adjustment:1", "cdt:0.2"])
+KINDS = ["ce", "mse", "smoothing:0.1", "weighted:0.5", "adjustment:1", "cdt:0.2"]
+
+
+@pytest.mark.parametrize("loss", few_daily(KINDS, (0, 5)))
 def test_stacked_certificates_are_those_of_one(loss):
     axes = {"nuclear_weight": np.geomspace(1e-3, 1e-1, 5), "counts.ratio": [1.0, 3.0, 9.0]}
     members = members_of({"counts": "step:K=4,n_max=90", "dim": 5, "loss": loss}, axes)

@@ -58,6 +58,9 @@ def test_the_data_set_is_labelled_and_right(expected):
 
 def test_stored_and_in_memory_are_the_same(expected, tmp_path):
     found = ufm.sweep(FIXED, AXES, out=tmp_path / "out", **BATCHES)
+    xr.testing.assert_identical(
+        open_dataset(tmp_path / "out").chunk(ratio=1).compute(), expected
+    )  # Dask arrays
     xr.testing.assert_identical(found.load(), expected)
     described = json.loads((tmp_path / "out" / "sweep.json").read_text())["layout"]
     assert described["variables"]["norms"]["dims"] == ["class"]

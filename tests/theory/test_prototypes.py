@@ -1,10 +1,14 @@
 """Fixed prototypes: solved and certified on the one engine, against closed forms and direct optimisation."""
 
+import itertools
+
 import numpy as np
 import pytest
+from helpers.cases import few_daily
 from scipy.optimize import brentq, minimize
 
 import ufm
+from ufm.theory.prototypes import predict_fixed_simplex
 
 COUNTS = np.array([200, 30, 5, 1])
 K, N = len(COUNTS), COUNTS.sum()
@@ -38,6 +42,20 @@ def test_closed_forms_are_the_scalar_equations_of_the_design(frame, features):
     assert not prediction.collapsed.any()  # the class of one sample lives like the others
 
 
+@pytest.mark.parametrize("charge", [0.0, 0.7])
+def test_a_simplex_that_is_not_formed_has_the_prediction_of_the_one_that_is(charge):
+    decays = ufm.conventions.charged(2e-3, COUNTS, charge)
+    loss = ufm.WeightedCrossEntropy([1.0, 2.0, 3.0, 4.0])
+    plain = ufm.Problem(COUNTS, 5, 1.0, decays, loss=loss)
+    whole = ufm.predict(plain.replace(classifier=ufm.simplex_etf(K, 5, 1.5), features="free"))
+    found = predict_fixed_simplex(plain, 1.5)
+    for name in ("norms", "weight_norms", "margins", "objective", "gram_features", "gram_weights", "logits"):
+        np.testing.assert_allclose(getattr(found, name), getattr(whole, name), rtol=1e-12, atol=1e-12)
+    with pytest.raises(ufm.InputError, match="length must be"):
+        predict_fixed_simplex(plain, 0.0)
+
+
+ALL_KINDS = [ufm.CrossEntropy(), ufm.MSE(), ufm.BinaryCrossEntropy()]
 LOSSES = [
     ufm.CrossEntropy(),
     ufm.LabelSmoothing(0.1),
@@ -47,7 +65,7 @@ LOSSES = [
 ]
 
 
-@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: type(loss).__name__)
+@pytest.mark.parametrize("loss", few_daily(LOSSES, (0, 3)), ids=lambda loss: type(loss).__name__)
 @pytest.mark.parametrize(("frame", "features"), FRAMES, ids=["etf", "orthogonal"])
 def test_the_certified_optimum_is_the_prediction(frame, features, loss):
     given = problem(frame, features, loss=loss)
@@ -59,10 +77,11 @@ def test_the_certified_optimum_is_the_prediction(frame, features, loss):
     np.testing.assert_array_equal(solution.weight, frame)
 
 
-@pytest.mark.parametrize("features", ["nonnegative", "free"])
-@pytest.mark.parametrize("bias", [None, 0.05, 0.0])
-@pytest.mark.parametrize("loss", [ufm.CrossEntropy(), ufm.MSE(), ufm.BinaryCrossEntropy()], ids=repr)
-def test_any_classifier_is_certified_against_direct_optimisation(features, bias, loss):
+MODELS = list(itertools.product(ALL_KINDS, [None, 0.05, 0.0], ["nonnegative", "free"]))
+
+
+@pytest.mark.parametrize(("loss", "bias", "features"), few_daily(MODELS, (0, 9, 16)), ids=repr)
+def test_any_classifier_is_certified_against_direct_optimisation(loss, bias, features):
     frame = np.random.default_rng(3).normal(size=(K, 6))
     given = problem(frame, features, bias=bias, loss=loss)
     solution = ufm.solve(given)
@@ -98,6 +117,7 @@ def test_bounds_hold_everywhere_and_another_classifier_certifies_nothing():
     assert ufm.certify(given, 2 * frame, rows, np.arange(K)).lower_bound == -np.inf
 
 
+@pytest.mark.slow
 def test_levels_precisions_and_rules_keep_the_classifier():
     frame, features = FRAMES[1]
     given = problem(frame, features)

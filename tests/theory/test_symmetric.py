@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from helpers.cases import few_daily
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize, minimize_scalar
@@ -103,7 +104,7 @@ LOSSES = [
 ]
 
 
-@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: type(loss).__name__)
+@pytest.mark.parametrize("loss", few_daily(LOSSES, (3,)), ids=lambda loss: type(loss).__name__)
 def test_decays_by_class_against_direct_optimisation(loss):
     given = problem(loss, level=LEVEL / 2, decays=DECAYS)
     prediction = predict(given)
@@ -117,7 +118,7 @@ def test_decays_by_class_against_direct_optimisation(loss):
     np.testing.assert_allclose(features @ weight.T, prediction.logits, atol=1e-3)
 
 
-@pytest.mark.parametrize("K", [2, 3, 4])
+@pytest.mark.parametrize("K", few_daily([2, 3, 4], (1,)))
 def test_binary_cross_entropy_of_few_classes(K):
     given = problem(BinaryCrossEntropy(), counts=COUNTS[:K], level=2e-3)
     prediction = predict(given)
@@ -150,7 +151,9 @@ def test_the_certified_optimum_is_the_prediction(number, counts, level):
     assert predict(given).objective == pytest.approx(solution.objective, rel=2e-8)
 
 
-@pytest.mark.parametrize("loss", [Poly1(0.6), LDAM([0.3] * 4), LabelSmoothing(0.1)], ids=repr)
+@pytest.mark.parametrize(
+    "loss", few_daily([Poly1(0.6), LDAM([0.3] * 4), LabelSmoothing(0.1)], (0,)), ids=repr
+)
 def test_simplex_etf_of_every_symmetric_loss(loss):
     given = problem(loss, np.full(4, 25), 0.02, features="free")
     solution = ufm.solve(given)

@@ -6,14 +6,13 @@ Commands import what they need when they run, so that ``ufm --help`` and bad inp
 """
 
 import sys
-from collections.abc import Sequence
 
 from ufm.cli.signals import listen
 
 __all__ = ["main"]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Run the command line and return the exit code; bad input is one sentence on stderr, never a traceback.
 
     Args:

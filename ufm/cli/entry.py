@@ -77,7 +77,7 @@ def run(argv: Sequence[str], program: bool = False) -> int:
         forget_stdout()
         return 0
     except OSError as error:  # no space left, no permission, a disk gone: what it was for is in the sentence
-        return _complain(1, f"{error.filename or 'output'}: {error.strerror or error}")
+        return _complain(1, f"{error.filename or 'standard output'}: {error.strerror or error}")
     except KeyboardInterrupt:
         return _complain(130, "interrupted")
     except (MemoryError, RuntimeError) as error:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import numpy as np
 from tyro.conf import Positional, arg
 
-from ufm.cli.flags import Json
+from ufm.cli.flags import Json, Panel, Style
 from ufm.cli.output import emit
 from ufm.text import progress_bar
 
@@ -19,6 +19,8 @@ def figures_command(
     format: Annotated[
         Literal["png", "pdf", "svg"], arg(help="of the files; pdf and svg are vectors")
     ] = "png",
+    style: Style = "paper",
+    panel: Panel = None,
     json: Json = False,
 ) -> int:
     """Draw a sweep, complete or not, into its folder: solved beside predicted.
@@ -33,7 +35,7 @@ def figures_command(
     with progress_bar(not json and sys.stderr.isatty(), f"drawing {directory}"):
         dataset = open_dataset(directory)
         status = dataset.status.values
-        paths = [str(path) for path in draw_figures(dataset, directory, f".{format}")]
+        paths = [str(path) for path in draw_figures(dataset, directory, f".{format}", style, panel)]
     computed = int(np.sum(status != "missing"))
     lines = [
         f"{computed} of {status.size} members computed",

@@ -7,27 +7,29 @@ written under another name until it is whole (`ufm.inputs.files.replacing`): wha
 
 from __future__ import annotations
 
-import contextlib
+import _thread
 import os
 import signal
 import sys
-import threading
 
 SENTENCES = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 _SHOW_CURSOR = "\r\x1b[2K\x1b[?25h"  # which a progress bar hides
-_ending = threading.Lock()
+_ending = _thread.allocate_lock()  # `threading` is imported when the handlers are there
 
 
 def listen() -> None:
     """Mind the signals from now on; in the main thread of a process that is ours."""
-    if threading.current_thread() is not threading.main_thread():
-        return
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
-    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    try:
+        signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    except ValueError:  # in another thread than the main one
+        return
     for number in SENTENCES:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as for what a shell has put into the background
             signal.signal(number, lambda number, _: end(number))
+    import threading
+
     threading.Thread(target=_watch, args=(reading,), daemon=True, name="ufm-signals").start()
 
 
@@ -44,9 +46,13 @@ def end(number: int) -> None:
         return  # the other thread, or what this signal has interrupted, is about to end the process
     files = sys.modules.get("ufm.inputs.files")
     for path in list(getattr(files, "UNFINISHED", ())):
-        with contextlib.suppress(OSError):
+        try:  # noqa: SIM105 - no import may be needed here: this one may have been interrupted
             path.unlink()
-    with contextlib.suppress(OSError, ValueError, AttributeError):
+        except OSError:
+            pass
+    try:
         cursor = _SHOW_CURSOR if sys.stderr.isatty() else ""
         os.write(2, f"{cursor}ufm: {SENTENCES[signal.Signals(number)]}\n".encode())
+    except (OSError, ValueError, AttributeError):
+        pass
     os._exit(128 + number)

@@ -12,6 +12,7 @@ from tyro.conf import OmitArgPrefixes, arg
 from ufm.cli.flags import Flags, Forget, Json, Panel, ProblemFlags, SolverFlags, Style, given_settings
 from ufm.cli.output import Output, emit, problem_dict, written
 from ufm.cli.processes import ProcessFlags
+from ufm.inputs.checks import CheckpointError
 from ufm.inputs.files import check_output
 from ufm.text import class_table, progress_bar
 
@@ -55,14 +56,12 @@ def solve_command(
     show = first and not json and sys.stderr.isatty()
     rule = step_rule(chosen["solver"], rule_parameters(chosen))
     watched = figure is not None and chosen_level(given, chosen["level"], rule) != "group"
-    solution = solve(
-        given,
-        progress=show,
-        observe=collapse_observer(given) if watched else None,
-        checkpoint=checkpoint,
-        resume=resume,
-        **chosen,
-    )
+    watch = collapse_observer(given) if watched else None
+    unsaved = None
+    try:
+        solution = solve(given, progress=show, observe=watch, checkpoint=checkpoint, resume=resume, **chosen)
+    except CheckpointError as error:
+        solution, unsaved = error.solution, error
     with progress_bar(show, "verifying, writing"):
         report = verify(solution)
         plot = functools.partial(report.plot, style=style, panel=panel)
@@ -71,6 +70,7 @@ def solve_command(
     if first:
         outcome = problem_dict(given) | solution.to_dict() | {"report": report.to_dict()}
         emit(outcome, json, "\n".join([_solution_text(solution, report), *problem.notes(), *lines]))
+    failure = failure or unsaved
     if failure is not None:  # said last: what took long to find is printed all the same
         raise failure
     return 0 if solution.certified and report.passed else 1

@@ -13,7 +13,8 @@ from tyro.conf import Positional, arg
 from ufm.cli.flags import LOSS_HELP, Json, Panel, Style
 from ufm.cli.output import emit, written
 from ufm.inputs.checks import InputError
-from ufm.inputs.files import check_output, counts_of, read_layer
+from ufm.inputs.files import check_output, counts_of
+from ufm.inputs.layers import read_layer
 from ufm.losses.by_name import parse_loss
 from ufm.model.problem import Problem
 from ufm.profiles import parse_counts

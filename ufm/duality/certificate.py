@@ -210,7 +210,7 @@ def _judged(
         slopes, means = (part / rows_per_class[:, None] for part in (sums.slopes, sums.features))
         balanced = means * np.sqrt(problem.feature_decays * problem.counts)[..., None]
         slopes = np.where(usable[..., None, None], slopes, math.nan)
-        lower_bound, polar = best_lower_bound(problem, slopes, balanced @ balanced.mT, thorough)
+        lower_bound, polar = best_lower_bound(problem, slopes, balanced, thorough)
     positive = objective > 0
     residual = _residual(problem, point, sums) / np.sqrt(2 * np.where(positive, objective, 1.0))
     return objective, lower_bound, polar, np.where(positive, residual, math.inf)

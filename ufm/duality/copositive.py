@@ -13,11 +13,17 @@ The squared distance to C is convex in S with a gradient of Lipschitz constant o
 accelerated projected gradient finds S: non-negative least squares while only ``X Q = Q`` is asked for, which takes
 products of matrices alone, and with ``X <= 1`` besides, which takes an eigendecomposition per step, where that is not
 enough. What is not met exactly costs tightness and never validity.
+
+From five classes on the best S may not do, even at the optimum; with soft targets that is common. Up to
+`SUPPORTS_LIMIT` of them the maximum itself is found: on the classes that a maximiser uses it is positive, a local
+and so the largest maximum of the quadratic form on their sphere, an eigenvector of their block's largest eigenvalue.
+For more the best S of all leaves a tenth of the gap that complementarity leaves, typically per mille.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable
 
@@ -31,6 +37,12 @@ TOGETHER, USED = 1e-6, 1e-9
 STEPS, EIGEN_STEPS, EIGEN_WORK = 200, 200, 2e8
 #: A bound within this of one needs no further work, and S is found when it moves by no more.
 EXACT = 1e-13
+#: Steps towards the best S of all, and the least that are worth it; fewer for more classes, too.
+RELAXED_STEPS, LEAST_STEPS = 500, 50
+#: Most classes whose subsets are all looked at.
+SUPPORTS_LIMIT = 15
+#: An eigenvector is positive if no entry is below minus this, and its eigenvalue simple if the next is further below.
+SIGN, SIMPLE = 1e-6, 1e-9
 
 
 def sharing_bound(product: Float[np.ndarray, "K K"], gram: Float[np.ndarray, "K K"]) -> float:
@@ -75,6 +87,59 @@ def sharing_multiplier(
         reached = _largest(product + multiplier)
         best, least = (multiplier, reached) if reached < least else (best, least)
     return best
+
+
+def sharpest_bound(product: Float[np.ndarray, "K K"], gram: Float[np.ndarray, "K K"]) -> float:
+    """Return the best upper bound that a moment's work gives; see `sharing_bound`."""
+    best, size = sharing_bound(product, gram), len(product)
+    if not 1 + EXACT * size < best < math.inf:
+        return best
+    if size <= SUPPORTS_LIMIT:
+        return min(best, largest_on_supports(product)[0])
+    steps = min(RELAXED_STEPS, int(2 * EIGEN_WORK / size**3))
+    return min(best, relaxed_bound(product, steps)) if steps >= LEAST_STEPS else best
+
+
+def relaxed_bound(product: Float[np.ndarray, "K K"], steps: int) -> float:
+    """Return about the least ``lambda_max(G + S)`` over ``S >= 0``, for G whose largest eigenvalue is about one.
+
+    Alternating directions on its dual, ``max <G, X>`` over positive semidefinite X of trace one without negative
+    entries; S are the prices of these.
+    """
+    positive, price = np.eye(len(product)) / len(product), np.zeros_like(product)
+    for _ in range(steps):
+        values, vectors = np.linalg.eigh(positive - price + product)
+        falling = values[::-1]
+        excess = (np.cumsum(falling) - 1) / np.arange(1, len(values) + 1)
+        semidefinite = (vectors * np.maximum(values - excess[falling > excess][-1], 0)) @ vectors.T
+        positive = np.maximum(semidefinite + price, 0)
+        price = price + semidefinite - positive
+    return _largest(product + np.maximum(-price, 0))
+
+
+def largest_on_supports(product: Float[np.ndarray, "K K"]) -> tuple[float, Float[np.ndarray, " K"]]:
+    """Return ``max u' G u`` over ``u >= 0, |u| = 1`` and where it is attained, by the blocks of all sets of classes.
+
+    The value is an upper bound also where an eigenvalue is multiple or an entry cannot be told from zero.
+
+    Example:
+        >>> value, direction = largest_on_supports(np.array([[1.0, 0.5, -1.0], [0.5, 1.0, -1.0], [-1.0, -1.0, 1.4]]))
+        >>> round(value, 12), direction.round(4).tolist()
+        (1.5, [0.7071, 0.7071, 0.0])
+    """
+    best, direction = -math.inf, np.zeros(len(product))
+    for size in range(1, len(product) + 1):
+        sets = np.array(list(itertools.combinations(range(len(product)), size)))
+        values, vectors = np.linalg.eigh(product[sets[:, :, None], sets[:, None, :]])
+        top = vectors[:, :, -1] * np.where(vectors[:, :, -1].sum(axis=1) < 0, -1.0, 1.0)[:, None]
+        usable = top.min(axis=1) >= -SIGN
+        if size > 1:
+            usable |= values[:, -1] - values[:, -2] <= SIMPLE * np.abs(values[:, -1])
+        first = int(np.argmax(np.where(usable, values[:, -1], -math.inf)))
+        if usable[first] and values[first, -1] > best:
+            best, direction = float(values[first, -1]), np.zeros(len(product))
+            direction[sets[first]] = np.maximum(top[first], 0.0)
+    return best, direction
 
 
 def _largest(matrix: Float[np.ndarray, "K K"]) -> float:

@@ -28,14 +28,14 @@ LINEAR_RANGE = 0.5
 
 
 def onto_spectral_face(
-    problem: Any, dual: Float[np.ndarray, "*members C K"], gram: Float[np.ndarray, "*members C C"]
+    problem: Any, dual: Float[np.ndarray, "*members C K"], means: Float[np.ndarray, "*members C d"]
 ) -> Float[np.ndarray, "*members C K"]:
     """Return A with the singular values of all active directions set to 1 (free features).
 
     Args:
         problem: the problem, or a stack.
         dual: ``A``.
-        gram: ``M``.
+        means: balanced class means, whose Gram matrix is ``M``.
     """
     dual = _centred(problem, dual)
     tall = dual.shape[-2] > dual.shape[-1]
@@ -44,11 +44,16 @@ def onto_spectral_face(
     )  # a third of the work of an SVD
     values = np.sqrt(np.maximum(squares, 0.0))
     near = values > LINEAR_RANGE  # the direction that is centred away has 0
+    few = slice(values.shape[-1] - int(np.max(np.sum(near, axis=-1), initial=0)), None)  # they are sorted
+    squares, values, near, vectors = squares[..., few], values[..., few], near[..., few], vectors[..., few]
     factors = np.where(near, 1 / np.where(near, values, 1.0), 0.0)
     left = dual @ vectors * factors[..., None, :] if tall else vectors
-    active = near & (np.einsum("...ki,...ki->...i", left, _per_class(gram) @ left) + squares > 1)
+    energies = np.sum((means.mT @ left) ** 2, axis=-2)
+    energies = energies * _unit(np.sum(means**2, axis=(-2, -1)), means.shape[-2])[..., None]
+    active = near & (energies + squares > 1)
     change = np.where(active, factors - 1, 0.0)[..., None, :]
-    return dual + ((dual @ vectors * change) @ vectors.mT if tall else (left * change) @ (left.mT @ dual))
+    right = vectors.mT if tall else (left.mT @ dual) * factors[..., None]
+    return dual + (left * (values[..., None, :] * change)) @ right
 
 
 def onto_cone_face(
@@ -94,8 +99,11 @@ def _change(
 
 def _per_class(gram: Float[np.ndarray, "*members K K"]) -> Float[np.ndarray, "*members K K"]:
     """``M`` in units of its mean diagonal, to be compared with slacks, which are at most one."""
-    trace = np.trace(gram, axis1=-2, axis2=-1)[..., None, None]
-    return gram * np.where(trace > 0, gram.shape[-1] / np.where(trace > 0, trace, 1.0), 1.0)
+    return gram * _unit(np.trace(gram, axis1=-2, axis2=-1), gram.shape[-1])[..., None, None]
+
+
+def _unit(trace: Any, size: int) -> Any:
+    return np.where(trace > 0, size / np.where(trace > 0, trace, 1.0), 1.0)
 
 
 def _centred(problem: Any, rows: Float[np.ndarray, "*members K any"]) -> Float[np.ndarray, "*members K any"]:

@@ -47,7 +47,7 @@ def dual_value(problem: Any, dual: Float[np.ndarray, "*members C K"]) -> Any:
 def best_lower_bound(
     problem: Any,
     raw: Float[np.ndarray, "*members C K"],
-    gram: Float[np.ndarray, "*members C C"],
+    means: Float[np.ndarray, "*members C d"],
     thorough: bool = True,
 ) -> tuple[Any, Any]:
     """Return the best lower bound on the optimal value found from ``raw``, and a bound on its polar.
@@ -55,19 +55,20 @@ def best_lower_bound(
     Args:
         problem: a problem whose loss has a conjugate, or a stack.
         raw: class means of the gradient of the loss in the logits, at any point.
-        gram: ``<g_k, g_l>`` of the class means of that point in balanced coordinates. It only suggests which
-            constraints are active; the bound is valid whatever it is.
+        means: ``g_k``, the class means of that point in balanced coordinates. They only suggest which constraints
+            are active; the bound is valid whatever they are.
         thorough: try all candidates; else only the cheapest that may close the gap.
     """
-    shared = gram if problem.loss.shares_directions or problem.bias is not None else None
+    shares = problem.features != "free" and (problem.loss.shares_directions or problem.bias is not None)
+    shared = means @ means.mT if shares else None
     finite = np.all(np.isfinite(raw), axis=(-2, -1))
     raw = np.where(finite[..., None, None], raw, 0.0)
     if problem.classifier is not None:
         return np.where(finite, feasible_value(problem, raw), -math.inf)[()], np.zeros(finite.shape)[()]
-    polar = polar_bound(dual_scales(problem)[..., None] * raw, problem.features, shared)
+    polar = polar_bound(dual_scales(problem)[..., None] * raw, problem.features, shared, thorough)
     best = np.full(np.shape(polar), -math.inf)
-    for candidate in _candidates(problem, raw, gram, thorough):
-        best = np.fmax(best, feasible_value(problem, candidate, shared))
+    for candidate in _candidates(problem, raw, means, thorough):
+        best = np.fmax(best, feasible_value(problem, candidate, shared, thorough))
     return np.where(finite, best, -math.inf)[()], np.where(finite, polar, math.nan)[()]
 
 
@@ -86,6 +87,7 @@ def feasible_value(
     problem: Any,
     dual: Float[np.ndarray, "*members C K"],
     gram: Float[np.ndarray, "*members C C"] | None = None,
+    thorough: bool = False,
 ) -> Any:
     """Scale a candidate into the feasible set and return its value; minus infinity where that fails.
 
@@ -93,15 +95,16 @@ def feasible_value(
         problem: the problem, or a stack.
         dual: ``Q``.
         gram: of the class means, where it may sharpen the bound on the polar.
+        thorough: whether that may take a while.
     """
-    return _value(problem, _feasible(problem, dual, gram))
+    return _value(problem, _feasible(problem, dual, gram, thorough))
 
 
-def _feasible(problem: Any, dual: np.ndarray, gram: np.ndarray | None) -> np.ndarray:
+def _feasible(problem: Any, dual: np.ndarray, gram: np.ndarray | None, thorough: bool = True) -> np.ndarray:
     dual = _feasible_for_bias(problem, dual)
     if problem.classifier is not None:
         return dual
-    polar = polar_bound(dual_scales(problem)[..., None] * dual, problem.features, gram)
+    polar = polar_bound(dual_scales(problem)[..., None] * dual, problem.features, gram, thorough)
     return dual / np.maximum(1.0, polar)[..., None, None]
 
 
@@ -130,18 +133,19 @@ def _feasible_for_bias(problem: Any, dual: np.ndarray) -> np.ndarray:
     return np.stack([problem.loss.centre(rows, labels, own) for rows, own in pairs]).reshape(dual.shape)
 
 
-def _candidates(problem: Any, raw: np.ndarray, gram: np.ndarray, thorough: bool) -> Iterator[np.ndarray]:
+def _candidates(problem: Any, raw: np.ndarray, means: np.ndarray, thorough: bool) -> Iterator[np.ndarray]:
     """Yield dual points, the cheapest first: rows moved onto the boundary, the face, the raw one."""
     scales = dual_scales(problem)[..., None]
     dual = _feasible_for_bias(problem, raw)
     usable = np.all(np.isfinite(dual), axis=(-2, -1), keepdims=True)
     safe = np.where(usable, dual, 0.0)
     if problem.features == "free":
-        yield np.where(usable, onto_spectral_face(problem, scales * safe, gram) / scales, math.nan)
+        yield np.where(usable, onto_spectral_face(problem, scales * safe, means) / scales, math.nan)
     else:
         yield np.where(usable, _rows_onto_boundary(problem, safe), math.nan)
         if thorough:
-            yield np.where(usable, onto_cone_face(problem, scales * safe, gram) / scales, math.nan)
+            face = onto_cone_face(problem, scales * safe, means @ means.mT)
+            yield np.where(usable, face / scales, math.nan)
     if thorough:
         yield raw
 

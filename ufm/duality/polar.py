@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from ufm.duality.copositive import sharing_bound
+from ufm.duality.copositive import sharing_bound, sharpest_bound
 from ufm.model.problem import FeatureSet
 
 #: Relative slack for rounding in float64, multiplied by the number of classes.
@@ -35,6 +35,7 @@ def polar_bound(
     dual: Float[np.ndarray, "*members C K"],
     features: FeatureSet,
     gram: Float[np.ndarray, "*members C C"] | None = None,
+    thorough: bool = False,
 ) -> Any:
     """Return an upper bound on ``polar(A)``, rounding allowed for; infinite if A, or squares of it, leave float64.
 
@@ -43,6 +44,7 @@ def polar_bound(
         features: feature set, which decides the polar.
         gram: Gram matrix of the class means, for losses whose classes may share directions. It sharpens the bound;
             the bound is valid whatever it is.
+        thorough: whether more may be done than complementarity suggests.
     """
     finite = np.all(np.abs(dual) < LARGEST, axis=(-2, -1))  # false for NaN
     dual = np.where(finite[..., None, None], dual, 0.0)
@@ -54,17 +56,17 @@ def polar_bound(
         product = dual @ dual.mT
         squares = perron_bound(np.maximum(product, 0.0))
         if gram is not None and dual.shape[-2] <= SHARING_LIMIT:
-            squares = _sharpened(squares, product, gram)
+            squares = _sharpened(squares, product, gram, thorough)
         bound = np.sqrt(squares)
     return np.where(finite, bound * slack, math.inf)[()]
 
 
-def _sharpened(bound: Any, product: np.ndarray, gram: np.ndarray) -> np.ndarray:
+def _sharpened(squares: Any, product: np.ndarray, gram: np.ndarray, thorough: bool) -> np.ndarray:
     """Return the bounds, those within `SHARPENED` of feasible sharpened for classes that share directions."""
-    found = np.array(bound)
+    found, bound = np.array(squares), sharpest_bound if thorough else sharing_bound
     for where in np.argwhere((found > 1) & (found < SHARPENED)).tolist():
         at = tuple(where)
-        found[at] = min(found[at], sharing_bound(product[at], gram[at]))
+        found[at] = min(found[at], bound(product[at], gram[at]))
     return found
 
 

@@ -7,12 +7,14 @@ members of a stack; without them everything is about one problem.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from ufm.inputs.arrays import rows_of
 from ufm.metrics.moments import ByClass
 
 #: Numbers in a block of features: few enough that its temporaries stay in cache.
@@ -63,14 +65,14 @@ def add_up(
     """
     decays = np.take(problem.feature_decays, labels, axis=-1) * multiplicities
     samples = np.asarray(problem.num_samples)[..., None, None]
-    parts = [
-        _block(problem, weight, features[..., part, :], labels[part], bias, times, charges, samples)
+    parts = (
+        _block(problem, weight, rows_of(features, part), labels[part], bias, times, charges, samples)
         for part, times, charges in (
             (part, multiplicities[..., part], decays[..., part])
             for part in blocks(features.shape[-2], features.shape[-1])
         )
-    ]
-    return parts[0] if len(parts) == 1 else _joined(parts)
+    )
+    return functools.reduce(_joined, parts)
 
 
 def _block(
@@ -111,13 +113,10 @@ def _block(
     )
 
 
-def _joined(parts: list[RowSums]) -> RowSums:
-    """Return the sums over all blocks."""
-    whole = parts[0]
-    for part in parts[1:]:
-        feasible = whole.feasible & part.feasible
-        whole = RowSums._make(a + b for a, b in zip(whole, part, strict=True))._replace(feasible=feasible)
-    return whole
+def _joined(first: RowSums, second: RowSums) -> RowSums:
+    """Return the sums over the rows of both."""
+    feasible = first.feasible & second.feasible
+    return RowSums._make(a + b for a, b in zip(first, second, strict=True))._replace(feasible=feasible)
 
 
 def by_row(method: Any, rows: Float[np.ndarray, "*members rows K"], labels: Int[np.ndarray, " rows"]) -> Any:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from ufm.inputs.checks import LARGEST, InputError, to_numpy
+from ufm.inputs.checks import LARGEST, InputError, label_order, to_numpy
 
-_NAMES = "; names are numbered, in alphabetical order, by numpy.unique(labels, return_inverse=True)[1]"
+_NAMES = "; names are numbered, in alphabetical order, by numpy.unique(names, return_inverse=True)[1] of all of them"
 
 
 def real_array(name: str, value: Any, ndim: int) -> np.ndarray:
@@ -82,6 +83,19 @@ def _entry(name: str, where: tuple[Any, ...], offset: int) -> str:
     return f"{name}[{', '.join(str(i) for i in (first + offset, *rest))}]"
 
 
+def rows_of(table: Any, part: slice) -> Any:
+    """Return ``table[..., part, :]``; pages of a mapped file that were read before are given back.
+
+    Otherwise a pass over a file would end with all of it in memory. Files mapped for writing are left alone.
+    """
+    owner, mapped = table, None
+    while isinstance(owner, np.ndarray):
+        owner, mapped = owner.base, owner if isinstance(owner, np.memmap) else mapped
+    if mapped is not None and mapped.mode == "r" and hasattr(owner, "madvise"):
+        owner.madvise(mmap.MADV_DONTNEED)
+    return table[..., part, :] if len(table.shape) > 2 else table[part]
+
+
 class Table(NamedTuple):
     """Feature rows as they were given: a tensor or a mapped file is read block by block, and only then converted."""
 
@@ -91,7 +105,7 @@ class Table(NamedTuple):
     def block(self, start: int, stop: int, *, check: bool = True, nonnegative: bool = False) -> np.ndarray:
         """Return rows as float64; ``check`` what they hold unless that has been done."""
         try:
-            part = self.rows[start:stop]
+            part = rows_of(self.rows, slice(start, stop))
         except (TypeError, ValueError, LookupError, NotImplementedError, RuntimeError):
             raise InputError(f"features must have rows to slice, got {type(self.rows).__name__}") from None
         if check:
@@ -136,12 +150,13 @@ def feature_table(value: Any, columns: int | None = None, classes: int | None = 
 def label_array(labels: Any, num_classes: int, rows: int | None = None) -> Int[np.ndarray, " rows"]:
     """Return ``labels`` as integers in ``0 .. num_classes - 1``.
 
-    Floating-point labels are accepted if they are whole numbers, as files often hold them.
+    Floating-point labels are accepted if they are whole numbers, as files often hold them; names if all classes are
+    named, which makes them numbers in alphabetical order.
 
     Raises:
         InputError: naming the offending label and the requirement.
     """
-    array = to_numpy("labels", labels)
+    array, _ = numbered(labels, num_classes)
     if array.ndim != 1:
         hint = (
             "of a column, take labels[:, 0]"
@@ -155,13 +170,43 @@ def label_array(labels: Any, num_classes: int, rows: int | None = None) -> Int[n
         raise InputError(f"labels must have one entry per row of features ({rows}), got {len(array)}")
     wanted = f"labels must be integers from 0 to {num_classes - 1}"
     if array.dtype.kind not in "iuf":
-        names = _NAMES if array.dtype.kind in "USO" else ""
-        raise InputError(f"{wanted}, got entries of type {array.dtype}{names}")
+        raise InputError(f"{wanted}, got entries of type {array.dtype}")
     good = (array >= 0) & (array < num_classes) & (array == np.floor(array))  # false for NaN
     if not np.all(good):
         where = int(np.argmin(good))
         raise InputError(f"{wanted}, got labels[{where}] = {array[where]}{_label_hint(array, num_classes)}")
     return array.astype(np.int64)
+
+
+def numbered(labels: Any, num_classes: int | None = None) -> tuple[Any, tuple[str, ...]]:
+    """Return labels that are names as numbers, in alphabetical order, and the names.
+
+    Texts of integers are these integers, without names; others are returned as they are. All classes must occur where
+    their number is given: the order of some would not be that of classifier rows.
+
+    Raises:
+        InputError: if there are not ``num_classes`` names.
+
+    Example:
+        >>> numbered(["cat", "ant", "cat"], 2)
+        (array([1, 0, 1]), ('ant', 'cat'))
+    """
+    array = to_numpy("labels", labels)
+    text = array.dtype.kind in "US" or (
+        array.dtype.kind == "O" and all(isinstance(x, str) for x in array.flat)
+    )
+    if array.ndim != 1 or not array.size or not text:
+        return array, ()
+    try:
+        return array.astype(np.int64), ()
+    except (ValueError, OverflowError):
+        names, codes = np.unique(array.astype(str), return_inverse=True)
+    order = sorted(range(len(names)), key=lambda i: label_order(str(names[i])))
+    if num_classes is not None and len(names) != num_classes:
+        raise InputError(
+            f"labels that are names must name each of the {num_classes} classes, got {len(names)} names{_NAMES}"
+        )
+    return np.argsort(order)[codes], tuple(names[order].tolist())
 
 
 def _label_hint(array: np.ndarray, num_classes: int) -> str:
@@ -173,16 +218,15 @@ def _label_hint(array: np.ndarray, num_classes: int) -> str:
 
 
 def number_of_classes(labels: Any) -> int:
-    """Return the largest label plus one.
+    """Return the largest label plus one, or how many names there are.
 
     Raises:
         InputError: if there is none, or it is no integer of at least 0.
     """
-    array = to_numpy("labels", labels)
+    array, _ = numbered(labels)
     if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iuf":
-        names = _NAMES if array.dtype.kind in "USO" else ""
         raise InputError(
-            f"labels must be a vector of integers from 0, got {array.dtype} of shape {array.shape}{names}"
+            f"labels must be a vector of integers from 0, got {array.dtype} of shape {array.shape}"
         )
     largest = float(array.max())
     if not 0 <= largest < 2**31:

@@ -6,8 +6,9 @@ import math
 import numbers
 import operator
 import os
+import re
 import reprlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Set
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,13 @@ class OutputError(OSError):
 
 
 class CheckpointError(OutputError):
-    """A checkpoint could not be written; the one before, if any, is intact."""
+    """A checkpoint could not be written; the one before, if any, is intact.
+
+    Attributes:
+        solution: what `ufm.solve` has found all the same.
+    """
+
+    solution: Any = None
 
 
 def positive_integer(name: str, value: Any, most: int | None = None) -> int:
@@ -91,6 +98,7 @@ def memory_bytes() -> int:
 def fits_memory(what: str, numbers: int, hint: str) -> None:
     """Raise `InputError` if so many float64 numbers, needed for ``what``, are more than the machine's memory."""
     if 8 * numbers > memory_bytes():
+        numbers = min(numbers, 10**18)  # more, beyond what a float holds, says no more
         raise InputError(
             f"{what} need {8e-9 * numbers:,.0f} GB, and this machine has {1e-9 * memory_bytes():,.0f}; {hint}"
         )
@@ -123,7 +131,7 @@ def _as_float(name: str, value: Any, requirement: str) -> float:
     ):
         raise InputError(f"{name} must be {requirement}, got {value!r}")
     try:
-        return float(value)
+        return float(value.detach() if hasattr(value, "detach") else value)
     except (OverflowError, TypeError, ValueError):
         raise InputError(f"{name} must be {requirement}, got {reprlib.repr(value)}") from None
 
@@ -134,11 +142,14 @@ def class_counts(counts: Any) -> Int[np.ndarray, " K"] | Float[np.ndarray, " K"]
     Whole numbers become int64, others float64 (weights of a sampler). A mapping from labels to counts is taken by
     sorted label, texts of integers as integers.
     """
-    if isinstance(counts, Mapping) or hasattr(counts, "to_dict"):
-        table = dict(counts.items())
-        counts = [table[label] for label in sorted(table, key=_label_order)]
-    if isinstance(counts, str | bytes) or not isinstance(counts, Iterable):
-        raise InputError(f"counts must be a sequence of positive integers, got {counts!r}")
+    if hasattr(counts, "keys") and hasattr(counts, "items"):
+        counts = _by_label(dict(counts.items()))
+    if isinstance(counts, str | bytes | Set) or not isinstance(
+        counts, Iterable
+    ):  # a set has lost equal counts
+        raise InputError(f"counts must be a sequence of positive integers, got {reprlib.repr(counts)}")
+    if isinstance(counts, np.ma.MaskedArray):
+        raise InputError("counts must have no mask: leave out the masked classes")
     entries: Any = counts if hasattr(counts, "__array__") else list(counts)
     try:
         array = np.asarray(entries)
@@ -166,10 +177,18 @@ def class_counts(counts: Any) -> Int[np.ndarray, " K"] | Float[np.ndarray, " K"]
     return array
 
 
-def _label_order(label: Any) -> tuple[int, Any]:
-    """Integers and their texts by value, before other texts."""
-    text = str(label)
-    return (0, int(text)) if text.lstrip("-").isdecimal() else (1, label)
+def _by_label(table: dict[Any, Any]) -> list[Any]:
+    try:
+        return [table[label] for label in sorted(table, key=label_order)]
+    except TypeError:
+        shown = reprlib.repr(list(table))
+        raise InputError(f"counts must have labels that can be sorted, got {shown}") from None
+
+
+def label_order(label: Any) -> tuple[bool, Any]:
+    """Sort integers and their texts by value, before other labels."""
+    whole = re.fullmatch(r"[-+]?[0-9]{1,18}", str(label)) is not None
+    return not whole, int(str(label)) if whole else label
 
 
 def _is_whole(array: np.ndarray) -> bool:
@@ -241,6 +260,14 @@ def finite_vector(name: str, values: Any, *, positive: bool = False) -> Float[np
     return array
 
 
+def dense(name: str, value: Any) -> Any:
+    """Return a SciPy sparse matrix as a dense one, if it fits into memory; anything else as it is."""
+    if not hasattr(value, "toarray"):
+        return value
+    fits_memory(f"{name} of shape {value.shape}", math.prod(value.shape), "take fewer rows or columns")
+    return value.toarray()
+
+
 def target_rows(targets: Any, contexts: int) -> Float[np.ndarray, "C K"]:
     """Return target distributions, one row per context, as float64 rows that sum to one as exactly as they can.
 
@@ -251,15 +278,15 @@ def target_rows(targets: Any, contexts: int) -> Float[np.ndarray, "C K"]:
     Raises:
         InputError: naming ``targets``, what it is and what it must be.
     """
-    dense = targets.toarray() if hasattr(targets, "toarray") else targets
-    array = to_numpy("targets", dense)
+    array = to_numpy("targets", dense("targets", targets))
     if array.ndim != 2 or len(array) != contexts or array.shape[1] < 2 or array.dtype.kind not in "biuf":
         raise InputError(
             f"targets must be numbers with one row per entry of counts ({contexts}) and at least two columns, "
             f"got shape {array.shape} of {array.dtype}"
         )
     rows = array.astype(np.float64, copy=False)
-    sums = rows.sum(axis=1)
+    with np.errstate(all="ignore"):
+        sums = rows.sum(axis=1)
     good = (np.abs(sums - 1) <= SUM_TOLERANCE) & (rows.min(axis=1) >= 0)  # false for NaN
     if not np.all(good):
         where = int(np.argmin(good))

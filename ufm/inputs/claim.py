@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import errno
 import json
 import os
 import socket
@@ -60,7 +61,7 @@ def _holders(path: Path) -> Iterator[list[dict[str, Any]]]:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as reason:
         raise InputError(f"{path} cannot be written: {reason.strerror or reason}") from None
-    with os.fdopen(file, "r+b") as stream:
+    with os.fdopen(file, "r+b", buffering=0) as stream:
         with contextlib.suppress(
             ImportError, OSError
         ):  # not on every system, not on every network file system
@@ -78,9 +79,14 @@ def _holders(path: Path) -> Iterator[list[dict[str, Any]]]:
         except (KeyError, TypeError, ValueError, IndexError):
             raise InputError(f"{path} is damaged; delete it if no other run is at work there") from None
         yield held
-        content = json.dumps({"holders": held}).encode()
-        stream.seek(0)  # in place and in one go, so that no kill leaves half of it
-        stream.write(content.ljust(len(before)))
+        content = json.dumps({"holders": held}).encode().ljust(len(before))
+        try:  # in place and in one go, so that no kill leaves half of it
+            if os.pwrite(file, content, 0) < len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as reason:
+            if not before:
+                path.unlink()
+            raise InputError(f"{path} cannot be written: {reason.strerror or reason}") from None
 
 
 def _myself() -> dict[str, Any]:

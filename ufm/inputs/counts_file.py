@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ufm.inputs.checks import InputError
+from ufm.inputs.checks import InputError, label_order
 
 #: Larger files are no list of counts.
 MAX_BYTES = 2**28
@@ -54,7 +54,7 @@ def _from_json(path: Path, text: str) -> list[Any]:
     except (ValueError, RecursionError) as reason:
         raise InputError(f"counts file {path} is no valid JSON ({reason}); {HOW}") from None
     if isinstance(held, Mapping):
-        return [held[name] for name in sorted(held, key=_by_number)]
+        return [held[name] for name in sorted(held, key=label_order)]
     if not isinstance(held, list):
         raise InputError(f"counts file {path} must hold a list or an object of counts; {HOW}")
     return held
@@ -81,14 +81,9 @@ def _from_rows(rows: Sequence[Sequence[str]]) -> list[Any] | None:
         of_samples = header is not None or all(re.search(r"[/\\]|\.\w+$", row[0]) for row in data)
         if of_samples:
             tally = Counter(row[1] for row in data)
-            return [tally[label] for label in sorted(tally, key=_by_number)]
+            return [tally[label] for label in sorted(tally, key=label_order)]
     return [int(row[1]) for row in data] if all(_is_whole(row[1]) for row in data) else None
 
 
 def _is_whole(text: str) -> bool:
     return re.fullmatch(r"[-+]?\d{1,18}", text) is not None
-
-
-def _by_number(name: str) -> tuple[bool, int, str]:
-    """Sort whole numbers as numbers, before names."""
-    return (False, int(name), "") if _is_whole(name) else (True, 0, name)

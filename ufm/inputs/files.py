@@ -15,39 +15,11 @@ from jaxtyping import Int
 
 from ufm.inputs.checks import InputError, OutputError, memory_bytes
 
-REQUIRED, OPTIONAL = ("features", "labels", "weight"), ("bias",)
 HOW_TO_WRITE = "write it with numpy.savez(FILE, features=..., labels=..., weight=...)"
-
-
+#: What a file that is being written is called at the end.
+PARTIAL = ".partial"
 #: Files that are being written, under the names that they have until they are whole.
 UNFINISHED: set[Path] = set()
-
-
-def read_layer(file: Path) -> dict[str, Any]:
-    """Return the arrays of a last layer from an npz file: features (N, d), labels (N,), weight (K, d)[, bias (K,)].
-
-    Raises:
-        InputError: if there is no such file, it is no npz, or an array is missing; saying what to do.
-    """
-    try:
-        with open_archive(file) as archive:
-            missing = [name for name in REQUIRED if name not in archive]
-            if missing:
-                held = ", ".join(archive.files) or "nothing"
-                raise InputError(f"{file} lacks {', '.join(missing)} (it holds {held}); {HOW_TO_WRITE}")
-            arrays = {name: archive[name] for name in (*REQUIRED, *OPTIONAL) if name in archive}
-        for name, array in arrays.items():
-            if array.ndim == 0:
-                raise InputError(f"{file}: {name} must be an array, got the single number {array}")
-        return arrays
-    except FileNotFoundError:
-        raise InputError(f"there is no file {file}; `ufm solve --save {file.name}` would write one") from None
-    except PermissionError:
-        raise InputError(f"{file} may not be read: its permissions are for others") from None
-    except (InputError, MemoryError):
-        raise
-    except Exception as reason:  # zip, header, compression, type: everything that a file can be wrong in
-        raise InputError(f"{file} is damaged or holds objects ({reason}); {HOW_TO_WRITE}") from None
 
 
 @contextlib.contextmanager
@@ -90,12 +62,13 @@ def _check_member(file: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo)
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
+def replacing(path: Path, name: str = "") -> Iterator[IO[bytes]]:
     """Write a file under another name, and put it in its place when it is whole and on the disk.
 
+    The other name is by default the file's with ``.partial`` behind it.
     Whatever goes wrong, a signal included, what was there before is there still, and nothing else.
     """
-    partial = path.with_name(path.name[:200] + ".partial")
+    partial = path.with_name(name or path.name[:200] + PARTIAL)
     UNFINISHED.add(partial)
     try:
         with partial.open("wb") as stream:
@@ -171,6 +144,8 @@ def write_output(path: Path, write: Callable[[Path], Any]) -> None:
     """Write a file, or raise `OutputError` saying why it cannot be written."""
     try:
         write(path)
+    except InputError:
+        raise  # what was asked for is at fault, not the place
     except (OSError, ValueError) as reason:
         why = getattr(reason, "strerror", None) or reason
         raise OutputError(f"{path} could not be written ({why}): choose another place") from None

@@ -168,8 +168,12 @@ class Loss(ABC):
         """
         made = object.__new__(type(self))  # parameters of rows would not pass the checks of vectors
         for name, value in self._parameters():
-            object.__setattr__(made, name, value[columns] if np.ndim(value) else value)
+            object.__setattr__(made, name, value[columns] if np.ndim(value) == 1 else value)
         return made
+
+    def alike(self) -> list[np.ndarray]:
+        """Return what classes that can change places have in common, a number each: all parameters per class."""
+        return [value for _, value in self._parameters() if isinstance(value, np.ndarray)]
 
     def check_classes(self, num_classes: int) -> None:
         """Raise `InputError` if a per-class parameter does not have ``num_classes`` entries."""
@@ -179,6 +183,10 @@ class Loss(ABC):
                     f"{name} of {type(self).__name__} must have one entry per class ({num_classes}), "
                     f"got {len(value)}"
                 )
+
+    def class_parameters(self) -> list[Any]:
+        """Return the per-class parameters: classes with the same are alike."""
+        return [value for _, value in self._parameters() if np.ndim(value)]
 
     def _parameters(self) -> list[tuple[str, Any]]:
         return [(field.name, getattr(self, field.name)) for field in dataclasses.fields(self)]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from fractions import Fraction
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int, Num
 
 if TYPE_CHECKING:
     from ufm.losses.base import Loss
@@ -60,14 +61,14 @@ class ScalarForm:
 
     def value(self, margins: Float[np.ndarray, " K"]) -> Float[np.ndarray, " K"]:
         """Return ``phi_k(M_k)``."""
-        return self._of_two().value(*self._row(margins))
+        return self._by_kind(margins, lambda loss, *rows: loss.value(*rows))
 
     def slope(self, margins: Float[np.ndarray, " K"]) -> Float[np.ndarray, " K"]:
         """Return ``phi_k'(M_k)``."""
-        gradient = self._of_two().gradient(*self._row(margins))
-        return gradient @ (np.array([1.0, self.num_classes - 1.0]) * self._direction())
+        along = np.array([1.0, self.num_classes - 1.0]) * self._direction()
+        return self._by_kind(margins, lambda loss, *rows: loss.gradient(*rows) @ along)
 
-    @property
+    @cached_property
     def pull(self) -> Float[np.ndarray, " K"]:
         """``-phi_k'(0) > 0``: what class k gains per unit of margin where it has none."""
         return -self.slope(np.zeros(self.num_classes))
@@ -83,11 +84,27 @@ class ScalarForm:
     def _direction(self) -> np.ndarray:
         return np.array([float(self.own - self.off), -float(self.off)])
 
-    def _of_two(self) -> Loss:
-        classes = np.arange(self.num_classes)
-        return self.loss.of_columns(np.stack([classes, (classes + 1) % self.num_classes], axis=1))
+    def _by_kind(self, margins: np.ndarray, of_rows: Callable[..., np.ndarray]) -> Float[np.ndarray, " K"]:
+        """Evaluate the loss once for all classes of the same margin and parameters: a million are of few kinds."""
+        margins = np.asarray(margins, np.float64)
+        first, kind = kinds(margins, *self.loss.alike())
+        two = self.loss.of_columns(np.stack([first, (first + 1) % self.num_classes], axis=1))
+        logits = margins[first, None] * self._direction()
+        times = np.array([1.0, self.num_classes - 1.0])
+        return of_rows(two, logits, np.zeros(len(first), dtype=np.int64), times)[kind]
 
-    def _row(self, margins: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        K = self.num_classes
-        logits = np.asarray(margins, np.float64)[:, None] * self._direction()
-        return logits, np.zeros(K, dtype=np.int64), np.array([1.0, K - 1.0])
+
+def kinds(*columns: Num[np.ndarray, " K"]) -> tuple[Int[np.ndarray, " G"], Int[np.ndarray, " K"]]:
+    """Return the first entry of every kind, equal in all columns, and the kind of every entry.
+
+    Example:
+        >>> first, kind = kinds(np.array([5, 3, 5]), np.array([0.5, 0.5, 0.5]))
+        >>> first.tolist(), kind.tolist()
+        ([1, 0], [1, 0, 1])
+    """
+    order = np.lexsort(columns)  # stable: the first of every kind comes first
+    new = np.ones(len(order), dtype=bool)
+    new[1:] = np.any([np.diff(column[order]) != 0 for column in columns], axis=0)
+    kind = np.empty(len(order), dtype=np.int64)
+    kind[order] = np.cumsum(new) - 1
+    return order[new], kind

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float, Int
 
-from ufm.inputs.checks import InputError, finite_vector, nonnegative_float, positive_float
+from ufm.inputs.checks import InputError, class_counts, finite_vector, nonnegative_float, positive_float
 from ufm.losses import softmax as sm
 from ufm.losses.base import Loss, SoftmaxParameters, Times, of_label
 from ufm.losses.divergence import binary_interval
@@ -60,7 +60,9 @@ class SoftmaxLoss(Loss):
         return labels
 
     def _softening(self, rows: Any, labels: Any, times: Any) -> Any:
-        """Return ``onehot - t`` for every row, with the one where the target is largest."""
+        """Return ``onehot - t`` for every row, with the one where the target is largest; 0 if it is all there is."""
+        if isinstance(self.label_smoothing, float) and not self.label_smoothing:
+            return 0.0
         xp, share = rows.__array_namespace__(), 1.0 / sm.number_of_logits(rows, times)
         uniform = xp.where(sm.label_mask(labels, rows.shape[-1]), 1.0 - share, -share)
         return sm.like(self.label_smoothing * uniform, rows)
@@ -85,9 +87,11 @@ class SoftmaxLoss(Loss):
     ) -> Float[Any, " rows"]:
         """Return the loss of every row, in nats."""
         scores = self._scores(logits, labels)
-        hard = sm.cross_entropy_from_logits(scores, self._columns(labels), times)
-        soft = sm.total(self._softening(scores, labels, times) * scores, times)
-        return self._row_weights(labels, logits.dtype) * (hard + soft)
+        found = sm.cross_entropy_from_logits(scores, self._columns(labels), times)
+        softening = self._softening(scores, labels, times)
+        if np.ndim(softening):  # zero times an infinite logit is none
+            found = found + sm.total(softening * scores, times)
+        return self._row_weights(labels, logits.dtype) * found
 
     def gradient(
         self, logits: Float[Any, "rows K"], labels: Int[Any, " rows"], times: Times = None
@@ -152,20 +156,20 @@ class SoftmaxLoss(Loss):
         return (1 - self.label_smoothing) * onehot + self.label_smoothing / num_classes
 
     def softmax_parameters(self, num_classes: int) -> SoftmaxParameters | None:
-        """Return ``c, a, o, e``, unless there are label margins."""
-        if np.any(self.label_margins):
+        """Return ``c, a, o, e``, unless there are label margins, or no labels."""
+        if np.any(self.label_margins) or not self.labelled:
             return None
         given = (np.asarray(x, np.float64) for x in (self.weights, self.scales, self.offsets))
         weights, scales, offsets = (np.broadcast_to(x, (num_classes,)) for x in given)
         return SoftmaxParameters(weights, scales, offsets, float(self.label_smoothing))
 
     def scalar_form(self, num_classes: int) -> ScalarForm | None:
-        """Return ``phi_k``, unless logits are scaled or offset differently.
+        """Return ``phi_k``, unless logits are scaled or offset differently, or there are no labels.
 
         With relative slope x, scale a and ``E = exp(-a m)``: ``a M = log1p((1-e)(K-1+E)(1-x) / (E (e + (1-e) x)))``
         where m or e is zero: no loss of this package has both.
         """
-        if np.ptp(self.scales) > 0 or np.ptp(self.offsets) > 0:
+        if np.ptp(self.scales) > 0 or np.ptp(self.offsets) > 0 or not self.labelled:
             return None
         if self.label_smoothing and np.any(self.label_margins):
             return None
@@ -191,7 +195,8 @@ class SoftmaxLoss(Loss):
     ) -> Pinned | None:
         """The divergence is ``c_k KL(p*_k || p_k)``, p of the scores; with scales nothing is pinned along ``1/a``."""
         weights, scales = self._row_weights(labels), np.broadcast_to(self.scales, logits.shape[1:])
-        found = pinned_by_kl(sm.softmax(self._scores(logits, labels)), labels, divergence / weights)
+        columns = self._columns(labels)
+        found = pinned_by_kl(sm.softmax(self._scores(logits, labels)), columns, divergence / weights)
         found = dataclasses.replace(
             found,
             radius=found.radius / scales.min(),
@@ -209,7 +214,7 @@ class SoftmaxLoss(Loss):
         self, logits: Float[np.ndarray, "rows K"], labels: Int[np.ndarray, " rows"], found: Pinned
     ) -> Pinned:
         """Others count differently in scores and logits: the margin moves along ``e_y - softmax(others)``."""
-        own = sm.label_mask(labels, logits.shape[1])
+        own = sm.label_mask(self._columns(labels), logits.shape[1])
         slopes = own - sm.softmax(np.where(own, -np.inf, logits))
         slopes = slopes - (slopes @ found.free)[:, None] * found.free
         width = found.spread * np.sqrt(np.sum(slopes**2 * found.variances, axis=1))
@@ -222,7 +227,9 @@ class SoftmaxLoss(Loss):
         return dataclasses.replace(found, margin_fall=width, margin_rise=width, confusion=confusion)
 
     def zero_margins(self, divergence: Float[np.ndarray, " K"]) -> Float[np.ndarray, " K"] | None:
-        """How far the log-odds of the label may rise from what equal logits give."""
+        """How far the log-odds of the label may rise from what equal logits give; None if there are no labels."""
+        if not self.labelled:
+            return None
         K, scale = len(divergence), float(np.min(self.scales))
         if np.ptp(self.scales) > 0 or np.ptp(self.offsets) > 0:
             pinned = self.pinned(np.zeros((K, K)), np.arange(K), divergence)
@@ -411,7 +418,7 @@ class LDAM(SoftmaxLoss):
     @classmethod
     def of_counts(cls, counts: Any, largest: float | int = 0.5, scale: float | int = 1.0) -> LDAM:
         """Return the loss with ``Delta_k = largest (n_min/n_k)^(1/4)``."""
-        n = finite_vector("counts", counts, positive=True)
+        n = class_counts(counts)
         return cls(nonnegative_float("largest", largest) * (n.min() / n) ** 0.25, scale)
 
     @property

@@ -44,9 +44,9 @@ class Batch(NamedTuple):
         """How many numbers its features are."""
         return self.features.shape[0] * self.features.shape[1]
 
-    def blocks(self, num_classes: int, *, check: bool, nonnegative: bool = False) -> Iterator[Block]:
+    def blocks(self, num_logits: int, *, check: bool, nonnegative: bool = False) -> Iterator[Block]:
         """Yield its rows as float64; ``check`` what they hold unless that has been done."""
-        for part in self.features.blocks(block_rows(self.features.shape[1], num_classes)):
+        for part in self.features.blocks(block_rows(self.features.shape[1], num_logits)):
             rows = self.features.block(part.start, part.stop, check=check, nonnegative=nonnegative)
             yield Block(rows, self.labels[part], self.weights[part])
 
@@ -58,9 +58,9 @@ def checked_batch(features: Any, labels: Any, multiplicities: Any, num_classes: 
     return Batch(table, label_array(labels, num_classes, rows), multiplicity_array(multiplicities, rows))
 
 
-def block_rows(dim: int, num_classes: int) -> int:
+def block_rows(dim: int, num_logits: int) -> int:
     """Return how many rows are worked on at once: few enough for a cache, but worth an addition to a scatter."""
-    width = max(dim, num_classes)
+    width = max(dim, num_logits)
     return max(1, min(BLOCK_ENTRIES // width, max(WORTH_ADDING, CACHED_ENTRIES // width)))
 
 

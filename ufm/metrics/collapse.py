@@ -46,6 +46,13 @@ def tiles(rows: Float[np.ndarray, "K ..."] | Int[np.ndarray, " K"]) -> Iterator[
     return (rows[start : start + step] for start in range(0, len(rows), step))
 
 
+def upper_tiles(rows: Float[np.ndarray, "K d"]) -> Iterator[tuple[slice, np.ndarray]]:
+    """Yield a few rows at a time and their products with these and all later ones: every pair of rows once."""
+    for part in tiles(np.arange(len(rows))):
+        own = slice(int(part[0]), int(part[-1]) + 1)
+        yield own, rows[own] @ rows[own.start :].T
+
+
 def measure(
     features: Any,
     labels: Any,
@@ -148,28 +155,39 @@ def cdnv(statistics: FeatureStatistics | Any, rtol: float | Any = RANK_TOLERANCE
     Source: class-distance normalised variance of Galanti, György, Hutter, ICLR 2022 (arXiv:2112.15121).
     """
     rtol = nonnegative_float("rtol", rtol)
-    smallest = rtol * max((tile.max(initial=0.0) for tile in _distance_tiles(statistics)), default=0.0)
+    norms = np.sum(_centred_means(statistics) ** 2, axis=1)
     variances = statistics.variances[statistics.present]
-    total, number = 0.0, 0
-    for own, squares in zip(tiles(variances), _distance_tiles(statistics), strict=True):
-        kept = squares > smallest
-        total += float(np.sum((own[:, None] + variances)[kept] / (2 * squares[kept])))
-        number += int(np.sum(kept))
-    return total / number if number else 0.0
+    surely = 4 * rtol * norms.max(initial=0.0)  # the largest squared distance is norms.max() to 4 norms.max()
+    largest, total, number, close = 0.0, 0.0, 0, [np.zeros((2, 0))]
+    for own, squares in distance_tiles(statistics):
+        largest = max(largest, float(squares.max()))
+        sums, kept = variances[own, None] + variances[own.start :], squares > surely
+        total, number = total + float(np.sum(sums[kept] / squares[kept])), number + int(np.sum(kept))
+        near = ~kept & (squares > surely / 4)
+        close.append(np.stack([sums[near], squares[near]]))
+    sums, squares = np.concatenate(close, axis=1)
+    kept = squares > rtol * largest
+    number += int(np.sum(kept))
+    return (total + float(np.sum(sums[kept] / squares[kept]))) / (2 * number) if number else 0.0
+
+
+def distance_tiles(statistics: FeatureStatistics | Any) -> Iterator[tuple[slice, np.ndarray]]:
+    """Yield a few classes present and ``|mu_k - mu_l|^2`` to these and all later ones, 0 except for l > k."""
+    centred = _centred_means(statistics)
+    norms = np.sum(centred**2, axis=1)
+    for own, products in upper_tiles(centred):
+        squares = np.maximum(norms[own, None] + norms[own.start :] - 2 * products, 0.0)
+        squares[:, : len(squares)][np.tri(len(squares), dtype=bool)] = 0.0
+        yield own, squares
 
 
 def squared_distances(statistics: FeatureStatistics | Any) -> Float[np.ndarray, "P P"]:
     """Return ``|mu_k - mu_l|^2`` between the classes present."""
-    return np.concatenate(list(_distance_tiles(statistics)) or [np.zeros((0, 0))])
-
-
-def _distance_tiles(statistics: FeatureStatistics | Any) -> Iterator[np.ndarray]:
-    centred = _centred_means(statistics)
-    norms = np.sum(centred**2, axis=1)
-    for own in tiles(np.arange(len(centred))):
-        squares = np.maximum(norms[own, None] + norms - 2 * centred[own] @ centred.T, 0.0)
-        squares[np.arange(len(own)), own] = 0.0
-        yield squares
+    number = int(np.sum(_checked(statistics).present))
+    squares = np.zeros((number, number))
+    for own, upper in distance_tiles(statistics):
+        squares[own, own.start :] = upper
+    return squares + squares.T
 
 
 def gram(rows: Float[np.ndarray, "K d"] | Any) -> Float[np.ndarray, "K K"]:

@@ -102,7 +102,7 @@ class FeatureStatistics:
 
     def add(self, batch: Batch, check: bool) -> None:
         """Add a batch whose shapes and labels have been checked; ``check`` what is in the features, too."""
-        blocks = batch.blocks(self.num_classes, check=check, nonnegative=self.nonnegative)
+        blocks = batch.blocks(self._logits, check=check, nonnegative=self.nonnegative)
         if batch.entries < batches.BLOCK_ENTRIES:
             new = list(blocks)
             smallest = min((float(block.features.min()) for block in new), default=0.0)
@@ -122,7 +122,7 @@ class FeatureStatistics:
         """Add the batches that wait to the sums; return these."""
         if self._waiting:
             joined = Block(*(np.concatenate(parts) for parts in zip(*self._waiting, strict=True)))
-            size = block_rows(self.dim, self.num_classes)
+            size = block_rows(self.dim, self._logits)
             for start in range(0, len(joined.labels), size):
                 self._sums.add(Block(*(part[start : start + size] for part in joined)), self._classifier)
             self._waiting = []
@@ -149,6 +149,11 @@ class FeatureStatistics:
         if mine.logits is not None and theirs.logits is not None:
             mine.logits.add(classes, theirs.logits)
         self.rows, self.smallest = self.rows + other.rows, min(self.smallest, other.smallest)
+
+    @property
+    def _logits(self) -> int:
+        """How many logits a row has."""
+        return self.num_classes if self.has_classifier else 0
 
     @property
     def has_classifier(self) -> bool:

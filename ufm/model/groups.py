@@ -1,6 +1,7 @@
 """Group level: classes that are alike solved for as one, in numbers that do not grow with how many they are.
 
-Permuting classes of equal count, loss parameters and decays leaves a problem unchanged. Its classifier and features,
+Permuting classes of equal count, loss parameters and decays leaves a problem unchanged (with soft targets, those
+whose rows and columns can be exchanged). Its classifier and features,
 in coordinates of which every class has one of its own (``d >= K``), may then be taken to commute with those
 permutations: they lie in the algebra of `ufm.model.algebra`, and so do logits, gradients and Gram matrices. The
 optimum of the problem restricted to the algebra is judged by a certificate that is rigorous for the whole problem
@@ -18,6 +19,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
+from ufm.losses.scalar import kinds
 from ufm.model.algebra import Algebra
 from ufm.model.objective import POWER_STEPS, Objective, Point, Variables, loss_arrays
 from ufm.model.problem import Problem, bias_curvature
@@ -62,6 +64,14 @@ class Groups:
         G = len(self)
         return np.column_stack([np.broadcast_to(self.first, (G, G)), self.first])
 
+    @functools.cached_property
+    def places(self) -> Int[np.ndarray, "G columns"]:
+        """The same, with another class than the label's own to stand for its group, where there is one."""
+        G = len(self)
+        last = np.zeros(G, dtype=np.int64)
+        last[self.of_class] = np.arange(len(self.of_class))
+        return np.column_stack([np.where(np.eye(G, dtype=bool), last, self.first), self.first])
+
     @property
     def labels(self) -> Int[np.ndarray, " G"]:
         """Where in a row of logits the label's own is: last."""
@@ -83,12 +93,7 @@ class Groups:
 
     def reduce_rows(self, rows: Float[np.ndarray, "G K"]) -> Float[np.ndarray, "G columns"]:
         """Return the element whose matrix has these rows of the first class of every group."""
-        G = len(self)
-        last = np.zeros(G, dtype=np.int64)
-        last[self.of_class] = np.arange(len(self.of_class))
-        others = np.where(np.eye(G, dtype=bool), last, self.first)  # of a group's own classes another one
-        entries = np.take_along_axis(rows, np.column_stack([others, self.first]), axis=1)
-        return self.algebra.roots * entries
+        return self.algebra.roots * np.take_along_axis(rows, self.places, axis=1)
 
     def reduce(self, matrix: Float[np.ndarray, "K K"]) -> Float[np.ndarray, "G columns"]:
         """Return the element of the algebra nearest to a K x K matrix: its average over permutations."""
@@ -101,24 +106,17 @@ class Groups:
 
 def groups_of(problem: Problem) -> Groups:
     """Return the groups of classes of equal count, feature decay and loss parameters."""
-    per_class = [problem.counts, problem.feature_decays]
-    for field in dataclasses.fields(problem.loss):
-        value = getattr(problem.loss, field.name)
-        if isinstance(value, np.ndarray):
-            per_class.append(value)
-    table = np.column_stack(per_class)
-    _, first, inverse, members = np.unique(
-        table, axis=0, return_index=True, return_inverse=True, return_counts=True
-    )
+    first, kind = kinds(problem.counts, problem.feature_decays, *problem.loss.alike())
     order = np.argsort(first)
-    ranks = np.argsort(order)
-    return Groups(ranks[inverse.reshape(-1)], first[order], members[order])
+    return Groups(np.argsort(order)[kind], first[order], np.bincount(kind)[order])
 
 
 def why_not_grouped(problem: Problem) -> str | None:
     """Return why a problem has no group level, the end of a sentence, or None if it has one."""
     if not problem.loss.grouped:
         return f"{type(problem.loss).__name__} cannot take classes together"
+    if problem.num_classes != problem.num_logits:
+        return f"targets must be square, got {problem.num_classes} contexts and {problem.num_logits} logits"
     if problem.classifier is not None:
         return "the classifier is fixed"
     if problem.dim < problem.num_classes:
@@ -270,7 +268,7 @@ def group_objective(problem: Problem, groups: Groups, dtype: str = "float64") ->
     arrays = {
         "algebra": Algebra(*(part.astype(dtype) for part in groups.algebra)),
         "labels": groups.labels.astype(np.int32),
-        "loss": loss_arrays(problem.loss.of_columns(groups.columns), dtype),
+        "loss": loss_arrays(problem.loss.of_columns(groups.places), dtype),
         "loss_weights": problem.priors[first].astype(dtype),
         "logit_scales": (1 / (problem.nuclear_weights[first] * np.sqrt(problem.counts[first]))).astype(dtype),
         "curvatures": np.asarray(problem.loss.curvature(first), dtype),

@@ -34,7 +34,9 @@ from ufm.duality.polar import ROUNDING
 from ufm.inputs.checks import (
     InputError,
     class_counts,
+    fits_memory,
     gap_tolerance,
+    nonnegative_integer,
     positive_float,
     positive_integer,
     to_numpy,
@@ -220,6 +222,8 @@ class SupervisedContrastive:
         from ufm.models.contrastive_descent import Descent  # `predict` needs no JAX
 
         tol, max_steps = gap_tolerance("tol", tol), positive_integer("max_steps", max_steps)
+        seed, samples = nonnegative_integer("seed", seed), int(self.counts.sum())
+        fits_memory(f"similarities of {samples:,} samples", samples * (samples + self.dim), "take fewer")
         bound, descent = self.predict().objective, Descent(self)
         best, features = np.inf, descent.start(seed)
         steps, status = 0, Status.MAX_STEPS

@@ -13,7 +13,7 @@ import xarray as xr
 
 from ufm.inputs.checks import InputError
 from ufm.inputs.files import write_output
-from ufm.plots.style import BLACK, BLUE, GREEN, ORANGE, PAGE, SUFFIXES, VERMILLION, canvas, save_figure
+from ufm.plots.style import BLACK, BLUE, GREEN, ORANGE, PAGE, SUFFIXES, VERMILLION, Style, canvas, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,11 +29,15 @@ LABELS = {
     "dim": "feature dimension $d$",
     "n_max": "samples of the largest class",
 }
+#: What maps are drawn of.
+MAPPED = ("num_collapsed", "predicted_num_collapsed", "collapse_mismatches", "certified", "relative_gap")
 #: Most figures drawn of one sweep.
 MOST_FIGURES = 24
 
 
-def draw_figures(dataset: xr.Dataset, folder: Path, suffix: str = ".png") -> list[Path]:
+def draw_figures(
+    dataset: xr.Dataset, folder: Path, suffix: str = ".png", style: Style = "paper", panel: str | None = None
+) -> list[Path]:
     """Draw the figures of a data set into a folder and return their paths.
 
     One figure for every combination of the axes that are not drawn along: the two longest numeric axes span a map,
@@ -43,6 +47,8 @@ def draw_figures(dataset: xr.Dataset, folder: Path, suffix: str = ".png") -> lis
         dataset: what `ufm.sweep` returned.
         folder: where to put them.
         suffix: ``.png``, or ``.pdf`` or ``.svg`` for vector graphics.
+        style: ``"paper"``, or ``"screen"``: half as large again.
+        panel: letter of the one panel to draw, from the left, at the width of a column; None for all.
 
     Raises:
         InputError: if there is no numeric axis, nothing computed yet, too many figures to draw, or the folder cannot
@@ -52,12 +58,14 @@ def draw_figures(dataset: xr.Dataset, folder: Path, suffix: str = ".png") -> lis
         raise InputError(f"suffix must be one of {', '.join(SUFFIXES)}, got {suffix!r}")
     if not np.any(dataset.status != "missing"):
         raise InputError(f"{folder} holds no results yet")
+    for name in MAPPED:
+        dataset[name].load()  # once, and not for every part anew
     paths = []
     for name, part in slices(dataset, drawn_axes(dataset)):
         if np.all(part.status == "missing"):
             continue
         path = folder / f"{name}{suffix}"
-        write_output(path, functools.partial(save_figure, sweep_figure(part)))
+        write_output(path, functools.partial(save_figure, sweep_figure(part), style=style, panel=panel))
         paths.append(path)
     return paths
 

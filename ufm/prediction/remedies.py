@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from ufm.losses.by_name import parse_loss
 from ufm.model.problem import Problem
 from ufm.prediction.solved import best_known, predict
 from ufm.theory import ClosedFormError, Prediction
+from ufm.theory.prototypes import predict_fixed_simplex
 
 #: Name -> loss as text, and the power of the counts that the sampler draws by.
 REMEDIES = {
@@ -26,6 +28,8 @@ REMEDIES = {
     "balanced sampler": ("ce", 0.0),
     "square-root sampler": ("ce", 0.5),
 }
+#: A classifier that is never trained, its rows as long as those that training would give on average.
+FIXED = "fixed ETF"
 _LISTED = 8
 
 
@@ -34,7 +38,7 @@ class Remedy:
     """A remedy and its prediction; None where no theorem makes one and nothing is solved.
 
     Attributes:
-        name: one of `REMEDIES`.
+        name: one of `REMEDIES`, or `FIXED`.
         prediction: of the problem with the remedy.
     """
 
@@ -72,14 +76,23 @@ def predicted_remedies(
         decay: Any = charged(feature_decay, counts, charge) if charge else feature_decay
         changed = problem.replace(counts=counts, feature_decay=decay, loss=parse_loss(loss, problem.counts))
         found.append(Remedy(name, _prediction(changed, solve)))
-    return tuple(found)
+    return (*found, Remedy(FIXED, _fixed(problem, found[0].prediction)))
 
 
 def _prediction(problem: Problem, solve: bool) -> Prediction | None:
-    if solve:
-        return best_known(problem)[0]
+    return best_known(problem)[0] if solve else _or_none(predict, problem)
+
+
+def _fixed(problem: Problem, plain: Prediction | None) -> Prediction | None:
+    if plain is None or not np.any(plain.weight_norms > 0):  # nothing says how long the rows should be
+        return None
+    length = float(np.sqrt(np.mean(plain.weight_norms**2)))
+    return _or_none(predict_fixed_simplex, plain.problem, length)
+
+
+def _or_none(predicted: Callable[..., Prediction], *args: Any) -> Prediction | None:
     try:
-        return predict(problem)
+        return predicted(*args)
     except ClosedFormError:
         return None
 

@@ -48,6 +48,7 @@ class Checkpoints:
             raise InputError(f"checkpoint must be a file in a folder that exists, got {self.path}")
         self.written = time.monotonic()
         self.last_step: int | None = None
+        self.failure = ""
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -77,14 +78,23 @@ class Checkpoints:
             return
         if agreed(now or time.monotonic() - self.written >= self.every):
             self.write(device, run)
-            self.written, self.last_step = time.monotonic(), run.steps
+            self.written = time.monotonic()
 
     def write(self, device: Alone, run: Run) -> None:
-        """Write a checkpoint; raise `CheckpointError` if that fails, in every process."""
+        """Write a checkpoint; every process then knows of a failure, which may be over by the next."""
         leaves = [_on_host(leaf, device) for leaf in jax.tree.leaves(device.state)]
         failure = self._replace(run, leaves) if is_first_process() else None
         if agreed(failure is not None):
-            raise CheckpointError(failure or f"the first process cannot write checkpoint {self.path}")
+            self.failure = failure or f"the first process cannot write checkpoint {self.path}"
+        else:
+            self.failure, self.last_step = "", run.steps
+
+    def require_written(self, solution: Any) -> None:
+        """Raise `CheckpointError`, which holds the solution, if the last checkpoint could not be written."""
+        if self.failure:
+            error = CheckpointError(self.failure)
+            error.solution = solution
+            raise error
 
     def _replace(self, run: Run, leaves: list[np.ndarray]) -> str | None:
         """Put a new file in the place of the old one; return why that failed, if it did."""

@@ -1,9 +1,10 @@
-"""The smallest size that a problem is solved in: groups of classes, about K coordinates; all where that does not do.
+"""The smallest size that a problem is solved in: groups, contexts that differ, about K coordinates; all if need be.
 
 The certificate does not depend on the dimension: a point that is optimal in fewer coordinates, padded with zeros, is
-optimal in all. A few more than K leave room for escape moves. A start that a caller gives, dynamics that an observer
-watches, and the field's own step rules keep every coordinate. Nor does it depend on symmetry: a grouped point that is
-certified is optimal among all.
+optimal in all. A few more than K leave room for escape moves. By Jensen's inequality contexts of equal target, weight
+and decay share the best feature, and are one; bounds and residual are the same either way. A start that a caller
+gives, dynamics that an observer watches, and the field's own step rules keep every coordinate. Nor does the
+certificate depend on symmetry: a grouped point that is certified is optimal among all.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from ufm.model.problem import Level, Problem
 from ufm.solvers.rule import StepRule
 from ufm.solvers.status import Status
 from ufm.solvers.task import Outcome, Record, Setup, Task
+from ufm.targets import equal_rows
 
 
 def chosen_level(
@@ -62,6 +64,51 @@ def _rank(problem: Problem) -> int:
     """Return the largest rank that an optimum may need: free features none above that of the logits."""
     C, K = problem.num_classes, problem.num_logits
     return min(C, K) if problem.features == "free" else C
+
+
+def in_few_numbers(
+    tasks: Sequence[Task], setup: Setup, solve: Callable[[Sequence[Task]], list[Outcome]]
+) -> list[Outcome]:
+    """Solve tasks of equal shape at the smallest size: with contexts that are alike as one, in few coordinates.
+
+    Args:
+        tasks: the tasks.
+        setup: what they share.
+        solve: solves tasks of equal shape.
+    """
+    first = tasks[0].problem
+    free = all(task.start is None and task.observe is None for task in tasks)
+    if first.loss.labelled or not free or setup.level != "class":
+        return with_few_coordinates(tasks, setup, solve)
+    alike = [_equal_contexts(task.problem) for task in tasks]
+    ends: dict[int, Outcome] = {}
+    for size in {len(part[0]) for part in alike}:
+        mine = [i for i, part in enumerate(alike) if len(part[0]) == size]
+        merged = [dataclasses.replace(tasks[i], problem=_merged(tasks[i].problem, *alike[i])) for i in mine]
+        for i, end in zip(mine, with_few_coordinates(merged, setup, solve), strict=True):
+            point = end.variables._replace(features=end.variables.features[alike[i][1]])
+            ends[i] = dataclasses.replace(end, point=point)
+    return [ends[i] for i in range(len(tasks))]
+
+
+def _equal_contexts(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first of every set of contexts that are alike, and the set of every context."""
+    loss: Any = problem.loss
+    weights = np.broadcast_to(loss.weights, problem.counts.shape)
+    return equal_rows(np.column_stack([loss.table, weights, problem.feature_decays]))
+
+
+def _merged(problem: Problem, first: np.ndarray, of: np.ndarray) -> Problem:
+    if len(first) == len(of):
+        return problem
+    whole: Any = problem.loss
+    loss = whole.of_contexts(first)
+    return problem.replace(
+        counts=np.bincount(of, problem.counts).astype(problem.counts.dtype),
+        feature_decay=problem.feature_decays[first],
+        targets=loss.table,
+        loss=loss,
+    )
 
 
 def with_few_coordinates(

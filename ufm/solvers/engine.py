@@ -22,7 +22,7 @@ from ufm.model.processes import agreed
 from ufm.model.stack import member
 from ufm.solvers.batch import Alone, Grouped, Many
 from ufm.solvers.checkpoint import Checkpoints
-from ufm.solvers.coordinates import going_on, with_few_coordinates
+from ufm.solvers.coordinates import going_on, in_few_numbers
 from ufm.solvers.escape import Move
 from ufm.solvers.finish import LATE, NEGLIGIBLE, drawn_in, quasi_newton
 from ufm.solvers.limits import Precision
@@ -186,7 +186,7 @@ def solve_one(
         resume: go on from the checkpoint.
     """
     if checkpoints is None:
-        return with_few_coordinates([task], setup, lambda tasks: [_run(tasks[0], setup)])[0]
+        return in_few_numbers([task], setup, lambda tasks: [_run(tasks[0], setup)])[0]
     return _run(task, setup, checkpoints, resume)
 
 
@@ -244,9 +244,7 @@ def solve_many(
             ends.append(solve_one(task, setup))
             report(1)
         return ends
-    return with_few_coordinates(
-        tasks, setup, lambda tasks: _run_together(tasks, setup, width, sharding, report)
-    )
+    return in_few_numbers(tasks, setup, lambda tasks: _run_together(tasks, setup, width, sharding, report))
 
 
 def _run_together(

@@ -22,6 +22,9 @@ NEARLY_STATIONARY = 1e2
 STUCK_RATIO = 1e3
 #: A run creeps when a look finds less than this share of the gap closed since the last one.
 CREEP = 0.1
+#: Where no escape is found a gap so many times the residual stays open: what further steps could close is of the
+#: order of the residual. The point has to be so many times more exact than asked, unless it took so many steps.
+OPEN, EXACT, SLOW = 1e5, 1e2, 1000
 #: Looks without progress after which the run has stalled.
 PATIENCE = 40
 #: Times a run that overflowed or climbed is taken back, each time with a more cautious step.
@@ -184,6 +187,10 @@ class Run:
     def _stay(self, certificate: Certificate) -> Action:
         """Return the status of a run in which nothing moves or the steps are used up; first try shorter steps."""
         gap, residual = certificate.relative_gap, certificate.residual
+        exact = self.limits.residual / (1 if self.steps >= SLOW else EXACT)
+        refused = self.convex and self.refused_steps == self.steps
+        if refused and residual <= exact and gap > OPEN * residual:
+            return Status.STALLED
         merit = residual if self._suspicious(gap, residual) else min(residual, abs(gap))
         if merit < 0.9 * self.best:
             self.best, self.idle = merit, 0

@@ -88,7 +88,8 @@ def solve(
 
     Raises:
         InputError: naming the argument, its value and what is required.
-        CheckpointError: if a checkpoint cannot be written; the one before it is intact.
+        CheckpointError: if the last checkpoint cannot be written; the one before it is intact, and the answer is
+            the error's ``solution``. One that fails on the way is tried again.
 
     Source: `ufm.solvers.accelerated` for the step rule, `ufm.duality.certificate` for the bound, `ufm.solvers.escape`
     for the moves, each with its proofs and papers.
@@ -144,7 +145,7 @@ def solve(
         outcome = as_asked(task, solve_one(task, setup, checkpoints, resume), setup, settings["level"])
     if problem.classifier is not None:  # as it was given, not as the precision of the run has it
         outcome = dataclasses.replace(outcome, point=outcome.variables._replace(weight=problem.classifier))
-    return Solution(
+    solution = Solution(
         problem,
         "class" if level == "group" and not isinstance(outcome.point, GroupPoint) else level,
         outcome.point,
@@ -154,15 +155,21 @@ def solve(
         outcome.steps,
         outcome.history,
     )
+    if checkpoints is not None:
+        checkpoints.require_written(solution)
+    return solution
 
 
 def _check_size(problem: Problem, level: Level) -> None:
     """Raise `InputError` if the points of a problem would not fit into memory."""
-    rows = int(problem.num_samples) if level == "sample" else problem.num_classes
+    sampled = level == "sample"
+    rows = int(problem.num_samples) if sampled else problem.num_classes
+    logits = 0 if sampled else rows * problem.num_logits  # those of samples are never there all at once
     fits_memory(
-        f"{rows:,} rows of {problem.dim:,} features",
-        4 * (rows + problem.num_logits) * problem.dim // jax.process_count(),
-        "try --level class, a smaller dim, or more machines",
+        f"{rows:,} rows of {problem.dim:,} features"
+        + ("" if sampled else f" and {problem.num_logits:,} logits"),
+        4 * (rows + problem.num_logits) * problem.dim // jax.process_count() + logits,
+        f"try {'--level class' if sampled else 'fewer classes'}, a smaller dim, or more machines",
     )
 
 

@@ -133,6 +133,9 @@ def make_grid(fixed: Mapping[str, Any], axes: Mapping[str, Any]) -> Grid:
     """
     for name in fixed:
         _check_field(name)
+    size = math.prod(_length(values) for values in axes.values())
+    if size > MAX_MEMBERS:
+        raise InputError(f"axes must span at most {MAX_MEMBERS} members, got {size}")
     made = []
     for name, values in axes.items():
         if name in fixed:
@@ -146,10 +149,15 @@ def make_grid(fixed: Mapping[str, Any], axes: Mapping[str, Any]) -> Grid:
                     f"{name} is set by axis {axis.name} and by {taken.get(name, 'a fixed field')}"
                 )
             taken[name] = axis.name
-    grid = Grid({name: _none(value) for name, value in fixed.items()}, _with_short_names(made))
-    if grid.size > MAX_MEMBERS:
-        raise InputError(f"axes must span at most {MAX_MEMBERS} members, got {grid.size}")
-    return grid
+    return Grid({name: _none(value) for name, value in fixed.items()}, _with_short_names(made))
+
+
+def _length(values: Any) -> int:
+    """Return how many values an axis would have, before they are made; 1 where the axis itself is refused."""
+    num = (
+        values.get("num") if isinstance(values, Mapping) else len(values) if hasattr(values, "__len__") else 1
+    )
+    return num if isinstance(num, int) and 0 < num <= MAX_MEMBERS else 1
 
 
 def _axis(name: str, values: Any) -> Axis:

@@ -15,12 +15,14 @@ from jaxtyping import Float, Int
 
 from ufm.duality.certificate import class_means
 from ufm.metrics import measure, nc1, still
-from ufm.model.objective import Variables
+from ufm.model.groups import GroupPoint
 from ufm.model.problem import Problem, row_labels
 from ufm.solvers.status import Status
 from ufm.solvers.task import Outcome
 from ufm.sweeps.member import Member
 from ufm.theory import ClosedFormError, Prediction, predict
+from ufm.verification.representatives import Representatives
+from ufm.verification.resolution import zero_margin_bounds
 
 #: Relative gaps below this are rounding: what is judged by the gap is judged by at least this one.
 SMALLEST_GAP = 1e-13
@@ -98,27 +100,48 @@ def measure_members(
 ) -> dict[str, np.ndarray]:
     """Return every variable, one row per member of equal `Member.shape`.
 
+    Where classes are solved for by groups, one row of a K x K matrix stands for those of its group.
+
     Args:
         members: the members.
         solved: where they ended.
         matrices: whether to keep K x K matrices.
     """
+    if len(solved) > 1 and any(
+        isinstance(end.point, GroupPoint) for end in solved
+    ):  # groups are seldom alike
+        parts = [
+            measure_members([member], [end], matrices) for member, end in zip(members, solved, strict=True)
+        ]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    classes, found, bias = _seen(members, solved, matrices)
+    rows = _certificates(members, solved) | found
+    rows |= _geometry(rows, classes, bias)
+    rows["nc1"] = np.array([_nc1(member, end) for member, end in zip(members, solved, strict=True)])
+    rows |= _collapse(members, rows)
+    rows |= _comparison(members, rows, classes)
+    return {name: rows[name].astype(variable.dtype) for name, variable in variables(matrices).items()}
+
+
+def _seen(
+    members: Sequence[Member], solved: Sequence[Outcome], matrices: bool
+) -> tuple[Representatives, dict[str, Float[np.ndarray, "members G K"]], Any]:
+    """Return which classes have rows, these rows of Gram matrices and logits, and biases or 0."""
+    K, point = members[0].problem.num_classes, solved[0].point
+    bias: Any = 0.0
+    if isinstance(point, GroupPoint):
+        classes = Representatives.of_all(K) if matrices else Representatives(point.groups)
+        if point.bias is not None:
+            bias = point.bias[None, point.groups.of_class]
+        return classes, {name: point.rows(name, classes.first)[None] for name in MATRICES}, bias
     labels = row_labels(members[0].problem, members[0].level)
-    K = members[0].problem.num_classes
     means = np.stack([class_means(end.variables.features, labels, K) for end in solved])
     weight = np.stack([end.variables.weight for end in solved])
-    logits = means @ weight.mT
-    if members[0].problem.bias is not None:
-        logits = (
-            logits
-            + np.stack([end.variables.bias for end in solved if end.variables.bias is not None])[:, None]
-        )
+    biases = [end.variables.bias for end in solved if end.variables.bias is not None]
+    bias = np.stack(biases) if biases else 0.0
+    logits = means @ weight.mT + (bias[:, None] if biases else 0.0)
     found = {"gram_features": means @ means.mT, "gram_weights": weight @ weight.mT, "logits": logits}
-    rows = _certificates(members, solved) | _geometry(members, found)
-    rows["nc1"] = np.array([_nc1(member, end.variables) for member, end in zip(members, solved, strict=True)])
-    rows |= found | _collapse(members, rows)
-    rows |= _comparison(members, rows)
-    return {name: rows[name].astype(variable.dtype) for name, variable in variables(matrices).items()}
+    return Representatives.of_all(K), found, bias
 
 
 def _certificates(members: Sequence[Member], solved: Sequence[Outcome]) -> dict[str, np.ndarray]:
@@ -137,73 +160,71 @@ def _certificates(members: Sequence[Member], solved: Sequence[Outcome]) -> dict[
     }
 
 
-def _geometry(members: Sequence[Member], found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _geometry(rows: dict[str, np.ndarray], classes: Representatives, bias: Any) -> dict[str, np.ndarray]:
     """Norms, margins and cosines from Gram matrices and logits."""
-    diagonal = {name: np.diagonal(matrix, axis1=1, axis2=2) for name, matrix in found.items()}
-    norms, weight_norms = (np.sqrt(np.maximum(diagonal[f"gram_{of}"], 0)) for of in ("features", "weights"))
-    others = np.where(np.eye(norms.shape[1], dtype=bool), -np.inf, found["logits"])
+    own = {name: classes.of_classes(classes.own(rows[name])) for name in MATRICES}
+    norms, weight_norms = (np.sqrt(np.maximum(own[f"gram_{of}"], 0)) for of in ("features", "weights"))
+    others = np.where(classes.apart, rows["logits"], -np.inf).max(axis=2)
     unit = np.where(weight_norms > 0, weight_norms, 1.0)
-    cosines = found["gram_weights"] / (unit[:, :, None] * unit[:, None, :])
+    cosines = rows["gram_weights"] / (unit[:, classes.first, None] * unit[:, None, :])
     lengths = norms * weight_norms
     return {
         "norms": norms,
         "weight_norms": weight_norms,
-        "margins": diagonal["logits"] - others.max(axis=2),
-        "weight_cosines": _mean_over_twins(cosines, np.stack([member.problem.counts for member in members])),
-        "alignment": np.where(lengths > 0, diagonal["logits"] / np.where(lengths > 0, lengths, 1.0), 0.0),
+        "margins": own["logits"] - classes.of_classes(others),
+        "weight_cosines": classes.of_classes(_mean_over_twins(cosines, rows["class_counts"], classes)),
+        "alignment": np.where(lengths > 0, (own["logits"] - bias) / np.where(lengths > 0, lengths, 1.0), 0.0),
     }
 
 
 def _mean_over_twins(
-    cosines: Float[np.ndarray, "members K K"], counts: np.ndarray
-) -> Float[np.ndarray, "members K"]:
+    cosines: Float[np.ndarray, "members G K"], counts: np.ndarray, classes: Representatives
+) -> Float[np.ndarray, "members G"]:
     """Mean over the other classes of equal count; NaN for a class without any."""
-    twins = (counts[:, :, None] == counts[:, None, :]) & ~np.eye(counts.shape[1], dtype=bool)
+    twins = (counts[:, classes.first, None] == counts[:, None, :]) & classes.apart
     number = twins.sum(axis=2)
     return np.where(number > 0, np.sum(cosines * twins, axis=2) / np.maximum(number, 1), np.nan)
 
 
-def _nc1(member: Member, point: Variables) -> float:
+def _nc1(member: Member, end: Outcome) -> float:
     if member.level != "sample":
         return 0.0
     labels = row_labels(member.problem, member.level)
-    return nc1(measure(point.features, labels, num_classes=member.problem.num_classes))
+    return nc1(measure(end.variables.features, labels, num_classes=member.problem.num_classes))
 
 
 def _collapse(members: Sequence[Member], rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Decide collapse by what the gap can tell: margins that a point this close to optimal may have by chance.
-
-    The formula is that of `ufm.verification.resolution.zero_margin_bounds`, for all members at once.
-    """
-    counts = rows["class_counts"]
+    """Decide collapse by what the gap can tell: margins that a point this close to optimal may have by chance."""
     gaps = np.maximum(rows["relative_gap"], SMALLEST_GAP) * rows["objective"]
     usable = np.isfinite(gaps)
-    kappa = np.where(usable, gaps, 1.0)[:, None] * counts.sum(axis=1, keepdims=True) / counts
-    losses = [member.problem.loss for member in members]
-    found = [loss.zero_margins(divergence) for loss, divergence in zip(losses, kappa, strict=True)]
-    zero = np.stack([np.full(counts.shape[1], np.nan) if bounds is None else bounds for bounds in found])
-    zero = np.where(usable[:, None], zero, np.nan)
+    found = [
+        zero_margin_bounds(member.problem, gap)
+        for member, gap in zip(members, np.where(usable, gaps, 1.0), strict=True)
+    ]
     undecided = np.array([bounds is None for bounds in found])[:, None]
+    nothing = np.full(rows["class_counts"].shape[1], np.nan)
+    zero = np.stack([nothing if bounds is None else bounds for bounds in found])
+    zero = np.where(usable[:, None], zero, np.nan)
     collapsed = np.where(undecided, still(rows["norms"], rows["weight_norms"]), rows["margins"] <= zero)
     return {"zero_margins": zero, "collapsed": collapsed, "num_collapsed": collapsed.sum(axis=1)}
 
 
-def _comparison(members: Sequence[Member], rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _comparison(
+    members: Sequence[Member], rows: dict[str, np.ndarray], classes: Representatives
+) -> dict[str, np.ndarray]:
     """Compare with the closed forms, or the certified optima of other starts; else everything is NaN, -1 or False."""
     predictions = [_prediction(member) for member in members]
     others = _other_starts(members, predictions, rows)
     known = np.array([prediction is not None for prediction in predictions]) | (others >= 0)
 
+    def asked(prediction: Prediction, name: Any) -> Any:
+        return prediction.rows(name, classes.first) if name in MATRICES else getattr(prediction, name)
+
     def stacked(name: str) -> np.ndarray:
-        own = rows[name.removeprefix("predicted_")]
+        own = rows[name]
         nothing = np.full(own.shape[1:], np.nan)
         seen = [own[i] if i >= 0 else nothing for i in others]
-        return np.stack(
-            [
-                other if p is None else getattr(p, name.removeprefix("predicted_"))
-                for p, other in zip(predictions, seen, strict=True)
-            ]
-        )
+        return np.stack([x if p is None else asked(p, name) for p, x in zip(predictions, seen, strict=True)])
 
     found = {f"predicted_{name}": stacked(name) for name in ("objective", "norms", "weight_norms", "margins")}
     collapsed = stacked("collapsed")
@@ -218,7 +239,8 @@ def _comparison(members: Sequence[Member], rows: dict[str, np.ndarray]) -> dict[
     alive = ~np.all(rows["collapsed"], axis=1)
     for residual, name in (("nc2_h", "gram_features"), ("nc2_wwt", "gram_weights"), ("nc3_wh", "logits")):
         measured = rows[name] * alive[:, None, None]  # what cannot be told from zero has no direction
-        found[residual] = np.linalg.norm(_directions(measured) - _directions(stacked(name)), axis=(1, 2))
+        parts = (_directions(classes.times(matrices)) for matrices in (measured, stacked(name)))
+        found[residual] = np.linalg.norm(np.subtract(*parts), axis=(1, 2))
     return found
 
 
@@ -253,7 +275,7 @@ def _relative(
     return np.max(np.abs(measured - predicted), axis=1) / np.where(largest > 0, largest, 1.0)
 
 
-def _directions(matrices: Float[np.ndarray, "members K K"]) -> Float[np.ndarray, "members K K"]:
-    """Matrices over their Frobenius norms, as in `ufm.metrics.direction_residual`; zero ones stay zero."""
+def _directions(matrices: Float[np.ndarray, "members G K"]) -> Float[np.ndarray, "members G K"]:
+    """Return matrices over their Frobenius norms, as in `ufm.metrics.direction_residual`; zero ones stay zero."""
     lengths = np.linalg.norm(matrices, axis=(1, 2), keepdims=True)
     return matrices / np.where(lengths > 0, lengths, 1.0)

@@ -14,6 +14,7 @@ import numpy as np
 from ufm.inputs.checks import InputError, class_counts, positive_float
 from ufm.losses import Loss
 from ufm.losses.by_name import as_loss
+from ufm.model.groups import groups_of
 from ufm.model.problem import Level, Problem, row_labels
 from ufm.profiles import parse_counts
 from ufm.solvers.coordinates import chosen_level
@@ -79,7 +80,8 @@ class Member:
     def shape(self) -> tuple[Any, ...]:
         """What members of one batch have in common: everything that is compiled in."""
         problem, fields = self.problem, {**self.fields, "level": self.level}
-        rows = len(row_labels(problem, self.level))
+        grouped = self.level == "group"
+        rows = len(groups_of(problem) if grouped else row_labels(problem, self.level))
         loss = tuple(
             np.shape(getattr(problem.loss, field.name)) for field in dataclasses.fields(problem.loss)
         )

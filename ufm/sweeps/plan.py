@@ -104,9 +104,9 @@ def _cut(members: Int[np.ndarray, " members"], size: int) -> Iterator[Int[np.nda
 
 
 def shape_of(member: Member) -> Shape:
-    """Return the size of a member."""
+    """Return the size of a member; of classes that are alike one is solved for."""
     _, logits, rows, dim = member.shape[:4]
-    return Shape(logits, rows, dim)
+    return Shape(rows, rows, rows) if member.level == "group" else Shape(logits, rows, dim)
 
 
 def _kinds(grid: Grid) -> tuple[Int[np.ndarray, " members"], list[Member]]:

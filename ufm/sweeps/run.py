@@ -91,8 +91,8 @@ def _run_there(
             bar.line(line)
 
     version = importlib.metadata.version("ufm")
-    tasks = [Work(grid, number, batch, matrices, store.place, version) for number, batch in batches.items()]
-    run_on(client, tasks, ended)
+    tasks = [Work(number, batch, matrices, store.place, version) for number, batch in batches.items()]
+    run_on(client, grid, tasks, ended, bar.line)
 
 
 def _share(batches: int, index: int, count: int) -> list[int]:

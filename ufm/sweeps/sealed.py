@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 
-#: What a file that is being written is called at the end.
-PARTIAL = ".partial"
+from ufm.inputs.checks import InputError
+from ufm.inputs.files import PARTIAL, replacing
+
 #: Length of a checksum in hexadecimal digits.
 DIGITS = 64
 
@@ -30,15 +31,10 @@ class DamageError(ValueError):
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file under another name and rename it; raise `OSError` if that fails, leaving what was there before."""
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
-    try:
-        with partial.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(
+        path, f".{path.name}.{secrets.token_hex(4)}{PARTIAL}"
+    ) as stream:  # others may write here, too
+        stream.write(content)
 
 
 def write_archive(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -59,6 +55,7 @@ class Archive:
 
     Raises:
         DamageError: if it is not as it was written.
+        InputError: if it may not be read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -72,7 +69,7 @@ class Archive:
                 self.signature = _signature(stream.fileno())
                 content = stream.read()
         except OSError as reason:
-            raise DamageError(f"it cannot be read: {reason.strerror or reason}") from None
+            raise _unreadable(self.path, reason) from None
         if hashlib.sha256(content[:-DIGITS]).hexdigest().encode() != content[-DIGITS:]:
             raise DamageError("it does not match its checksum")
 
@@ -88,8 +85,17 @@ class Archive:
                     self._check()
                 with np.load(stream, allow_pickle=False) as archive:  # checks the CRC-32 of what it reads
                     return [archive[name] for name in names]
-        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as reason:
+        except OSError as reason:
+            raise _unreadable(self.path, reason) from None
+        except (KeyError, ValueError, zipfile.BadZipFile) as reason:
             raise DamageError(f"it cannot be read: {reason}") from None
+
+
+def _unreadable(path: Path, reason: OSError) -> ValueError:
+    """Return what to raise: something else in a file's place is damage, and what may not be read is whole perhaps."""
+    if isinstance(reason, FileNotFoundError | IsADirectoryError | NotADirectoryError):
+        return DamageError(f"it cannot be read: {reason.strerror}")
+    return InputError(f"{path} cannot be read: {reason.strerror or reason}")
 
 
 def _signature(file: int) -> tuple[int, ...]:
@@ -114,7 +120,9 @@ def read_description(path: Path) -> dict[str, Any]:
         content = json.loads(written)
     except FileNotFoundError:
         raise
-    except (OSError, ValueError) as reason:
+    except OSError as reason:
+        raise _unreadable(path, reason) from None
+    except ValueError as reason:
         raise DamageError(f"it cannot be read: {reason}") from None
     if not isinstance(content, dict):
         raise DamageError("it does not match its checksum")

@@ -24,11 +24,11 @@ import xarray as xr
 
 from ufm.inputs.checks import CheckpointError, InputError
 from ufm.inputs.claim import Share, claimed
+from ufm.inputs.files import PARTIAL
 from ufm.sweeps.dataset import Layout
 from ufm.sweeps.grid import Places
 from ufm.sweeps.joined import joined
 from ufm.sweeps.sealed import (
-    PARTIAL,
     Archive,
     DamageError,
     checksum,
@@ -38,6 +38,8 @@ from ufm.sweeps.sealed import (
 )
 
 FORMAT = 2
+#: How a sentence ends about a sweep that ended early.
+KEPT = "batches written before are kept, go on with --resume"
 
 
 class Place(NamedTuple):
@@ -85,16 +87,23 @@ class Store:
             InputError: if there is a sweep already and ``resume`` is false, if it is another one or damaged, or if
                 another process is at work there.
         """
+        new = not self.folder.exists()
         self._require_mine(resume)
-        with claimed(self.folder / "claim.json", share) as alone:
-            if alone:
-                for left_over in self.folder.rglob(f".*{PARTIAL}"):
-                    left_over.unlink()
-            with _writing(self.folder):
-                if not (self.folder / "sweep.json").exists():
-                    write_description(self.folder / "sweep.json", self.description)
-                (self.folder / "batches").mkdir(exist_ok=True)
-            yield set(_archives(self.folder, self.description, self.batches))
+        try:
+            with claimed(self.folder / "claim.json", share) as alone:
+                if alone:
+                    for left_over in self.folder.rglob(f".*{PARTIAL}"):
+                        left_over.unlink()
+                with _writing(self.folder):
+                    if not (self.folder / "sweep.json").exists():
+                        write_description(self.folder / "sweep.json", self.description)
+                    (self.folder / "batches").mkdir(exist_ok=True)
+                yield set(_archives(self.folder, self.description, self.batches))
+        finally:
+            if new and not (self.folder / "sweep.json").exists():  # it could not be begun
+                with contextlib.suppress(OSError):
+                    (self.folder / "claim.json").unlink(missing_ok=True)
+                    self.folder.rmdir()
 
     def write(self, batch: int, rows: Mapping[str, np.ndarray]) -> None:
         """Write the members of a batch.
@@ -161,10 +170,7 @@ def _writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as reason:
-        raise CheckpointError(
-            f"cannot write to {folder}: {reason.strerror or reason}; batches written before are kept, "
-            "go on with --resume"
-        ) from None
+        raise CheckpointError(f"cannot write to {folder}: {reason.strerror or reason}; {KEPT}") from None
 
 
 def open_dataset(folder: str | Path) -> xr.Dataset:
@@ -216,7 +222,7 @@ def _archives(
     found: dict[int, tuple[Archive, np.ndarray]] = {}
     sweep, size = checksum(description), Layout.from_json(description["layout"]).size
     taken = np.zeros(size, dtype=bool)
-    for path in sorted((folder / "batches").glob("*")):
+    for path in _entries(folder / "batches"):
         if path.name.startswith("."):  # being written, or a file system's own
             continue
         batch = int(path.stem) if path.stem.isdecimal() else -1
@@ -237,6 +243,16 @@ def _archives(
         taken[members] = True
         found[batch] = archive, members
     return found
+
+
+def _entries(folder: Path) -> list[Path]:
+    """Return what is in a folder, nothing if there is none, or raise `InputError` if it cannot be read."""
+    try:
+        return sorted(folder.iterdir())
+    except FileNotFoundError:
+        return []
+    except OSError as reason:
+        raise InputError(f"{folder} cannot be read: {reason.strerror or reason}") from None
 
 
 def _path(folder: Path, batch: int) -> Path:

@@ -12,10 +12,12 @@ ever collapses, and (if samples pay, without class weights) the count of a class
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float
 
-from ufm.inputs.checks import InputError, positive_float, positive_integer
+from ufm.inputs.checks import InputError, fits_memory, positive_float, positive_integer
 from ufm.losses.scalar import ScalarForm
 from ufm.model.problem import Problem
 from ufm.theory.prediction import Prediction, not_covered
@@ -98,12 +100,13 @@ def parse_frame(text: str, num_classes: int, dim: int) -> Float[np.ndarray, "K d
         raise InputError(f"classifier must be etf:LENGTH or frame:LENGTH, got {text!r}") from None
 
 
-def _sizes(num_classes: int, dim: int, fewer: int) -> tuple[int, int]:
+def _sizes(num_classes: Any, dim: Any, fewer: int) -> tuple[int, int]:
     K, d = positive_integer("num_classes", num_classes), positive_integer("dim", dim)
     if K < 2:
         raise InputError(f"num_classes must be at least 2, got {K}")
     if d < K - fewer:
         raise InputError(f"dim must be at least {K - fewer} for {K} classes, got {d}")
+    fits_memory(f"{K:,} prototypes of dimension {d:,}", K * (K + d), "take fewer classes")
     return K, d
 
 
@@ -142,23 +145,72 @@ def predict_prototypes(problem: Problem) -> Prediction:
             "the theorem for a fixed classifier needs a frame that pulls every class along its own ray, such as a "
             "simplex ETF with free or orthogonal rows with non-negative features"
         )
-    stretch = gains / (square * problem.num_samples * problem.feature_decays)
-    margins = _margins(form, stretch)
+    margins, values = _optimum(problem, form, gains, np.linalg.norm(pulls, axis=1))
     features = (margins / gains)[:, None] * pulls
-    norms = np.linalg.norm(features, axis=1)
-    charge = problem.feature_decays * problem.counts * norms**2
     return Prediction(
-        problem=problem,
-        theorem=SOURCE,
-        norms=norms,
+        **values,
         weight_norms=np.linalg.norm(weight, axis=1),
-        margins=own * margins,
-        collapsed=np.zeros(K, dtype=bool),
-        objective=float(problem.priors @ form.value(margins) + np.sum(charge) / 2),
         _gram_features=lambda rows: features[rows] @ features.T,
         _gram_weights=lambda rows: weight[rows] @ weight.T,
         _logits=lambda rows: features[rows] @ weight.T,
     )
+
+
+def predict_fixed_simplex(problem: Problem, length: float) -> Prediction:
+    """Return what becomes of a problem whose classifier is fixed as `simplex_etf`, without forming that frame.
+
+    Args:
+        problem: without a bias; its features may have any sign here, and its weight decay does nothing.
+        length: of the rows of the frame.
+
+    Raises:
+        ClosedFormError: if the loss has no scalar form or there is a bias.
+
+    Source: the module docstring, ``g_k = length^2 K/(K-1)``.
+
+    Example:
+        >>> frame = Problem([50, 5], 2, 1.0, 1e-3, classifier=simplex_etf(2, 2, 3.0), features="free")
+        >>> both = predict_fixed_simplex(Problem([50, 5], 2, 1.0, 1e-3), 3.0), predict_prototypes(frame)
+        >>> [prediction.margins.round(6).tolist() for prediction in both]
+        [[4.007334, 4.007334], [4.007334, 4.007334]]
+    """
+    form = symmetric_form(problem)
+    if problem.bias is not None:
+        raise not_covered("the theorem for a fixed classifier needs a model without bias")
+    K = problem.num_classes
+    gain = positive_float("length", length) ** 2 * K / (K - 1)
+    pull = np.sqrt(gain * float(form.squared_length))
+    _, values = _optimum(problem, form, np.full(K, gain), np.full(K, pull))
+    norms, classes = values["norms"], np.arange(K)
+
+    def cosines(rows: Any) -> Float[np.ndarray, "rows K"]:
+        return ((classes[rows, None] == classes) * K - 1.0) / (K - 1)
+
+    return Prediction(
+        **values,
+        weight_norms=np.full(K, float(length)),
+        _gram_features=lambda rows: norms[rows, None] * norms * cosines(rows),
+        _gram_weights=lambda rows: length**2 * cosines(rows),
+        _logits=lambda rows: (norms[rows] * length)[:, None] * cosines(rows),
+    )
+
+
+def _optimum(
+    problem: Problem, form: ScalarForm, gains: Float[np.ndarray, " K"], pulls: Float[np.ndarray, " K"]
+) -> tuple[Float[np.ndarray, " K"], dict[str, Any]]:
+    """Return ``M_k`` in units of the ray, and what a prediction says of it; ``pulls`` are ``|v_k|``."""
+    stretch = gains / (float(form.squared_length) * problem.num_samples * problem.feature_decays)
+    margins = _margins(form, stretch)
+    norms = margins / gains * pulls
+    charge = problem.feature_decays * problem.counts * norms**2
+    return margins, {
+        "problem": problem,
+        "theorem": SOURCE,
+        "norms": norms,
+        "margins": float(form.own) * margins,
+        "collapsed": np.zeros(problem.num_classes, dtype=bool),
+        "objective": float(problem.priors @ form.value(margins) + np.sum(charge) / 2),
+    }
 
 
 def _margins(form: ScalarForm, stretch: Float[np.ndarray, " K"]) -> Float[np.ndarray, " K"]:

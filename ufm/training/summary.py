@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 
 from ufm import metrics
 from ufm.losses import CrossEntropy
-from ufm.metrics.collapse import tiles
+from ufm.metrics.collapse import upper_tiles
 from ufm.metrics.statistics import FeatureStatistics
 from ufm.theory.prediction import Prediction
 from ufm.training.record import Record
@@ -156,6 +156,9 @@ def simplex_distance(rows: Float[np.ndarray, "P d"]) -> float:
         return 0.0
     lengths = np.linalg.norm(rows, axis=1)
     unit = rows / np.where(lengths > 0, lengths, 1.0)[:, None]
-    total = sum(float(np.abs(tile @ unit.T + 1 / (number - 1)).sum()) for tile in tiles(unit))
-    own = np.abs(np.einsum("ij,ij->i", unit, unit) + 1 / (number - 1)).sum()
-    return float(total - own) / (number * (number - 1))
+    total = 0.0
+    for _, products in upper_tiles(unit):
+        distances = np.abs(products + 1 / (number - 1))
+        distances[:, : len(distances)][np.tri(len(distances), dtype=bool)] = 0.0
+        total += float(distances.sum())
+    return 2 * total / (number * (number - 1))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -105,6 +106,21 @@ class Report(Readable):
             if row.name == name:
                 return row
         raise KeyError(f"no row called {name!r}; there are {', '.join(row.name for row in self.rows)}")
+
+    def by_name(self, names: Sequence[str]) -> Report:
+        """Return the report with the names of classes in the place of their numbers; as it is if there are none."""
+        if not names:
+            return self
+
+        def named(row: Row) -> Row:
+            where = re.sub(r"\b\d+\b(?! more)", lambda number: names[int(number[0])], row.where)
+            return dataclasses.replace(row, where=where)
+
+        first = ", ".join(f"{k} {name}" for k, name in enumerate(names[:12])) + (
+            ", ..." if names[12:] else ""
+        )
+        note = f"Labels are names, numbered in alphabetical order as the rows of weight must be: {first}."
+        return dataclasses.replace(self, rows=tuple(map(named, self.rows)), notes=(*self.notes, note))
 
     def counts(self) -> dict[str, int]:
         """Return how many rows have each verdict."""

@@ -47,20 +47,20 @@ class Representatives:
         """The classes that stand for their groups."""
         return self.groups.first
 
-    def own(self, rows: Float[np.ndarray, "G K"]) -> Float[np.ndarray, " G"]:
-        """Return the diagonal entries."""
-        return rows[np.arange(len(rows)), self.first]
+    def own(self, rows: Float[np.ndarray, "*members G K"]) -> Float[np.ndarray, "*members G"]:
+        """Return the diagonal entries, as `of_classes` and `times` also of a stack of matrices."""
+        return rows[..., np.arange(len(self.first)), self.first]
 
     @property
     def apart(self) -> Bool[np.ndarray, "G K"]:
         """Where row and column are different classes."""
         return np.arange(len(self.groups.of_class)) != self.first[:, None]
 
-    def of_classes(self, values: Shaped[np.ndarray, " G"]) -> Shaped[np.ndarray, " K"]:
+    def of_classes(self, values: Shaped[np.ndarray, "*members G"]) -> Shaped[np.ndarray, "*members K"]:
         """Return what every class has, from what one of every group has."""
-        return values[self.groups.of_class]
+        return values[..., self.groups.of_class]
 
-    def times(self, rows: Float[np.ndarray, "G any"]) -> Float[np.ndarray, "G any"]:
+    def times(self, rows: Float[np.ndarray, "*members G any"]) -> Float[np.ndarray, "*members G any"]:
         """Return rows times the root of how many classes they stand for: norms are then those of all rows."""
         return np.sqrt(self.groups.members)[:, None] * rows
 

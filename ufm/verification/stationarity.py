@@ -13,6 +13,7 @@ import math
 import numpy as np
 from jaxtyping import Float, Int
 
+from ufm.inputs.arrays import rows_of
 from ufm.model.problem import Problem
 
 #: Rows are worked on in blocks of about this many logits.
@@ -48,7 +49,7 @@ def block_step_residual(
     size = max(1, _BLOCK_ENTRIES // max(weight.shape))
     for start in range(0, len(features), size):
         part = slice(start, start + size)
-        h, m = np.asarray(features[part], np.float64), multiplicities[part] / problem.num_samples
+        h, m = np.asarray(rows_of(features, part), np.float64), multiplicities[part] / problem.num_samples
         logits = h @ weight.T if bias is None else h @ weight.T + bias
         slopes = m[:, None] * problem.loss.gradient(logits, labels[part])
         in_weight = in_weight + slopes.T @ h

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ufm.inputs.arrays import classifier, feature_table, label_array
+from ufm.inputs.arrays import classifier, feature_table, label_array, numbered
 from ufm.inputs.checks import InputError
 from ufm.metrics.batches import Batch
 from ufm.metrics.nearest_mean import NearestMeanAgreement
@@ -32,6 +32,7 @@ class Subject:
         claims_optimum: whether it says of itself that it is optimal, so that its gap is judged.
         reported: the objective that it reports, to be checked against the recomputed one.
         history: records of the solver.
+        names: of the classes, if labels were names.
     """
 
     title: str
@@ -44,6 +45,7 @@ class Subject:
     claims_optimum: bool = False
     reported: float | None = None
     history: tuple[dict[str, Any], ...] = ()
+    names: tuple[str, ...] = ()
 
     @property
     def classifier(self) -> tuple[np.ndarray, np.ndarray | None]:
@@ -62,7 +64,7 @@ def subject_of_solution(solution: Any) -> Subject:
     """
     try:
         problem, status, history = solution.problem, solution.status, tuple(solution.history)
-        group: Any = getattr(solution, "group", None)
+        group: Any = getattr(solution, "group", None) if problem.loss.labelled else None
         if not group:
             features, labels = solution.features, solution.labels
             weight, bias = solution.weight, solution.bias
@@ -101,17 +103,18 @@ def subject_of_arrays(features: Any, labels: Any, weight: Any, bias: Any, proble
         raise InputError("features must have at least one row, got none")
     if problem is not None:
         _check_problem(problem, matrix.shape, vector)
-    kept = label_array(labels, classes, table.shape[0])
+    numbers, names = numbered(labels, classes)
+    kept = label_array(numbers, classes, table.shape[0])
     multiplicities = np.ones(len(kept)) if problem is None else _multiplicities(problem, kept)
     rows = Batch(table, kept, multiplicities)
     if problem is not None and not problem.loss.labelled:
         title = f"Last layer with {len(kept)} rows of features: {_described(problem)}."
-        return Subject(title, problem, None, rows=rows, contexts=(matrix, vector))
+        return Subject(title, problem, None, rows=rows, contexts=(matrix, vector), names=names)
     nonnegative = problem is not None and problem.features == "nonnegative"
     statistics = FeatureStatistics(weight=matrix, bias=vector, nonnegative=nonnegative)
     statistics.add(rows, check=True)
     title = _title(statistics, problem)
-    return Subject(title, problem, statistics, rows=rows)
+    return Subject(title, problem, statistics, rows=rows, names=names)
 
 
 def subject_of_statistics(

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from ufm import metrics
+from ufm.metrics.collapse import distance_tiles
 from ufm.metrics.nearest_mean import NearestMeanAgreement
 from ufm.metrics.statistics import FeatureStatistics
 from ufm.verification.checks import info_row, scalar_row
@@ -46,8 +47,10 @@ def variability_rows(
     )
     directions, pairs = 0, 0
     if rtol > metrics.RANK_TOLERANCE:
-        directions = _left_out(spectrum, rtol)
-        pairs = _left_out(metrics.squared_distances(statistics), rtol) // 2
+        directions = _left_out(spectrum, rtol, largest)
+        farthest = _farthest(statistics)
+        tiles = (squares for _, squares in distance_tiles(statistics))
+        pairs = sum(_left_out(squares, rtol, farthest) for squares in tiles)
     left_out = (f"{directions} directions" if directions else "", "", f"{pairs} pairs" if pairs else "")
     tolerances = [flat] * 3 if within is None else _variability_tolerances(statistics, within, spectrum, rtol)
     if not largest > 0:  # no two classes differ: nothing can be small in comparison
@@ -84,9 +87,13 @@ def _values(statistics: FeatureStatistics, rtol: float) -> tuple[float | None, f
     return nc1, metrics.variance_ratio(statistics), metrics.cdnv(statistics, rtol)
 
 
-def _left_out(values: np.ndarray, rtol: float) -> int:
+def _farthest(statistics: FeatureStatistics) -> float:
+    """Return the largest squared distance between class means."""
+    return max((float(squares.max()) for _, squares in distance_tiles(statistics)), default=0.0)
+
+
+def _left_out(values: np.ndarray, rtol: float, largest: float) -> int:
     """Return how many values count at `RANK_TOLERANCE` but not at ``rtol``."""
-    largest = values.max(initial=0.0)
     return int(np.sum((values > metrics.RANK_TOLERANCE * largest) & ~(values > rtol * largest)))
 
 
@@ -103,14 +110,18 @@ def _variability_tolerances(
     kept = spectrum[spectrum > rtol * spectrum.max(initial=0.0)]
     if not len(kept):
         return [math.inf] * 3
-    squares = metrics.squared_distances(statistics)
-    near = squares > rtol * squares.max(initial=0.0)
-    inverse = np.sum(np.divide(1.0, squares, out=np.zeros_like(squares), where=near), axis=1)
-    counts = statistics.counts[statistics.present]
+    counts, limit = statistics.counts[statistics.present], rtol * _farthest(statistics)
+    inverse, number = np.zeros(len(counts)), 0
+    for own, squares in distance_tiles(statistics):
+        near = squares > limit
+        inverses = np.divide(1.0, squares, out=np.zeros_like(squares), where=near)
+        inverse[own] += inverses.sum(axis=1)
+        inverse[own.start :] += inverses.sum(axis=0)
+        number += 2 * int(near.sum())
     return [
         within / (len(counts) * float(kept.min())),
         within / metrics.between_trace(statistics),
-        within * float(np.max(statistics.num_samples / counts * inverse)) / max(int(near.sum()), 1),
+        within * float(np.max(statistics.num_samples / counts * inverse)) / max(number, 1),
     ]
 
 
@@ -132,7 +143,7 @@ def agreement_rows(
     second = subject.second_pass
     if second is None:
         logit_ties = 1e-9 if tolerances is None else tolerances.logits
-        largest = float(metrics.squared_distances(statistics).max(initial=0.0)) if noise else 0.0
+        largest = _farthest(statistics) if noise else 0.0
         distance_ties = max(1e-9, 4 * noise / largest if largest > 0 else 0.0)
         second = NearestMeanAgreement(statistics, logit_ties=logit_ties, distance_ties=distance_ties)
     if subject.rows is not None:
@@ -141,7 +152,10 @@ def agreement_rows(
         return [info_row("NC4", meaning, second.agreement)]
     tolerance = tolerances.nc4
     if tolerances.within is not None:
-        squares = metrics.squared_distances(statistics)
-        near = squares[squares > metrics.RANK_TOLERANCE * squares.max(initial=0.0)]
-        tolerance += 4 * tolerances.within / float(near.min()) if len(near) else 0.0
+        limit = metrics.RANK_TOLERANCE * _farthest(statistics)
+        nearest = min(
+            float(squares.min(initial=math.inf, where=squares > limit))
+            for _, squares in distance_tiles(statistics)
+        )
+        tolerance += 4 * tolerances.within / nearest if math.isfinite(nearest) else 0.0
     return [scalar_row("NC4", meaning, predicted, second.agreement, tolerance + FLOOR)]

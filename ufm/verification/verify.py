@@ -79,7 +79,7 @@ def verify(
     Args:
         solution: what `ufm.solve` returned.
         features: (rows, d), one row per sample, or one row per class if ``problem`` is given.
-        labels: class of every row.
+        labels: class of every row; names are numbered in alphabetical order, and worst classes reported by name.
         weight: classifier (K, d).
         bias: its bias, if any.
         statistics: `FeatureStatistics` of the features, made with the classifier.
@@ -155,9 +155,11 @@ def verify(
         subject = subject_of_arrays(features, labels, weight, bias, problem)
     if problem is None:
         told = (loss or CrossEntropy(), charge)
-        return _verify_unknown(subject, NETWORK_TOLERANCE if tolerance is None else tolerance, *told)
-    subject = dataclasses.replace(subject, claims_optimum=tol is not None)
-    return _verify_point(subject, problem, tol or DEFAULT_TOL, tolerance)
+        report = _verify_unknown(subject, NETWORK_TOLERANCE if tolerance is None else tolerance, *told)
+    else:
+        subject = dataclasses.replace(subject, claims_optimum=tol is not None)
+        report = _verify_point(subject, problem, tol or DEFAULT_TOL, tolerance)
+    return report.by_name(subject.names)
 
 
 def _verify_point(subject: Subject, problem: Problem, tol: float, tolerance: float | None) -> Report:
