@@ -46,6 +46,7 @@ PUBLIC = [
     "advise",
     "certify",
     "collapse_observer",
+    "hard_margin_limit",
     "orthogonal_frame",
     "predict",
     "separability",

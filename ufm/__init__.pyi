@@ -26,6 +26,7 @@ from .metrics.statistics import FeatureStatistics as FeatureStatistics
 from .model.problem import Problem as Problem
 from .models.contrastive import SupervisedContrastive as SupervisedContrastive
 from .prediction.advice import advise as advise
+from .prediction.limits import hard_margin_limit as hard_margin_limit
 from .prediction.solved import predict as predict
 from .solvers.accelerated import Accelerated as Accelerated
 from .solvers.projected_gradient import ProjectedGradient as ProjectedGradient

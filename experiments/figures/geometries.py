@@ -2,9 +2,11 @@
 
 Ten classes, five (A) of 500 samples and five (B) of 50. For every model the lengths of class means and classifier
 rows and the margins of the minority over those of the majority, and the angles in and between the groups: in closed
-form where there is one, solved and certified in any case. The simplex ETF and the orthogonal frame (OF) need equal
-counts, so the same samples are divided evenly; SELI is the limit of vanishing decays, approached like one over their
-logarithm; LPM is the Layer-Peeled Model, UFM+ has non-negative features, GOF is the general orthogonal frame.
+form where there is one (else by a solve from another start), solved and certified in any case. The simplex ETF and
+the orthogonal frame (OF) need equal counts, so the same samples are divided evenly; SELI is the limit of vanishing
+decays, approached like one over their logarithm; LPM is the Layer-Peeled Model, UFM+ has non-negative features, GOF
+is the general orthogonal frame. With a fixed frame for a classifier no class dies; the supervised contrastive loss
+(SCL, a tenth of the samples, temperature 0.5) has no classifier, and its class means are orthogonal.
 
 Then the collapse threshold: the sqrt(lambda_W lambda_H) from which on the minority classes are one, in units of
 sqrt(n_B)/N, found by bisection on solutions, and predicted. The prediction for non-negative features: let B_k =
@@ -40,6 +42,7 @@ from ufm.losses.by_name import parse_loss
 from ufm.metrics import gram
 from ufm.models.layer_peeled import LayerPeeled, collapse_ratio, solve_layer_peeled
 from ufm.plots.style import BLACK, BLUE, GREEN, PAGE, VERMILLION, canvas
+from ufm.prediction.solved import best_known
 from ufm.text import track
 from ufm.theory import minority_collapse_weight, seli
 
@@ -52,6 +55,8 @@ UNIT = float(np.sqrt(COUNTS[-1]) / COUNTS.sum())
 VANISHING = 1e-24
 #: Minority classes whose logits for themselves and for a sibling differ by less are one class.
 MERGED = 1e-5
+#: Length of the rows of fixed classifiers.
+FIXED_LENGTH = 3.0
 
 #: What is compared: key, heading, and whether it is an angle in degrees.
 QUANTITIES = {
@@ -74,6 +79,7 @@ class Model:
     loss: str = "ce"
     decay: float | None = None
     balanced: bool = False
+    fixed: bool = False
 
     @property
     def counts(self) -> np.ndarray:
@@ -84,7 +90,9 @@ class Model:
         """Return the problem at a decay in units; rows of W and of H are equally long on average."""
         weight_decay, feature_decay = from_nuclear(decay * UNIT, COUNTS.sum() / K)
         loss = parse_loss(self.loss, self.counts)
-        return ufm.Problem(self.counts, K, weight_decay, feature_decay, loss=loss, features=self.features)
+        problem = ufm.Problem(self.counts, K, weight_decay, feature_decay, loss=loss, features=self.features)
+        frame = ufm.simplex_etf if self.features == "free" else ufm.orthogonal_frame
+        return problem.replace(classifier=frame(K, K, FIXED_LENGTH)) if self.fixed else problem
 
 
 MODELS = (
@@ -100,9 +108,14 @@ MODELS = (
     Model("UFM+ smoothing 0.1", loss="smoothing:0.1"),
     Model("UFM+ adjusted logits", loss="adjustment:1"),
     Model("UFM+ CDT 0.1", loss="cdt:0.1"),
+    Model("UFM+ LDAM 0.5", loss="ldam:0.5"),
+    Model("UFM+ Poly-1", loss="poly1:1"),
+    Model("UFM+ BCE", loss="bce"),
     Model("UFM+ focal 2", loss="focal:2"),
+    Model("fixed ETF, free", "free", fixed=True),
+    Model("fixed frame, UFM+", fixed=True),
 )
-LPM = "LPM, E_H = 5, E_W = 1"
+LPM, SCL = "LPM, E_H = 5, E_W = 1", "SCL, ReLU"
 TYPESET = {"n^-1/2": "$n^{-1/2}$", "E_H": "$E_H$", "E_W": "$E_W$"}
 
 
@@ -128,25 +141,25 @@ def geometry(features: np.ndarray, weights: np.ndarray, logits: np.ndarray) -> d
 
 
 def predicted(model: Model, decay: float) -> dict[str, float] | None:
-    """Return the closed form, or None where `ufm.predict` says that there is none."""
+    """Return the closed form, or what a solve of its own says where there is none; None with an open gap."""
     if model.decay == VANISHING:
         limit = seli(model.counts)
         return geometry(limit.gram_features, limit.gram_weights, limit.logits)
-    try:
-        form = ufm.predict(model.problem(decay))
-    except ufm.ClosedFormError:
+    form, _ = best_known(model.problem(decay))
+    if form is None:
         return None
-    return geometry(form.gram_features, form.gram_weights, form.logits)
+    found = geometry(form.gram_features, form.gram_weights, form.logits)
+    return found | ({} if form.relative_gap is None else {"gap": form.relative_gap})
 
 
 def compare(model: Model, decay: float, accuracy: float) -> dict[str, Any]:
     """Return prediction, solution and threshold of one model; sound if all of a convex loss was certified."""
     decay = model.decay or decay
     problem = model.problem(decay)
-    solution = ufm.solve(problem)
+    solution = ufm.solve(problem, seed=1)  # predictions that are solved have seed 0
     sound = solution.certified or not problem.loss.convex
     record = _record(model.name, predicted(model, decay), solution, solution.certificate.relative_gap, sound)
-    if model.decay is None:
+    if model.decay is None and not model.fixed:
         found, also_sound = found_threshold(model, accuracy)
         record["threshold"] = {"predicted": predicted_threshold(model), "found": found}
         record["sound"] = sound and also_sound
@@ -157,6 +170,24 @@ def compare_layer_peeled() -> dict[str, Any]:
     """Return the solution of the Layer-Peeled Model, which has no closed form."""
     solution = solve_layer_peeled(LayerPeeled(COUNTS.astype(float), K))
     return _record(LPM, None, solution, solution.relative_gap, solution.certified)
+
+
+def compare_contrastive() -> dict[str, Any]:
+    """Return the solution of the supervised contrastive loss: features alone."""
+    solution = ufm.SupervisedContrastive(COUNTS // 10, K, temperature=0.5).solve(seed=1)
+    means = np.stack([solution.features[solution.model.labels == k].mean(axis=0) for k in range(K)])
+    frame = geometry(np.eye(K), np.eye(K), np.eye(K))
+    gap = solution.objective / solution.lower_bound - 1
+    seen = geometry(gram(means), np.eye(K), np.eye(K))
+    for row in (frame, seen):
+        row |= dict.fromkeys(("w", "margin", "w AA", "w AB", "w BB"), np.nan)
+    return {
+        "model": SCL,
+        "predicted": frame,
+        "solved": seen,
+        "relative gap": gap,
+        "sound": solution.certified,
+    }
 
 
 def _record(
@@ -192,12 +223,13 @@ def found_threshold(model: Model, accuracy: float) -> tuple[float, bool]:
 
 
 def table(records: list[dict[str, Any]]) -> str:
-    """Return two lines per model, predicted above solved; without a closed form only the second."""
+    """Return two lines per model, predicted (by theory, or a solve of its own) above solved."""
     lines = ["minority (B) over majority (A): lengths, margins; then angles in degrees"]
     lines += [f"{'':21}" + "".join(f"{head:>7}" for head, _ in QUANTITIES.values()) + f"{'gap':>9}"]
     for record in records:
         gap = f"{record['relative gap']:.0e}" if np.isfinite(record["relative gap"]) else "none"
-        rows = [(record["model"], record["predicted"], "theory"), ("", record["solved"], gap)]
+        source = "solve" if "gap" in (record["predicted"] or {}) else "theory"
+        rows = [(record["model"], record["predicted"], source), ("", record["solved"], gap)]
         for name, row, last in rows if record["predicted"] else [(record["model"], *rows[1][1:])]:
             cells = (f"{row[key]:7.{1 if angle else 3}f}" for key, (_, angle) in QUANTITIES.items())
             lines.append(f"{name:21}" + "".join(cells) + f"{last:>9}")
@@ -289,6 +321,7 @@ def main(
     steps = track(models, "models")
     records = [compare(model, decay, accuracy) for model in steps]
     records.insert(min(3, len(records)), compare_layer_peeled())
+    records.append(compare_contrastive())
     ratio = collapse_ratio(GROUP, GROUP)
     results.save({"models": records, "R_0": ratio})
     print(table(records), threshold_table(records), sep="\n\n")

@@ -70,7 +70,8 @@ def looked(setting: Setting, task: Task, seed: int, looks: tuple[float, ...] = (
         layer = [np.asarray(part, np.float64) for part in classifier_of(network, task.classifier)]
         statistics = metrics.measure(features, task.labels, *layer)
         measured = measured_geometry(statistics, task.loss)
-        yield Layer(epoch, measured, fit_decays(statistics, measured, task.loss), counts)
+        without = MeasuredLayer(statistics, measured.weight, None, measured.margins)  # the bias is ignored
+        yield Layer(epoch, measured, fit_decays(statistics, without, task.loss), counts)
 
 
 def task_of(name: str, data: tuple[np.ndarray, np.ndarray], counts: np.ndarray, classifier: Any) -> Task:

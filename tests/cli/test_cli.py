@@ -317,3 +317,19 @@ def test_counts_that_are_reconstructed_say_so(capsys):
         code, out, _ = run(capsys, *command, "--counts", "places-lt", *decays)
         assert code == 0
         assert "places-lt is reconstructed by a Pareto law" in " ".join(out.split())
+
+
+def test_fixed_classifiers_by_name(capsys, tmp_path):
+    given = ["--counts", "50x3,5x3", "--dim", "6", "--weight-decay", "5e-3", "--feature-decay", "2e-4"]
+    code, out, _ = run(capsys, "predict", *given, "--classifier", "frame:3")
+    assert (code, "0 of 6 classes collapse" in out) == (0, True)
+    path = tmp_path / "layer.npz"
+    prediction = ufm.predict(
+        ufm.Problem("50x3,5x3", 6, 5e-3, 2e-4, classifier=ufm.orthogonal_frame(6, 6, 3.0))
+    )
+    labels = np.repeat(np.arange(6), [50] * 3 + [5] * 3)
+    np.savez(path, features=np.diag(prediction.norms)[labels], labels=labels, weight=3 * np.eye(6))
+    code, out, _ = run(capsys, "verify", str(path), *given[4:], "--fixed")
+    assert (code, "fixed classifier" in out or "PASSED" in out) == (0, True)
+    code, _, err = run(capsys, "predict", *given, "--classifier", "cube:3")
+    assert (code, "classifier must be etf:LENGTH or frame:LENGTH, got 'cube:3'" in err) == (2, True)

@@ -72,3 +72,34 @@ def test_without_room_for_a_frame_nothing_is_certified():
 def test_bad_models_are_named(options, message):
     with pytest.raises(InputError, match=message):
         SupervisedContrastive(**{"counts": [3, 2], "dim": 2, "temperature": 1.0} | options)
+
+
+def test_batches_have_a_bound_each_and_lose_what_they_do_not_tie():
+    counts = [4, 4, 2]
+    halves = [
+        [0, 1, 4, 5, 8, 9],
+        [2, 3, 6, 7],
+    ]  # both large classes in two halves; the small one meets one of each
+    split = SupervisedContrastive(counts, 4, 0.5, batches=halves)
+    assert not split.predict().determined
+    assert split.predict().whole.tolist() == [False, False, True]
+    assert split.predict().apart[0].tolist() == [False, True, True]
+    labels = split.labels
+    frame = np.eye(4)[labels]
+    value = sum(brute_force(frame[rows], labels[rows], 0.5) for rows in halves)
+    assert value == pytest.approx(split.predict().objective, rel=1e-13)
+    elsewhere = frame.copy()
+    elsewhere[[2, 3]] = np.eye(4)[3]  # half of class 0 on an axis of its own: as good
+    assert sum(brute_force(elsewhere[rows], labels[rows], 0.5) for rows in halves) == pytest.approx(value)
+    tied = SupervisedContrastive(counts, 4, 0.5, batches=[*halves, [0, 2, 4, 6]])
+    assert tied.predict().determined
+    solution = tied.solve()
+    assert solution.certified
+    assert solution.nc1 < 1e-6
+    assert solution.largest_cosine < 1e-3
+
+
+@pytest.mark.parametrize("batches", [[], [[0, 99]], [[0.5, 1]], [[]]])
+def test_bad_batches_are_named(batches):
+    with pytest.raises(InputError, match="batches must"):
+        SupervisedContrastive([3, 2], 2, 1.0, batches=batches)

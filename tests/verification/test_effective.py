@@ -108,3 +108,33 @@ def test_mistakes_are_named():
     unfit = ufm.verify(**arrays, loss=ufm.Focal(2.0))
     assert unfit.estimate is None
     assert any(note.startswith("No decays estimated") for note in unfit.notes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "exponent"),
+    [
+        ({"features": "free"}, 0.0),
+        ({"features": "free", "bias": 0.02}, 1.0),
+        ({"bias": 0.0}, 0.0),
+        pytest.param({"loss": "adjustment:1"}, 0.5, marks=pytest.mark.slow),
+    ],
+    ids=["free", "free with a decayed bias", "bias", "adjustment"],
+)
+def test_solved_optima_are_recognised(changes, exponent):
+    """Where (T) does not apply stationarity gives the decays, and the solved optimum judges the rest."""
+    decays = charged(1e-3, COUNTS, exponent) if exponent else 1e-3
+    problem = ufm.Problem(COUNTS, 5, 2e-3, decays, **changes)
+    solution = ufm.solve(problem, seed=2, tol=1e-10)
+    arrays = {"features": solution.features, "weight": solution.weight, "bias": solution.bias}
+    labels = np.repeat(np.arange(5), COUNTS)
+    arrays["features"] = arrays["features"][labels]
+    report = ufm.verify(**arrays, labels=labels, loss=problem.loss)
+    found = report.estimate
+    assert report.passed, str(report)
+    assert found["charge"] == pytest.approx(exponent, abs=1e-3)
+    assert found["weight_decay"] == pytest.approx(2e-3, rel=1e-3)
+    assert found["feature_decay"] == pytest.approx(1e-3, rel=1e-3)
+    assert report.problem.bias == (None if problem.bias is None else pytest.approx(problem.bias, rel=1e-2))
+    assert report["NC2_H"].verdict == report["alignment"].verdict == "pass"
+    told = ufm.verify(**arrays, labels=labels, loss=problem.loss, charge=exponent + 1.0)
+    assert told.estimate["spread"] > 1.05

@@ -41,7 +41,10 @@ def test_every_row_is_that_of_the_class_level(settings, tolerance):
         assert mine.verdict == other.verdict, name
         assert mine.where.split()[:1] == other.where.split()[:1], name
         if mine.tolerance and np.isfinite(mine.tolerance) and mine.name != "alignment":
-            assert mine.tolerance == pytest.approx(other.tolerance, rel=0.02), name
+            # the multiplier of groups that share directions is simpler, hence looser
+            shared = isinstance(problem.loss, LogitAdjustment)
+            assert mine.tolerance >= 0.98 * other.tolerance, name
+            assert shared or mine.tolerance <= 1.02 * other.tolerance, name
     for vector in ("norms", "weight_norms", "margins"):
         seen, wanted = getattr(grouped.measured, vector), getattr(whole.measured, vector)
         np.testing.assert_allclose(seen, wanted, atol=1e-9 * wanted.max())

@@ -73,7 +73,9 @@ class _Training:
 
 def advise_command(
     training: OmitArgPrefixes[TrainingFlags] = TrainingFlags(),
-    solve: Annotated[bool, arg(help="solve for remedies without a closed form")] = False,
+    solve: Annotated[
+        bool, arg(help="solve for remedies without a closed form (few kinds of classes)")
+    ] = True,
     json: Json = False,
 ) -> int:
     """Say which classes will collapse, which nearly do, and what saves them.

@@ -13,7 +13,7 @@ def check_environment(argv: Sequence[str]) -> None:
     command = argv[0] if argv else ""
     if "MPLBACKEND" in os.environ and command in ("solve", "verify", "figures"):
         _check_matplotlib(os.environ["MPLBACKEND"])
-    solves = command in ("solve", "sweep") or "--solve" in argv
+    solves = command in ("solve", "sweep", "verify", "advise") or "--solve" in argv
     if os.environ.get("JAX_PLATFORMS") and solves and "--distributed" not in argv:
         _check_jax(os.environ["JAX_PLATFORMS"])
 

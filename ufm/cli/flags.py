@@ -15,6 +15,7 @@ from ufm.solvers.rules import parameters_of, rule_names, rule_parameters, takers
 from ufm.solvers.settings import SETTINGS, Setting, check_settings
 from ufm.targets import TARGET_FORMS, read_targets
 from ufm.text import wrapped
+from ufm.theory.prototypes import parse_frame
 
 LOSS_HELP = "a name, or name:number for e, g, t, b, m other than these: " + "; ".join(
     f"{name if default is None else f'{name}:{default:g}'} ({meaning})"
@@ -49,6 +50,11 @@ class ProblemFlags:
         float | None, arg(help="labels are wrong with this probability: --targets noise:FLIP")
     ] = None
 
+    classifier: Annotated[
+        str | None,
+        arg(help="a fixed frame for W: etf:LENGTH (simplex ETF) or frame:LENGTH (orthogonal rows)"),
+    ] = None
+
     def problem(self) -> Problem:
         """Return the validated problem."""
         for name in ("weight_decay", "feature_decay"):
@@ -63,7 +69,8 @@ class ProblemFlags:
         if targets is not None:
             counts, rows, _ = read_targets(targets, counts)
         about = (self.dim, self.weight_decay, self.feature_decay, loss, self.features, self.bias)
-        return Problem(counts, *about, targets=rows)
+        frame = None if self.classifier is None else parse_frame(self.classifier, len(counts), self.dim)
+        return Problem(counts, *about, targets=rows, classifier=frame)
 
     def notes(self) -> list[str]:
         """Return what is to be said about the counts."""

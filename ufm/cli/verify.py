@@ -29,6 +29,7 @@ def verify_command(
     loss: Annotated[str, arg(help=LOSS_HELP)] = "ce",
     features: Annotated[str, arg(help="nonnegative (after a ReLU) or free")] = "nonnegative",
     bias: Annotated[float | None, arg(help="decay of the bias in the file; 0 = unregularised")] = None,
+    fixed: Annotated[bool, arg(help="the classifier in the file was fixed: only features were free")] = False,
     charge: Annotated[
         float | None,
         arg(help="without decays: who pays for features, 0 samples, 1 classes; default: estimated"),
@@ -68,10 +69,10 @@ def verify_command(
         raise InputError(
             "weight_decay and feature_decay must be given together, or both left out to be estimated"
         )
-    if weight_decay is None and (features, bias) != ("nonnegative", None):
+    if weight_decay is None and (features, bias, fixed) != ("nonnegative", None, False):
         raise InputError(
-            "features and bias need weight_decay and feature_decay: without these the sign of the features is seen, "
-            "and a bias ignored"
+            "features, bias and fixed need weight_decay and feature_decay: without these the sign of the features is "
+            "seen, the decay of a bias estimated, and the classifier free"
         )
     if weight_decay is not None and charge is not None:
         raise InputError("charge must be left out where weight_decay and feature_decay are given")
@@ -82,7 +83,8 @@ def verify_command(
     if weight_decay is not None and feature_decay is not None:
         sizes = parse_counts(counts) if counts else counts_of(arrays["labels"], len(arrays["weight"]))
         dim = arrays["weight"].shape[1] if arrays["weight"].ndim == 2 else 1
-        problem = Problem(sizes, dim, weight_decay, feature_decay, parse_loss(loss, sizes), features, bias)
+        about = (weight_decay, feature_decay, parse_loss(loss, sizes), features, bias)
+        problem = Problem(sizes, dim, *about, classifier=arrays["weight"] if fixed else None)
     with progress_bar(show, f"verifying {len(arrays['features']):,} rows"):
         report = verify(**arrays, problem=problem, **told, tol=tol, tolerance=tolerance)
         plot = functools.partial(report.plot, style=style, panel=panel)

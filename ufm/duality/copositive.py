@@ -123,16 +123,24 @@ def sharing_bound(product: Float[np.ndarray, "K K"], gram: Float[np.ndarray, "K 
         >>> round(float(clipped), 3), round(sharing_bound(product, means @ means.T), 12)
         (1.138, 1.0)
     """
+    return _largest(product + sharing_multiplier(product, gram))
+
+
+def sharing_multiplier(
+    product: Float[np.ndarray, "K K"], gram: Float[np.ndarray, "K K"]
+) -> Float[np.ndarray, "K K"]:
+    """Return the S of that bound; arguments as there, infinite where these are not finite."""
     sharing = Sharing.of(product, gram)
     if sharing is None:
-        return math.inf
-    multiplier = sharing.start
-    best = _largest(product + multiplier)
+        return np.full_like(product, math.inf)
+    best = multiplier = sharing.start
+    least = _largest(product + best)
     for eigen_steps in (0, 0, min(EIGEN_STEPS, int(EIGEN_WORK / len(gram) ** 3))):
-        if best <= 1 + EXACT * len(gram):
+        if least <= 1 + EXACT * len(gram):
             break
         multiplier, sharing = sharing.nearest(product, multiplier, eigen_steps)
-        best = min(best, _largest(product + multiplier))
+        reached = _largest(product + multiplier)
+        best, least = (multiplier, reached) if reached < least else (best, least)
     return best
 
 

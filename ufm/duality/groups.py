@@ -113,19 +113,31 @@ class GroupDual:
             features: balanced features, which suggest the active constraints.
             enough: no further candidate is tried once the bound is at least this.
         """
-        blocks = self.algebra.blocks(features)
-        gram = blocks @ blocks.transpose
-        shares = self.problem.loss.shares_directions or self.problem.bias is not None
-        shared = gram if shares else None
+        shared = self._shared(features)
         best, polar = -math.inf, self.polar(self.scaled(raw), shared)
         if not math.isfinite(polar):
             return best, math.nan
-        for candidate in self._candidates(raw, gram):
-            bound = self.feasible_value(candidate, shared)
+        for candidate in self._candidates(raw, features):
+            bound = self.value_of_feasible(self.feasible(candidate, shared))
             best = bound if bound > best else best
             if best >= enough:
                 break
         return best, polar
+
+    def best_dual(self, point: Point) -> Float[np.ndarray, "G columns"]:
+        """Return the feasible dual point whose bound is the best that a point gives."""
+        slopes, shared = self.objective.slopes(point), self._shared(point.features)
+        found = [self.feasible(candidate, shared) for candidate in self._candidates(slopes, point.features)]
+        return max(found, key=self.value_of_feasible)
+
+    def _shared(self, features: Float[np.ndarray, "G columns"]) -> Blocks | None:
+        """The Gram matrix of balanced features, where it may sharpen the bound on the polar."""
+        shares = self.problem.loss.shares_directions or self.problem.bias is not None
+        return self._gram(features) if shares else None
+
+    def _gram(self, features: Float[np.ndarray, "G columns"]) -> Blocks:
+        blocks = self.algebra.blocks(features)
+        return blocks @ blocks.transpose
 
     def scaled(self, dual: Float[np.ndarray, "G columns"]) -> Blocks:
         """Return ``A`` in block form."""
@@ -147,14 +159,18 @@ class GroupDual:
         """Return ``sqrt(m_g)`` times the sum over classes of ``n_k/N Q_k`` in a logit of group g."""
         return self.objective.total(self.objective.loss_weights[:, None] * self.algebra.roots * dual)
 
-    def feasible_value(self, dual: Float[np.ndarray, "G columns"], gram: Blocks | None = None) -> float:
-        """Scale a candidate into the feasible set and return its value; minus infinity where that fails."""
+    def feasible(self, dual: Float[np.ndarray, "G columns"], gram: Blocks | None = None) -> np.ndarray:
+        """Scale a candidate into the feasible set."""
         dual = self._feasible_for_bias(dual)
+        return dual / max(1.0, self.polar(self.scaled(dual), gram))
+
+    def value_of_feasible(self, dual: Float[np.ndarray, "G columns"]) -> float:
+        """Return the value of a dual point; minus infinity where a free bias or rounding forbids it."""
         if self.problem.bias == 0:
             allowance = self.rounding * self._mean(np.abs(dual))
             if not np.all(np.abs(self._mean(dual)) <= allowance):
                 return -math.inf
-        value = self.value(dual / max(1.0, self.polar(self.scaled(dual), gram)))
+        value = self.value(dual)
         return -math.inf if math.isnan(value) else value
 
     def _feasible_for_bias(self, dual: np.ndarray) -> np.ndarray:
@@ -183,12 +199,13 @@ class GroupDual:
                 bound = min(bound, largest_on_supports(whole)[0])
         return math.sqrt(bound) * slack
 
-    def _candidates(self, raw: np.ndarray, gram: Blocks) -> Iterator[np.ndarray]:
+    def _candidates(self, raw: np.ndarray, features: np.ndarray) -> Iterator[np.ndarray]:
         """Yield dual points, the cheapest first: the raw one, and others moved onto the boundary."""
         yield raw
         dual = self._feasible_for_bias(raw)
         if not np.all(np.isfinite(dual)):
             return
+        gram = self._gram(features)
         if self.problem.features == "free":
             yield self._unscaled(self.onto_spectral_face(self.scaled(dual), gram))
             return
@@ -269,13 +286,18 @@ def sharing_bound(algebra: Algebra, product: Blocks, gram: Blocks) -> float:
         product: ``G``, symmetric.
         gram: ``M``, Gram matrix of non-negative class means; it only suggests the multiplier.
     """
+    return _largest(algebra, algebra.element(product) + sharing_multiplier(algebra, product, gram))
+
+
+def sharing_multiplier(algebra: Algebra, product: Blocks, gram: Blocks) -> Float[np.ndarray, "G columns"]:
+    """Return the S of that bound as a stored element; arguments as there, infinite where these are not finite."""
     G, entries = len(algebra.members), algebra.entries(algebra.element(gram))
     norms = np.sqrt(np.maximum(entries[:, G], np.finfo(np.float64).tiny))
     with np.errstate(all="ignore"):
         cosines = entries / norms[:, None] / np.append(norms[None, :], 1.0)
         cosines[:, G] = entries[:, G] / norms**2
     if not np.all(np.isfinite(cosines)):
-        return math.inf
+        return np.full_like(entries, math.inf)
     apart = (cosines <= TOGETHER) & (algebra.roots > 0) & (np.arange(G + 1) < G)
     used = _range(algebra, algebra.blocks(algebra.roots * cosines), norms)
     start = np.where(apart, np.maximum(-algebra.element(product), 0.0), 0.0)
@@ -288,7 +310,7 @@ def sharing_bound(algebra: Algebra, product: Blocks, gram: Blocks) -> float:
         return algebra.element(Blocks(half + half.T, 2 * single))
 
     found = nearest(algebra.element(product), start, apart, displacement, STEPS)
-    return min(_largest(algebra, algebra.element(product) + added) for added in (start, found))
+    return min((start, found), key=lambda added: _largest(algebra, algebra.element(product) + added))
 
 
 def _largest(algebra: Algebra, element: Float[np.ndarray, "G columns"]) -> float:

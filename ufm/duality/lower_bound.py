@@ -17,6 +17,7 @@ from jaxtyping import Float
 from ufm.duality.faces import has_free_bias, onto_cone_face, onto_shared_face, onto_spectral_face
 from ufm.duality.polar import LARGEST, ROUNDING, SHARING_LIMIT, polar_bound
 from ufm.duality.row_sums import by_row
+from ufm.model.problem import Problem
 
 
 def dual_scales(problem: Any) -> Float[np.ndarray, "*members K"]:
@@ -58,8 +59,7 @@ def best_lower_bound(
             are active; the bound is valid whatever they are.
         thorough: try all candidates; else only the cheapest that may close the gap.
     """
-    shares = problem.features != "free" and (problem.loss.shares_directions or problem.bias is not None)
-    shared = means @ means.mT if shares else None
+    shared = _shared(problem, means)
     finite = np.all(np.isfinite(raw), axis=(-2, -1))
     raw = np.where(finite[..., None, None], raw, 0.0)
     if problem.classifier is not None:
@@ -69,6 +69,24 @@ def best_lower_bound(
     for candidate in _candidates(problem, raw, means, thorough, shared is not None):
         best = np.fmax(best, feasible_value(problem, candidate, shared, thorough))
     return np.where(finite, best, -math.inf)[()], np.where(finite, polar, math.nan)[()]
+
+
+def best_dual(
+    problem: Problem, raw: Float[np.ndarray, "C K"], means: Float[np.ndarray, "C d"]
+) -> Float[np.ndarray, "C K"]:
+    """Return the feasible Q whose value is the best bound found from ``raw``; arguments as above, one problem."""
+    shared = _shared(problem, means)
+    if problem.classifier is not None:
+        return _feasible(problem, raw, None)
+    candidates = _candidates(problem, raw, means, True, shared is not None)
+    found = [_feasible(problem, candidate, shared) for candidate in candidates]
+    return max(found, key=lambda dual: np.nan_to_num(_value(problem, dual), nan=-math.inf))
+
+
+def _shared(problem: Any, means: np.ndarray) -> np.ndarray | None:
+    """Return the Gram matrix of class means where classes may share directions, else None."""
+    shares = problem.features != "free" and (problem.loss.shares_directions or problem.bias is not None)
+    return means @ means.mT if shares else None
 
 
 def feasible_value(
@@ -85,10 +103,19 @@ def feasible_value(
         gram: of the class means, where it may sharpen the bound on the polar.
         thorough: whether that may take a while.
     """
+    return _value(problem, _feasible(problem, dual, gram, thorough))
+
+
+def _feasible(problem: Any, dual: np.ndarray, gram: np.ndarray | None, thorough: bool = True) -> np.ndarray:
     dual = _feasible_for_bias(problem, dual)
-    if problem.classifier is None:
-        polar = polar_bound(dual_scales(problem)[..., None] * dual, problem.features, gram, thorough)
-        dual = dual / np.maximum(1.0, polar)[..., None, None]
+    if problem.classifier is not None:
+        return dual
+    polar = polar_bound(dual_scales(problem)[..., None] * dual, problem.features, gram, thorough)
+    return dual / np.maximum(1.0, polar)[..., None, None]
+
+
+def _value(problem: Any, dual: np.ndarray) -> Any:
+    """Return the value of a feasible dual point; minus infinity where a free bias is not balanced."""
     value = dual_value(problem, dual)
     if has_free_bias(problem):
         allowance = ROUNDING * dual.shape[-1] * _mean(problem, np.abs(dual))

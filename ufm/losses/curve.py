@@ -122,15 +122,15 @@ class CurveLoss(Loss):
         labels: Int[np.ndarray, " rows"],
         divergence: Float[np.ndarray, " rows"],
     ) -> Pinned | None:
-        """The divergence is that of f in t plus c times that of the others' distributions, if f is convex.
+        """The divergence is that of f in t plus c times that of the others' distributions, where f meets its hull.
 
         Others move by ``rho`` around their mean, hence their log-sum-exp by at most that besides.
         """
-        if not self.convex:
-            return None
         K = logits.shape[1]
         apart = ~sm.label_mask(labels, K)
         ce = sm.cross_entropy_from_logits(logits, labels)
+        if not self._on_hull(ce):
+            return None
         odds = _log_odds(ce)
         fall, rise = (
             shift_within(lambda u: self._bregman(odds, u), divergence, sign) for sign in (-1.0, 1.0)
@@ -141,11 +141,18 @@ class CurveLoss(Loss):
         rho = concordant_radius(least, divergence / pull) * (K > 2)
         radius = np.hypot(rho, np.sqrt((K - 1) / K) * (np.maximum(fall, rise) + rho))
         confusion = np.where(odds > 0, self._bregman(odds, -odds), 0.0)
-        return Pinned(radius, radius, np.ones_like(logits), fall, rise, confusion)
+        return Pinned(radius, radius, np.ones_like(logits), fall, rise, confusion, np.full(K, K**-0.5))
+
+    def _on_hull(self, ce: Float[np.ndarray, " rows"]) -> bool:
+        """Whether f agrees with its convex hull there: ``f + c t`` with ``c < 1`` then has its only minimum at t."""
+        pull = self.slope(ce) * -np.expm1(-ce)
+        return self.convex or bool(
+            np.all(pull < 1) and np.allclose(self.surprise_at(pull), ce, rtol=1e-6, atol=0.0)
+        )
 
     def zero_margins(self, divergence: Float[np.ndarray, " K"]) -> Float[np.ndarray, " K"] | None:
-        """How far the log-odds may rise from those of equal logits, if f is convex."""
-        if not self.convex:
+        """How far the log-odds may rise from those of equal logits, where f meets its hull there."""
+        if not self._on_hull(np.full(1, np.log(max(len(divergence), 2)))):
             return None
         odds = np.full_like(divergence, -np.log(max(len(divergence) - 1, 1)))
         return shift_within(lambda u: self._bregman(odds, u), divergence, 1.0)

@@ -79,8 +79,12 @@ class MSE(Loss):
         """The divergence is half the squared distance."""
         radius = np.sqrt(2 * divergence)
         apart = np.sqrt(2) * radius
-        margins = logits[np.arange(len(labels)), labels]  # of the optimum, where all other logits are zero
-        return Pinned(radius, radius, np.ones_like(logits), apart, apart, margins**2 / 4)
+        own = np.arange(logits.shape[1]) == labels[:, None]
+        margins = np.max(logits, axis=1, where=own, initial=-np.inf) - np.max(
+            logits, axis=1, where=~own, initial=-np.inf
+        )
+        confusion = np.maximum(margins, 0.0) ** 2 / 4
+        return Pinned(radius, radius, np.ones_like(logits), apart, apart, confusion)
 
     def zero_margins(self, divergence: Float[np.ndarray, " K"]) -> Float[np.ndarray, " K"] | None:
         """Two logits of a point within this distance of zero differ by no more."""

@@ -17,13 +17,14 @@ class Pinned:
     """Bounds on ``u = z - z*`` for all z within a divergence of ``z*``, one row of logits per row here.
 
     Attributes:
-        radius: ``|u_k|``, for shift-invariant losses of the centred u.
-        spread: with ``variances``: ``(a'u_k)^2 <= spread_k^2 sum_j a_j^2 variances_kj`` for every direction a (for
-            shift-invariant losses every centred one).
+        radius: ``|u_k|``, of u without its part along `free`.
+        spread: with ``variances``: ``(a'u_k)^2 <= spread_k^2 sum_j a_j^2 variances_kj`` for every direction a
+            orthogonal to `free`.
         variances: see ``spread``.
         margin_fall: how far the margin may fall.
         margin_rise: how far it may rise.
-        confusion: least divergence at which some other class is as likely as the own one.
+        confusion: least divergence at which some other class has as large a logit as the own one.
+        free: unit vector along which the loss does not change, so that nothing is pinned; None if there is none.
     """
 
     radius: Float[np.ndarray, " rows"]
@@ -32,6 +33,7 @@ class Pinned:
     margin_fall: Float[np.ndarray, " rows"]
     margin_rise: Float[np.ndarray, " rows"]
     confusion: Float[np.ndarray, " rows"]
+    free: Float[np.ndarray, " K"] | None = None
 
 
 def pinned_by_kl(
@@ -52,4 +54,5 @@ def pinned_by_kl(
     share = own / pair
     # least divergence from p to a distribution that does not prefer the own class
     confusion = pair * (np.log(2) + xlogy(share, share) + xlog1py(1 - share, -share))
-    return Pinned(radius, np.sqrt(divergence * curvature_loss(radius)), 1 / p, fall, rise, confusion)
+    free = np.full(p.shape[1], p.shape[1] ** -0.5)
+    return Pinned(radius, np.sqrt(divergence * curvature_loss(radius)), 1 / p, fall, rise, confusion, free)

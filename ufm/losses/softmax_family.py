@@ -193,26 +193,47 @@ class SoftmaxLoss(Loss):
         labels: Int[np.ndarray, " rows"],
         divergence: Float[np.ndarray, " rows"],
     ) -> Pinned | None:
-        """The divergence is ``c_k KL(p*_k || p_k)``; nothing is said where logits are scaled differently."""
-        if np.ptp(self.scales) > 0:
-            return None
-        weights, scale = self._row_weights(labels), np.ravel(self.scales)[0]
+        """The divergence is ``c_k KL(p*_k || p_k)``, p of the scores; with scales nothing is pinned along ``1/a``."""
+        weights, scales = self._row_weights(labels), np.broadcast_to(self.scales, logits.shape[1:])
         columns = self._columns(labels)
         found = pinned_by_kl(sm.softmax(self._scores(logits, labels)), columns, divergence / weights)
-        return Pinned(
-            radius=found.radius / scale,
-            spread=found.spread / scale,
-            variances=found.variances,
-            margin_fall=found.margin_fall / scale,
-            margin_rise=found.margin_rise / scale,
+        found = dataclasses.replace(
+            found,
+            radius=found.radius / scales.min(),
+            variances=found.variances / scales**2,
+            margin_fall=found.margin_fall / scales[0],
+            margin_rise=found.margin_rise / scales[0],
             confusion=weights * found.confusion,
+            free=1 / scales / np.linalg.norm(1 / scales),
         )
+        if np.ptp(self.scales) == 0 and np.ptp(self.offsets) == 0:
+            return found
+        return self._uneven(logits, labels, found)
+
+    def _uneven(
+        self, logits: Float[np.ndarray, "rows K"], labels: Int[np.ndarray, " rows"], found: Pinned
+    ) -> Pinned:
+        """Others count differently in scores and logits: the margin moves along ``e_y - softmax(others)``."""
+        own = sm.label_mask(self._columns(labels), logits.shape[1])
+        slopes = own - sm.softmax(np.where(own, -np.inf, logits))
+        slopes = slopes - (slopes @ found.free)[:, None] * found.free
+        width = found.spread * np.sqrt(np.sum(slopes**2 * found.variances, axis=1))
+        width = width * np.exp(np.minimum(2 * found.radius, 100.0))  # shares among others move by so much
+        margin = np.where(own, logits, -np.inf).max(axis=1) - np.where(own, -np.inf, logits).max(axis=1)
+        scales = np.broadcast_to(self.scales, logits.shape[1:])
+        t = scales.min() * np.maximum(margin, 0.0)  # |u| of scores that close it is at least t / sqrt(2)
+        least = np.min(1 / (found.variances * scales**2), axis=1)
+        confusion = self._row_weights(labels) * least * (np.exp(-t) + t - 1) / 2
+        return dataclasses.replace(found, margin_fall=width, margin_rise=width, confusion=confusion)
 
     def zero_margins(self, divergence: Float[np.ndarray, " K"]) -> Float[np.ndarray, " K"] | None:
         """How far the log-odds of the label may rise from what equal logits give; None if there are no labels."""
         if not self.labelled:
             return None
         K, scale = len(divergence), float(np.min(self.scales))
+        if np.ptp(self.scales) > 0 or np.ptp(self.offsets) > 0:
+            pinned = self.pinned(np.zeros((K, K)), np.arange(K), divergence)
+            return None if pinned is None else pinned.margin_rise
         own = np.broadcast_to(np.exp(-scale * np.asarray(self.label_margins)), (K,))
         kappa = divergence / self._row_weights(np.arange(K))
         return binary_interval((K - 1) / (K - 1 + own), kappa)[0] / scale

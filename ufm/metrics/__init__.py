@@ -5,6 +5,7 @@ All of it is NumPy on plain arrays: nothing here knows a model.
 
 from ufm.metrics.collapse import (
     RANK_TOLERANCE,
+    STILL,
     accuracy,
     between_spectrum,
     between_trace,
@@ -26,11 +27,13 @@ from ufm.metrics.collapse import (
     norms,
     paired_cosines,
     squared_distances,
+    still,
     variance_ratio,
 )
 
 __all__ = [
     "RANK_TOLERANCE",
+    "STILL",
     "accuracy",
     "between_spectrum",
     "between_trace",
@@ -52,5 +55,6 @@ __all__ = [
     "norms",
     "paired_cosines",
     "squared_distances",
+    "still",
     "variance_ratio",
 ]

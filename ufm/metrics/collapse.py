@@ -32,6 +32,8 @@ from ufm.metrics.statistics import FeatureStatistics
 #: Between-class eigenvalues (and squared distances of means) below this fraction of the largest count as
 #: zero: the default of `nc1` and `cdnv`. It is the square root of the rounding unit of float64.
 RANK_TOLERANCE = 1e-8
+#: A feature that moves no logit by more than this is as good as zero, where margins say nothing of collapse.
+STILL = 1e-3
 #: Numbers up to this have squares that can be added up.
 LARGE = 1e100
 #: Entries of a K x K matrix that are formed at a time: 32 MB.
@@ -333,6 +335,13 @@ def collapsed(values: Float[np.ndarray, " K"] | Any, threshold: Any = 0.05) -> B
             f"got shapes {values.shape} and {limit.shape}"
         )
     return values <= limit
+
+
+def still(
+    norms: Float[np.ndarray, "*members K"], weight_norms: Float[np.ndarray, "*members K"]
+) -> Bool[np.ndarray, "*members K"]:
+    """Return which classes have a feature that moves no logit by more than `STILL`: as good as zero."""
+    return norms * weight_norms.max(axis=-1, keepdims=True) <= STILL
 
 
 def _checked(statistics: Any) -> FeatureStatistics:

@@ -12,15 +12,23 @@ contribute at least ``n_y - 1`` to ``sum_a exp(<h_i, h_a>/t - m)``, and each oth
     ``L >= sum_{k: n_k >= 2} n_k log(n_k - 1 + (N - n_k) exp(-r^2/t))``,
 
 with equality iff each of these classes is one point of norm r, orthogonal to every other sample.
+
+In batches the loss is the sum over batches of the loss of their samples, and so is the bound, with the counts of
+every batch. The frame still attains it. What batching loses is that nothing else does: samples of a class are one
+point only if batches tie them together (two of a chain in one batch), and classes are orthogonal only if they meet in
+a batch.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 
 from ufm.duality.polar import ROUNDING
 from ufm.inputs.checks import (
@@ -31,6 +39,7 @@ from ufm.inputs.checks import (
     nonnegative_integer,
     positive_float,
     positive_integer,
+    to_numpy,
 )
 from ufm.metrics import cosines, measure, nc1
 from ufm.solvers.status import Status
@@ -47,11 +56,22 @@ class ContrastivePrediction:
         objective: the bound on the loss summed over samples, in nats.
         attained: whether ``dim`` has room for an orthogonal frame, so that the bound is the optimal value.
         norms: norm of every class mean; classes of one sample are not determined (NaN).
+        whole: classes whose samples must be one point; others may split where batches do not tie them together.
+        apart: pairs of classes that must be orthogonal, as they meet in a batch.
     """
 
     objective: float
     attained: bool
     norms: Float[np.ndarray, " K"]
+    whole: Bool[np.ndarray, " K"]
+    apart: Bool[np.ndarray, "K K"]
+
+    @property
+    def determined(self) -> bool:
+        """Whether only frames attain the bound: every class is whole, and every two of several samples meet."""
+        several = ~np.isnan(self.norms)
+        pairs = self.apart | np.eye(len(several), dtype=bool)
+        return bool(np.all(self.whole[several]) and np.all(pairs[np.ix_(several, several)]))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -110,6 +130,8 @@ class SupervisedContrastive:
         dim: feature dimension ``d``.
         temperature: ``t``, in units of ``radius^2``'s; ``radius^2/t`` is at most 700.
         radius: ``r``, the largest norm of a feature.
+        batches: the samples of every batch, by their numbers in class order; a sample may be in several. None: all
+            samples together.
 
     Raises:
         InputError: naming the argument, its value and the requirement.
@@ -126,6 +148,7 @@ class SupervisedContrastive:
     dim: int | Any
     temperature: float | Any
     radius: float | Any = 1.0
+    batches: Sequence[Any] | Any | None = None
 
     def __post_init__(self) -> None:
         """Normalise and check every field."""
@@ -139,6 +162,7 @@ class SupervisedContrastive:
             "dim": positive_integer("dim", self.dim),
             "temperature": positive_float("temperature", self.temperature),
             "radius": positive_float("radius", self.radius),
+            "batches": None if self.batches is None else _batches(self.batches, int(counts.sum())),
         }
         for name, value in fields.items():
             object.__setattr__(self, name, value)
@@ -152,13 +176,32 @@ class SupervisedContrastive:
         """Class of every sample."""
         return np.repeat(np.arange(len(self.counts)), self.counts)
 
+    @property
+    def batch_rows(self) -> tuple[Int[np.ndarray, " rows"], ...]:
+        """The samples of every batch; one of all where there are none."""
+        return (np.arange(self.counts.sum()),) if self.batches is None else tuple(self.batches)
+
     def predict(self) -> ContrastivePrediction:
         """Return the bound, and what the points that attain it have in common."""
-        n = self.counts[self.counts >= 2]
-        crowd = (self.counts.sum() - n) * np.exp(-(self.radius**2) / self.temperature)
-        bound = float(n @ (np.log(n - 1) + np.log1p(crowd / (n - 1))))
-        norms = np.where(self.counts >= 2, self.radius, np.nan)
-        return ContrastivePrediction(bound, self.dim >= len(n), norms)
+        K, bound, links, meet = len(self.counts), 0.0, [], np.zeros((len(self.counts),) * 2, dtype=bool)
+        for rows in self.batch_rows:
+            labels = self.labels[rows]
+            cells = np.bincount(labels, minlength=K)
+            n = cells[cells >= 2]
+            crowd = (len(rows) - n) * np.exp(-(self.radius**2) / self.temperature)
+            bound += float(n @ (np.log(n - 1) + np.log1p(crowd / (n - 1))))
+            meet |= np.outer(cells >= 2, cells > 0) | np.outer(cells > 0, cells >= 2)
+            first = rows[np.unique(labels, return_index=True)[1]]
+            links.append(np.stack([rows, first[np.searchsorted(np.unique(labels), labels)]]))
+        several = self.counts >= 2
+        ends = np.concatenate(links, axis=1)
+        graph = coo_matrix((np.ones(ends.shape[1]), tuple(ends)), shape=(len(self.labels),) * 2)
+        parts = connected_components(graph, directed=False)[1]
+        whole = np.array([len(np.unique(parts[self.labels == k])) == 1 for k in range(K)])
+        norms = np.where(several, self.radius, np.nan)
+        return ContrastivePrediction(
+            bound, bool(self.dim >= several.sum()), norms, whole, meet & ~np.eye(K, dtype=bool)
+        )
 
     def solve(self, seed: int = 0, *, tol: float = 1e-8, max_steps: int = 20_000) -> ContrastiveSolution:
         """Descend by projected gradients from random features, and compare with the bound.
@@ -198,3 +241,14 @@ class SupervisedContrastive:
                 break
             best, features = value, descent.moved(features, value)
         return ContrastiveSolution(self, features, value, bound, status, steps)
+
+
+def _batches(given: Any, num_samples: int) -> tuple[Int[np.ndarray, " rows"], ...]:
+    """Return every batch as distinct numbers of samples."""
+    found = tuple(np.unique(to_numpy("batches", batch)) for batch in given)
+    for batch in found:
+        if batch.dtype.kind not in "iu" or not len(batch) or batch[0] < 0 or batch[-1] >= num_samples:
+            raise InputError(f"batches must hold numbers of samples from 0 to {num_samples - 1}, got {batch}")
+    if not found:
+        raise InputError("batches must be at least one, or None for all samples together, got none")
+    return found

@@ -170,7 +170,7 @@ def advise(
     weight_decay: float | Any,
     feature_decay: float | Any,
     charge: float | Any = 0,
-    solve: bool = False,
+    solve: bool = True,
 ) -> Advice:
     r"""Say which classes collapse under ReLU features and cross-entropy, and what would prevent it.
 
@@ -183,7 +183,8 @@ def advise(
         feature_decay: ``lambda_H``, as in `ufm.Problem`; with a charge, that of a class of average size.
         charge: the exponent g of who pays for features, ``lambda_H,k = lambda_H (N/(K n_k))^g``: 0 for samples (a
             penalty on the features), near 1 for classes (weight decay on all layers).
-        solve: whether to solve for remedies without a closed form, such as logit adjustment; this loads JAX.
+        solve: whether to solve for remedies without a closed form, such as logit adjustment, where classes are of at
+            most 150 kinds; this loads JAX and takes seconds.
 
     Raises:
         InputError: if an argument is invalid.

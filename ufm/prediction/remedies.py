@@ -12,7 +12,7 @@ from jaxtyping import Int
 from ufm.conventions import charged, sampled_counts
 from ufm.losses.by_name import parse_loss
 from ufm.model.problem import Problem
-from ufm.prediction.solved import predict
+from ufm.prediction.solved import best_known, predict
 from ufm.theory import ClosedFormError, Prediction
 from ufm.theory.prototypes import predict_fixed_simplex
 
@@ -58,7 +58,7 @@ class Remedy:
 
 
 def predicted_remedies(
-    problem: Problem, feature_decay: float, charge: float, solve: bool = False
+    problem: Problem, feature_decay: float, charge: float, solve: bool = True
 ) -> tuple[Remedy, ...]:
     """Return every remedy with its prediction.
 
@@ -68,15 +68,19 @@ def predicted_remedies(
         problem: as it is.
         feature_decay: ``lambda_H`` of a class of average size.
         charge: the exponent g.
-        solve: whether to solve those without a closed form, which loads JAX.
+        solve: whether to solve those without a closed form if they are small (`best_known`), which loads JAX.
     """
     found = []
     for name, (loss, power) in REMEDIES.items():
         counts = problem.counts if power == 1 else sampled_counts(problem.counts, power)
         decay: Any = charged(feature_decay, counts, charge) if charge else feature_decay
         changed = problem.replace(counts=counts, feature_decay=decay, loss=parse_loss(loss, problem.counts))
-        found.append(Remedy(name, _or_none(predict, changed, solve)))
+        found.append(Remedy(name, _prediction(changed, solve)))
     return (*found, Remedy(FIXED, _fixed(problem, found[0].prediction)))
+
+
+def _prediction(problem: Problem, solve: bool) -> Prediction | None:
+    return best_known(problem)[0] if solve else _or_none(predict, problem)
 
 
 def _fixed(problem: Problem, plain: Prediction | None) -> Prediction | None:
@@ -101,7 +105,7 @@ def remedy_table(remedies: tuple[Remedy, ...]) -> str:
             lines.append(_line(remedy.name, remedy.prediction))
     open_ones = ", ".join(remedy.name for remedy in remedies if remedy.prediction is None)
     if open_ones:
-        lines.append(f"No closed form, so not listed: {open_ones} (--solve).")
+        lines.append(f"No closed form and not solved, so not listed: {open_ones}.")
     return "\n".join(lines)
 
 

@@ -52,7 +52,7 @@ def sweep(
 
     Returns:
         A data set whose dimensions are the axes and ``class`` (NaN beyond a member's own classes): certificates,
-        geometry, closed forms and their differences; every variable has a ``long_name``.
+        geometry, predictions (closed forms, else other seeds) and differences; every variable has a ``long_name``.
 
     Raises:
         InputError: naming the field, its value and what is required; also if the folder holds another sweep or is

@@ -1,4 +1,8 @@
-"""What a sweep keeps of every member: certificate, geometry, closed form, and how far the two are apart."""
+"""What a sweep keeps of every member: certificate, geometry, prediction, and how far the two are apart.
+
+The prediction is the closed form; where there is none, the best certified member of the same problem from another
+start, if there is one in the batch: it costs nothing, and two starts that agree are worth more than one.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +11,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from ufm.duality.certificate import class_means
-from ufm.metrics import measure, nc1
+from ufm.metrics import measure, nc1, still
 from ufm.model.groups import GroupPoint
-from ufm.model.problem import row_labels
+from ufm.model.problem import Problem, row_labels
 from ufm.solvers.status import Status
 from ufm.solvers.task import Outcome
 from ufm.sweeps.member import Member
 from ufm.theory import ClosedFormError, Prediction, predict
-from ufm.verification.geometry import STILL
 from ufm.verification.representatives import Representatives
 from ufm.verification.resolution import zero_margin_bounds
 
@@ -52,16 +55,16 @@ SCALARS: dict[str, Variable] = {
     "residual": Variable("projected gradient in balanced coordinates over sqrt(2 P)"),
     "num_collapsed": Variable("classes whose margin cannot be told from 0 at this gap", dtype="int64"),
     "nc1": Variable("within-class over between-class variability (0 at class level)"),
-    "nc2_h": Variable("residual of the Gram matrix of class means against the closed form"),
-    "nc2_wwt": Variable("residual of the Gram matrix of the classifier against the closed form"),
-    "nc3_wh": Variable("residual of the logits against the closed form"),
-    "predicted_objective": Variable("P* in closed form"),
-    "predicted_num_collapsed": Variable("collapsed classes in closed form (-1: none known)", dtype="int64"),
+    "nc2_h": Variable("residual of the Gram matrix of class means against the predicted"),
+    "nc2_wwt": Variable("residual of the Gram matrix of the classifier against the predicted"),
+    "nc3_wh": Variable("residual of the logits against the predicted"),
+    "predicted_objective": Variable("P* in closed form, else of the best certified other start"),
+    "predicted_num_collapsed": Variable("collapsed classes as predicted (-1: no prediction)", dtype="int64"),
     "objective_deviation": Variable("(P - P*)/P*"),
     "norm_deviation": Variable("largest | |h_k| - predicted | over the largest predicted"),
     "weight_norm_deviation": Variable("largest | |w_k| - predicted | over the largest predicted"),
     "margin_deviation": Variable("largest |margin - predicted|, in nats"),
-    "collapse_mismatches": Variable("classes whose collapse differs from the closed form", dtype="int64"),
+    "collapse_mismatches": Variable("classes whose collapse differs from the predicted", dtype="int64"),
     "key": Variable("hash of the member's content", dtype="uint64"),
 }
 PER_CLASS: dict[str, Variable] = {
@@ -75,10 +78,10 @@ PER_CLASS: dict[str, Variable] = {
         "mean cosine of w_k with the classifier rows of equally large classes", _CLASS
     ),
     "alignment": Variable("cosine of w_k and h_k; 0 for a zero feature", _CLASS),
-    "predicted_norms": Variable("|h_k| in closed form", _CLASS),
-    "predicted_weight_norms": Variable("|w_k| in closed form", _CLASS),
-    "predicted_margins": Variable("margins in closed form", _CLASS),
-    "predicted_collapsed": Variable("collapse in closed form", _CLASS, "bool"),
+    "predicted_norms": Variable("|h_k| as predicted", _CLASS),
+    "predicted_weight_norms": Variable("|w_k| as predicted", _CLASS),
+    "predicted_margins": Variable("margins as predicted", _CLASS),
+    "predicted_collapsed": Variable("collapse as predicted", _CLASS, "bool"),
 }
 MATRICES: dict[str, Variable] = {
     "gram_features": Variable("<h_k, h_l> of class means", _PAIR),
@@ -202,24 +205,26 @@ def _collapse(members: Sequence[Member], rows: dict[str, np.ndarray]) -> dict[st
     nothing = np.full(rows["class_counts"].shape[1], np.nan)
     zero = np.stack([nothing if bounds is None else bounds for bounds in found])
     zero = np.where(usable[:, None], zero, np.nan)
-    still = rows["norms"] * rows["weight_norms"].max(axis=1, keepdims=True) <= STILL
-    collapsed = np.where(undecided, still, rows["margins"] <= zero)
+    collapsed = np.where(undecided, still(rows["norms"], rows["weight_norms"]), rows["margins"] <= zero)
     return {"zero_margins": zero, "collapsed": collapsed, "num_collapsed": collapsed.sum(axis=1)}
 
 
 def _comparison(
     members: Sequence[Member], rows: dict[str, np.ndarray], classes: Representatives
 ) -> dict[str, np.ndarray]:
-    """Compare with the closed forms; where there is none everything is NaN, -1 or False."""
+    """Compare with the closed forms, or the certified optima of other starts; else everything is NaN, -1 or False."""
     predictions = [_prediction(member) for member in members]
-    known = np.array([prediction is not None for prediction in predictions])
+    others = _other_starts(members, predictions, rows)
+    known = np.array([prediction is not None for prediction in predictions]) | (others >= 0)
 
     def asked(prediction: Prediction, name: Any) -> Any:
         return prediction.rows(name, classes.first) if name in MATRICES else getattr(prediction, name)
 
     def stacked(name: str) -> np.ndarray:
-        nothing = np.full(rows[name].shape[1:], np.nan)
-        return np.stack([nothing if p is None else asked(p, name) for p in predictions])
+        own = rows[name]
+        nothing = np.full(own.shape[1:], np.nan)
+        seen = [own[i] if i >= 0 else nothing for i in others]
+        return np.stack([x if p is None else asked(p, name) for p, x in zip(predictions, seen, strict=True)])
 
     found = {f"predicted_{name}": stacked(name) for name in ("objective", "norms", "weight_norms", "margins")}
     collapsed = stacked("collapsed")
@@ -236,6 +241,22 @@ def _comparison(
         measured = rows[name] * alive[:, None, None]  # what cannot be told from zero has no direction
         parts = (_directions(classes.times(matrices)) for matrices in (measured, stacked(name)))
         found[residual] = np.linalg.norm(np.subtract(*parts), axis=(1, 2))
+    return found
+
+
+def _other_starts(
+    members: Sequence[Member], predictions: Sequence[Prediction | None], rows: dict[str, np.ndarray]
+) -> Int[np.ndarray, " members"]:
+    """Return for every member without a theorem the best certified other one of its problem, or -1."""
+    gaps = np.where(rows["certified"], rows["relative_gap"], np.inf)
+    found = np.full(len(members), -1)
+    alike: dict[Problem, list[int]] = {}
+    for i in np.argsort(gaps, kind="stable"):
+        if predictions[i] is None and np.isfinite(gaps[i]):
+            alike.setdefault(members[i].problem, []).append(int(i))
+    for i, (member, prediction) in enumerate(zip(members, predictions, strict=True)):
+        if prediction is None:
+            found[i] = next((j for j in alike.get(member.problem, []) if j != i), -1)
     return found
 
 

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from ufm.model.problem import Problem, a_problem
 from ufm.theory import free_mse, prototypes, simplex_etf, symmetric
+from ufm.theory.deep_head import DeepHead, deep_linear_head
 from ufm.theory.free_thresholds import (
     TwinThreshold,
     minority_collapse_weight,
@@ -27,6 +28,7 @@ from ufm.theory.thresholds import (
 __all__ = [
     "SELI",
     "ClosedFormError",
+    "DeepHead",
     "Prediction",
     "Theorem",
     "TwinThreshold",
@@ -35,6 +37,7 @@ __all__ = [
     "collapse_nuclear_weights",
     "count_collapsed",
     "critical_imbalance_ratio",
+    "deep_linear_head",
     "equalising_weights",
     "extra_samples_to_live",
     "largest_decay_product",

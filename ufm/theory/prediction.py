@@ -91,6 +91,7 @@ class Prediction(Readable):
     _logits: Matrix
     bias: Float[np.ndarray, " K"] | None = None
     relative_gap: float | None = None
+    _dual: Matrix | None = None
 
     def __str__(self) -> str:
         columns = {
@@ -110,6 +111,11 @@ class Prediction(Readable):
             wrapped(f"{form}: {self.theorem}"),
         ]
         return "\n".join(lines)
+
+    @property
+    def gap(self) -> float:
+        """How far the objective may be above the optimal value."""
+        return 0.0 if self.relative_gap is None else max(self.relative_gap, 0.0) * self.objective
 
     @property
     def source(self) -> str:
@@ -140,6 +146,17 @@ class Prediction(Readable):
         """Return some rows of a matrix, without forming the rest."""
         matrix: Matrix = getattr(self, f"_{name}")
         return matrix(classes)
+
+    def inner_products(self, classes: Int[np.ndarray, " rows"]) -> Float[np.ndarray, " rows"]:
+        """Return ``<w_k, h_k>`` of some classes: their own logits without the bias."""
+        own = self.rows("logits", classes)[np.arange(len(classes)), classes]
+        return own if self.bias is None else own - self.bias[classes]
+
+    def dual_rows(self, classes: Int[np.ndarray, " rows"]) -> Float[np.ndarray, "rows K"]:
+        """Return rows of the dual optimum Q: gradients of the loss, or of a solved one the point of its bound."""
+        if self._dual is not None:
+            return self._dual(classes)
+        return self.problem.loss.gradient(self.rows("logits", classes), classes)
 
     @property
     def num_collapsed(self) -> int:

@@ -77,6 +77,29 @@ def orthogonal_frame(num_classes: int, dim: int, length: float = 1.0) -> Float[n
     return positive_float("length", length) * np.eye(K, d)
 
 
+#: Frames by name.
+FRAMES = {"etf": simplex_etf, "frame": orthogonal_frame}
+
+
+def parse_frame(text: str, num_classes: int, dim: int) -> Float[np.ndarray, "K d"]:
+    """Return the frame that text such as ``etf:3`` or ``frame:3`` means: its name, and the length of its rows.
+
+    Raises:
+        InputError: for another name or no length.
+
+    Example:
+        >>> parse_frame("frame:2", 2, 3).tolist()
+        [[2.0, 0.0, 0.0], [0.0, 2.0, 0.0]]
+    """
+    name, _, length = text.partition(":")
+    try:
+        return FRAMES[name](num_classes, dim, float(length))
+    except (KeyError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"classifier must be etf:LENGTH or frame:LENGTH, got {text!r}") from None
+
+
 def _sizes(num_classes: Any, dim: Any, fewer: int) -> tuple[int, int]:
     K, d = positive_integer("num_classes", num_classes), positive_integer("dim", dim)
     if K < 2:

@@ -12,6 +12,13 @@ or classes (1). Hence
   collapsed classes only give bounds, and a few badly fitted classes do not matter.
 
 Balancedness, ``lambda_W |W|^2 = sum_k lambda_H,k n_k |h_k|^2`` at every critical point, gives the ratio of decays.
+
+Where (T) does not apply (free features with unequal counts, a bias, any other loss) stationarity itself gives them.
+At every critical point, behind a ReLU or not, with the gradients ``Q_k`` of the loss at the class means,
+
+    ``N lambda_H,k |h_k|^2 = -<Q_k, W h_k>``,   ``lambda_W |W|^2 = -sum_k (n_k/N) <Q_k, W h_k>``,
+
+and ``lambda_b |b|^2 = -sum_k (n_k/N) <Q_k, b>``: one equation per class, and g from how ``lambda_H,k`` depends on n.
 """
 
 from __future__ import annotations
@@ -27,13 +34,16 @@ from ufm.conventions import charged
 from ufm.losses import CrossEntropy, Loss
 from ufm.metrics.statistics import FeatureStatistics
 from ufm.model.problem import FeatureSet, Problem
-from ufm.theory import ClosedFormError, Prediction, predict
+from ufm.prediction.solved import KINDS, best_known
+from ufm.theory import ClosedFormError, Prediction
 from ufm.theory.scalar import symmetric_form
 from ufm.verification.checks import listed
 from ufm.verification.measured import MeasuredLayer
 
 #: Classes whose margin is below this many nats, or this fraction of the largest one if less, take no part.
 LIVING = 0.1
+#: A bias that the loss pulls at by less than this share of what it could is taken as unregularised.
+BIAS = 1e-6
 #: A class deviates if its own estimate is off by more than this factor.
 DEVIATING = 1.5
 _SMALLEST_LOG = -300.0
@@ -173,6 +183,63 @@ def estimate_decays(
     return EffectiveDecays(*decays, *(found or ()))
 
 
+def stationary_decays(
+    loss: Loss,
+    counts: Float[np.ndarray, " K"],
+    layer: tuple[Float[np.ndarray, "K d"], Float[np.ndarray, "K d"], Float[np.ndarray, " K"] | None],
+    energies: Float[np.ndarray, " K"],
+    charge: float | None = None,
+) -> tuple[EffectiveDecays, float | None] | None:
+    """Return the decays under which a layer is stationary, whatever its loss, and that of its bias (0: none seen).
+
+    Args:
+        loss: any.
+        counts: samples per class.
+        layer: classifier, class means and bias (None without one).
+        energies: ``sum_i |h_i|^2`` over the samples of each class.
+        charge: the exponent g; fitted to the classes' own decays if None.
+
+    Example:
+        >>> import ufm
+        >>> uneven = ufm.Problem([30, 20, 10], 3, weight_decay=1e-2, feature_decay=1e-3, features="free")
+        >>> s = ufm.solve(uneven)
+        >>> energies = uneven.counts * (s.features**2).sum(axis=1)
+        >>> found, _ = stationary_decays(uneven.loss, uneven.counts * 1.0, (s.weight, s.features, None), energies)
+        >>> round(found.weight_decay, 6), round(found.feature_decay, 6), round(abs(found.charge), 4)
+        (0.01, 0.001, 0.0)
+    """
+    weight, means, bias = layer
+    N, products = counts.sum(), means @ weight.T
+    gradient = loss.gradient(products if bias is None else products + bias, np.arange(len(counts)))
+    pulls = -np.sum(gradient * products, axis=1)
+    norms = np.linalg.norm(means, axis=1)
+    living = (pulls > 0) & (energies > 0) & (norms > LIVING * norms.max())
+    if not np.any(living) or not np.any(weight):
+        return None
+    own = pulls[living] * counts[living] / energies[living] / N
+    if charge is None:
+        size = np.log(counts[living]) - np.log(counts[living]).mean()
+        spread = float(size @ size)
+        charge = max(-float(size @ np.log(own)) / spread, 0.0) if spread > 0 else 0.0
+    each = own / (charged(1.0, counts, charge)[living] if charge else 1.0)
+    middle = math.exp(float(np.median(np.log(each))))
+    weight_decay = float(counts @ pulls / N / np.sum(weight**2))
+    if not weight_decay > 0:
+        return None
+    per_class = np.zeros(len(counts))
+    per_class[living] = np.sqrt(weight_decay * each)
+    off = math.exp(1.4826 * float(np.median(np.abs(np.log(each / middle)))) / 2)
+    found = EffectiveDecays(
+        math.sqrt(weight_decay * middle), off, per_class, weight_decay, middle, charge=charge
+    )
+    if bias is None:
+        return found, None
+    square, pull = float(np.sum(bias**2)), -float(counts @ gradient @ bias) / N
+    return found, pull / square if square > 0 and pull > BIAS * abs(
+        counts @ np.abs(gradient) @ bias
+    ) / N else 0.0
+
+
 class Charges(NamedTuple):
     """The exponent g from margins and from norms, and how constant the product of both is."""
 
@@ -213,49 +280,53 @@ def fit_decays(
     loss: Loss | None = None,
     charge: float | None = None,
 ) -> Fit:
-    """Return what the data alone predict: counts from the labels, a loss (cross-entropy unless told), no bias."""
+    """Return what the data alone predict: counts from the labels, and a loss (cross-entropy unless told).
+
+    By theorem (T) where it may apply, else by stationarity; a bias is ignored where there are too many classes to
+    solve for its optimum.
+    """
     loss = loss or CrossEntropy()
     if not np.all(statistics.present):
         missing = listed(np.flatnonzero(~statistics.present))
         return _no_fit(f"{missing} without samples, which take part in no feature metric")
     features: FeatureSet = "free" if statistics.smallest < 0 else "nonnegative"
-    if features == "free" and np.ptp(statistics.counts) > 0:
-        return _no_fit("features with negative entries and unequal counts have no closed form")
     if np.any(statistics.counts != np.floor(statistics.counts)):
         return _no_fit("the rows stand for fractions of samples")
-    energies = statistics.counts * (measured.norms**2 + statistics.variances)
-    weight_energy = float(np.sum(measured.weight**2))
-    data = (measured.margins, statistics.counts, weight_energy, energies, features)
-    try:
-        estimate = estimate_decays(*data, loss=loss, norms=measured.norms, charge=charge)
-    except ClosedFormError as error:
-        return _no_fit(str(error).rstrip("."))
+    counts, bias = statistics.counts, measured.bias
+    energies = counts * (measured.norms**2 + statistics.variances)
+    seen = bias is not None and len(counts) <= KINDS and bool(np.any(np.abs(bias) > BIAS))
+    bias_decay: float | None = None
+    uneven = features == "free" and np.ptp(counts) > 0
+    if seen or uneven or loss.scalar_form(len(counts)) is None:
+        layer = (measured.weight, measured.means, bias if seen else None)
+        found = stationary_decays(loss, counts, layer, energies, charge)
+        estimate, bias_decay = found or (None, None)
+    else:
+        data = (measured.margins, counts, float(np.sum(measured.weight**2)), energies, features)
+        try:
+            estimate = estimate_decays(*data, loss=loss, norms=measured.norms, charge=charge)
+        except ClosedFormError as error:
+            return _no_fit(str(error).rstrip("."))
     if estimate is None:
         return _no_fit("no class has a margin above zero")
     cost: Any = estimate.feature_decay
     if estimate.charge:
-        cost = charged(cost, statistics.counts, estimate.charge)
-    problem = Problem(
-        statistics.counts, statistics.dim, estimate.weight_decay, cost, loss=loss, features=features
-    )
-    prediction, notes = predicted(problem)
+        cost = charged(cost, counts, estimate.charge)
+    problem = Problem(counts, statistics.dim, estimate.weight_decay, cost, loss, features, bias_decay)
+    prediction, notes = best_known(problem)
     if prediction is not None:
-        ignored = "" if statistics.classifier[1] is None else " The fit ignores the bias."
+        ignored = " The fit ignores the bias." if bias is not None and not seen else ""
+        if seen:
+            ignored = (
+                f" The bias has a decay of {bias_decay:.3g}." if bias_decay else " The bias has no decay."
+            )
         name = "cross-entropy" if type(loss) is CrossEntropy else repr(loss).partition("(")[0]
         assumed = f"Predictions are for {name} and {features} features at these decays;"
-        notes = (f"{assumed} norms and margins were used for the fit and are not judged.{ignored}",)
+        used = f"{assumed} norms and margins were used for the fit and are not judged.{ignored}"
+        notes = (used, *notes)
     said = (estimate.sentence, estimate.charge_sentence)
     return Fit(estimate, prediction, (*(text for text in said if text), *notes))
 
 
 def _no_fit(reason: str) -> Fit:
     return Fit(None, None, (f"No decays estimated: {reason}.",))
-
-
-def predicted(problem: Problem) -> tuple[Prediction | None, tuple[str, ...]]:
-    """Return the prediction, or None and the sentence that says why there is none."""
-    try:
-        return predict(problem), ()
-    except ClosedFormError as error:
-        text = str(error).rstrip(".")
-        return None, (f"{text[:1].upper()}{text[1:]}.",)

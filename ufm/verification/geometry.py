@@ -18,14 +18,18 @@ from ufm.verification.report import Row, Verdict
 from ufm.verification.representatives import Representatives
 from ufm.verification.tolerances import Tolerances, dual_directions
 
-#: A feature that moves no logit by more than this is as good as zero, where margins say nothing of collapse.
-STILL = 1e-3
+
+def seen_collapsed(measured: Measured, zero_margins: Any) -> Bool[np.ndarray, " K"]:
+    """Return the classes that are as good as collapsed: by margins, or where these say nothing by features."""
+    if zero_margins is None:  # classes that share a direction may have no margin and live
+        return metrics.still(measured.norms, measured.weight_norms)
+    return metrics.collapsed(measured.margins, zero_margins)
 
 
 def collapse_row(prediction: Prediction, measured: Measured, tolerances: Tolerances) -> Row:
     """Compare which classes have a margin that cannot be told from zero."""
     predicted = prediction.collapsed
-    seen = metrics.collapsed(measured.margins, tolerances.zero_margins)
+    seen = seen_collapsed(measured, tolerances.zero_margins)
     differ = (seen != predicted) & tolerances.resolved
     open_classes = np.flatnonzero(~tolerances.resolved)
     verdict: Verdict = "fail" if np.any(differ) else "pass" if np.any(tolerances.resolved) else "unresolved"
@@ -105,6 +109,16 @@ def logit_margin_row(measured: Measured) -> Row:
     return info_row("smallest logit margin", meaning, float(values.min(initial=np.inf)))
 
 
+def predicted_agreement(prediction: Prediction, measured: Measured) -> float:
+    """Return the fraction of samples whose own logit is the largest, ties allowed, at the predicted optimum."""
+    if prediction.relative_gap is None:
+        return 1.0
+    first = measured.classes.first
+    logits = prediction.rows("logits", first)
+    wrong = row_margins(logits, first, log_odds=False) < -FLOOR * np.abs(logits).max()
+    return 1.0 - float(prediction.problem.priors @ measured.classes.of_classes(wrong))
+
+
 def ratio_rows(prediction: Prediction, measured: Measured, tolerances: Tolerances) -> list[Row]:
     """Norms as fractions of the largest one: what remains of them when the overall scale is unknown."""
     rows = []
@@ -130,9 +144,8 @@ def angle_rows(prediction: Prediction, measured: Measured, tolerances: Tolerance
     classes = measured.classes
     first, apart = classes.first, classes.apart
     frame = _cosines(prediction.rows("gram_features", first), classes)
-    logits = classes.of_classes(classes.own(prediction.rows("logits", first)))
-    lengths = prediction.norms * prediction.weight_norms
-    aligned = np.divide(logits, lengths, out=np.zeros(len(lengths)), where=lengths > 0)
+    lengths, inner = prediction.norms * prediction.weight_norms, prediction.inner_products(first)
+    aligned = np.divide(classes.of_classes(inner), lengths, out=np.zeros(len(lengths)), where=lengths > 0)
     orthogonal = not np.any(np.abs(frame[apart]) > FLOOR)
     return [
         worst_row(
@@ -219,11 +232,8 @@ def _largest_cosine(measured: Measured) -> float:
 
 
 def _collapse_info(measured: Measured, present: Bool[np.ndarray, " K"], zero_margins: Any) -> Row:
-    if zero_margins is None:  # classes that share a direction may have no margin and live
-        logits = measured.norms * float(measured.weight_norms.max())
-        seen = np.flatnonzero((logits <= STILL) & present)
-        meaning = f"number of classes whose feature moves no logit by more than {STILL:g}"
-    else:
-        seen = np.flatnonzero(metrics.collapsed(measured.margins, zero_margins) & present)
-        meaning = "number of classes whose margin cannot be told from zero"
+    seen = np.flatnonzero(seen_collapsed(measured, zero_margins) & present)
+    meaning = "number of classes whose margin cannot be told from zero"
+    if zero_margins is None:
+        meaning = f"number of classes whose feature moves no logit by more than {metrics.STILL:g}"
     return info_row("collapsed classes", meaning, len(seen), listed(seen) if len(seen) else "")

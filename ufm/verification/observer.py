@@ -9,15 +9,16 @@ import numpy as np
 
 from ufm import metrics
 from ufm.model.problem import Problem, a_problem
-from ufm.verification.effective import predicted
+from ufm.prediction.solved import best_known
 from ufm.verification.tolerances import dual_directions
 
 
 def collapse_observer(problem: Problem | Any) -> Callable[[Any, np.ndarray], dict[str, float]]:
     """Return an observer that measures how far a point is from neural collapse.
 
-    Its keys are ``nc1`` (0 at class level, where every class has one row) and, where the problem has a closed
-    form, the residuals ``nc2_h``, ``nc2_w``, ``nc2_wwt`` and ``nc3_wh`` of `ufm.metrics.direction_residual`.
+    Its keys are ``nc1`` (0 at class level, where every class has one row) and, where the optimum is known (in closed
+    form, or of a small problem solved here and now), the residuals ``nc2_h``, ``nc2_w``, ``nc2_wwt`` and
+    ``nc3_wh`` of `ufm.metrics.direction_residual`.
 
     Args:
         problem: the problem that is being solved.
@@ -43,7 +44,7 @@ def collapse_observer(problem: Problem | Any) -> Callable[[Any, np.ndarray], dic
     a_problem(problem)
     if not problem.loss.labelled:
         return lambda point, labels: {}
-    prediction, _ = predicted(problem)
+    prediction, _ = best_known(problem)
     costs = problem.counts * problem.feature_decays / problem.feature_decays.max()
     targets: dict[str, np.ndarray] = {}
     if prediction is not None:

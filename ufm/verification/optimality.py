@@ -77,8 +77,9 @@ def _objective_row(certificate: Certificate, prediction: Prediction, eps: float 
     values = (prediction.objective, certificate.objective)
     if eps is None:
         return Row("objective", meaning, *values, abs(excess), None, "info")
-    # no point can be below the optimum
-    limit = FLOOR if excess < 0 else max(eps / certificate.objective, FLOOR)
+    # no point can be below the optimum, which a solved prediction is above by no more than its gap
+    least = max(prediction.relative_gap or 0.0, FLOOR)
+    limit = least if excess < 0 else max(eps / certificate.objective, least)
     return Row("objective", meaning, *values, abs(excess), limit, judged(abs(excess), limit))
 
 

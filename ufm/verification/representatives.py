@@ -11,8 +11,9 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
+from ufm.duality import copositive, groups
 from ufm.model.groups import Groups
 from ufm.verification.propagation import largest_eigenvalue
 
@@ -55,7 +56,7 @@ class Representatives:
         """Where row and column are different classes."""
         return np.arange(len(self.groups.of_class)) != self.first[:, None]
 
-    def of_classes(self, values: Float[np.ndarray, "*members G"]) -> Float[np.ndarray, "*members K"]:
+    def of_classes(self, values: Shaped[np.ndarray, "*members G"]) -> Shaped[np.ndarray, "*members K"]:
         """Return what every class has, from what one of every group has."""
         return values[..., self.groups.of_class]
 
@@ -83,6 +84,26 @@ class Representatives:
         algebra = self.groups.algebra
         first, second = (algebra.blocks(self.groups.reduce_rows(rows)) for rows in (left, right))
         return self.groups.expand_rows(algebra.element(first @ second))
+
+    def sharing_multiplier(
+        self, product: Float[np.ndarray, "G K"], gram: Float[np.ndarray, "G K"]
+    ) -> Float[np.ndarray, "G K"]:
+        """Return the multiplier of `ufm.duality.copositive` for a symmetric matrix and features."""
+        if self.whole:
+            return copositive.sharing_multiplier(product, gram)
+        algebra = self.groups.algebra
+        first, second = (algebra.blocks(self.groups.reduce_rows(rows)) for rows in (product, gram))
+        return self.groups.expand_rows(groups.sharing_multiplier(algebra, first, second))
+
+    def extreme_eigenvalues(self, rows: Float[np.ndarray, "G K"]) -> tuple[float, float]:
+        """Return the smallest and the largest eigenvalue of a symmetric matrix."""
+        if self.whole:
+            square, alone = rows, np.zeros(0)
+        else:
+            square, single = self.groups.algebra.blocks(self.groups.reduce_rows(rows))
+            alone = single[self.groups.members > 1]
+        values = np.append(np.linalg.eigvalsh((square + square.T) / 2), alone)
+        return float(values.min()), float(values.max())
 
     def largest_eigenvalue(self, rows: Float[np.ndarray, "G K"]) -> float:
         """Return the largest eigenvalue of a Gram matrix."""

@@ -18,14 +18,21 @@ coordinates: ``V = sqrt(lambda_W) W``, ``G_k = sqrt(lambda_H n_k) mu_k``, ``A_k 
   ``u'Hu >= min_j p*_j |u|^2`` for centred u. Along a centred direction a, ``(a'u)^2 <= (u'Hu) sum_j
   a_j^2/p*_j``.
 * Features. If ``|A|_2 <= 1`` then also ``|G - A V|^2 <= 2 eps`` and ``G G' = A X' + ...`` with ``X = G V'``
-  the scaled logits. Otherwise (non-negative features) no off-diagonal of ``A A'`` is positive, and (1) bounds
-  ``sum_{k != l} |(A A')_kl| <g_k, g_l> <= 2 eps``: angles are pinned by the gap itself, not its square root.
-* Classifier. ``V V' = X'A + V(V - A'G)'``.
+  the scaled logits. Otherwise (non-negative features) there is a multiplier ``S >= 0`` with ``B = A A' + S <= 1``
+  (`ufm.duality.copositive`), and (1) splits: ``sum_{k != l} S_kl <g_k, g_l> <= 2 eps``, so that angles are pinned by
+  the gap itself, not its square root, and ``|(1 - B)^{1/2} G|^2 <= 2 eps``, so that ``G = A V + S G + ...``. Where no
+  off-diagonal of ``A A'`` is positive, as in the theorems, S is its negative part and B is diagonal.
+* Classifier. ``V V' = X'A + V(V - A'G)'``. Bias: `ufm.verification.bias_bound`.
 * Collapse. A living class is resolved if its margin interval and the one around 0 are disjoint; a collapsed
   one if its dual slack ``1 - |A_k|`` exceeds what eps can move it by.
 
+Of all this only the dual point Q has to be feasible, with ``P - D(Q)`` in the place of ``P - P*``. So it holds for a
+prediction that was solved, with the point of its bound for Q, and around the same centre for the prediction itself,
+with its own gap delta: measured and predicted are apart by no more than what ``(sqrt(eps + delta) + sqrt(delta))^2``
+allows.
+
 None of this depends on the measured point except through eps, so a point that meets the gap can only fail a
-row if the closed form (or the code) is wrong.
+row if the prediction (or the code) is wrong.
 """
 
 from __future__ import annotations
@@ -36,15 +43,20 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from ufm import metrics
+from ufm.duality.copositive import TOGETHER
 from ufm.losses.pinned import Pinned
 from ufm.model.problem import Problem
 from ufm.theory.prediction import Prediction
+from ufm.verification.bias_bound import OPEN, free_mean_bound, unshared_bound
 from ufm.verification.propagation import bound_of_cosine, bound_of_direction, bound_of_root, largest_root
 from ufm.verification.representatives import Representatives
 from ufm.verification.tolerances import Tolerances, dual_matrix
 
 #: Slack for rounding in conditions that hold exactly at the optimum.
 ROUNDING = 1e-9
+#: Passes over the inequalities between angles.
+PASSES = 30
 
 
 def gap_tolerances(
@@ -52,7 +64,7 @@ def gap_tolerances(
 ) -> Tolerances | None:
     """Return what every point with ``P - P* <= gap`` must satisfy; see the module docstring for the proof.
 
-    None if the loss does not say what a divergence pins down (`ufm.losses.Loss.pinned`), or the classifier is fixed.
+    None if the loss does not say what a divergence pins down (`ufm.losses.Loss.pinned`).
 
     Args:
         prediction: the global optimum.
@@ -60,14 +72,16 @@ def gap_tolerances(
         classes: which classes are alike, if that is known.
     """
     problem = prediction.problem
-    if problem.classifier is not None:  # the proof moves W
-        return None
     classes = Representatives.of_all(problem.num_classes) if classes is None else classes
+    gap = (math.sqrt(gap + prediction.gap) + math.sqrt(prediction.gap)) ** 2
     kappa, rows = _divergences(problem, gap), classes.first
     pinned = problem.loss.pinned(prediction.rows("logits", rows), rows, kappa[rows])
-    zero_margins = problem.loss.zero_margins(kappa)
-    if pinned is None or zero_margins is None:
+    if pinned is None:
         return None
+    wider = 1.0 if prediction.relative_gap is None else 4.0  # a solved margin is itself not quite zero
+    zero_margins = problem.loss.zero_margins(wider * kappa)
+    if problem.classifier is not None:
+        return fixed_tolerances(prediction, gap, classes, pinned, zero_margins)
     return _Resolution(prediction, gap, classes, pinned, zero_margins).tolerances()
 
 
@@ -93,16 +107,21 @@ class _Resolution:
         gap: float,
         classes: Representatives,
         pinned: Pinned,
-        zero_margins: np.ndarray,
+        zero_margins: np.ndarray | None,
     ) -> None:
         self.prediction, self.problem, self.eps = prediction, prediction.problem, gap
         self.classes, self.rows = classes, classes.first
-        self.root = math.sqrt(2 * gap)  # |V - A'G|
         self.K = self.problem.num_classes
         self.A = dual_matrix(prediction, classes)
         self.lengths = classes.of_classes(np.linalg.norm(self.A, axis=1))
         self.cross = classes.product(self.A, classes.transpose(self.A))
         self.norm_A = math.sqrt(classes.largest_eigenvalue(self.cross))
+        self.spectral = self.problem.features == "free" or self.norm_A <= 1 + ROUNDING
+        self.solved = prediction.relative_gap is not None
+        self.bend = 0.0
+        if self.shared:
+            self._find_multiplier()
+        self.root = math.sqrt(2 * self.eps)  # |V - A'G|
         self.units = self.problem.nuclear_weights * np.sqrt(self.problem.counts)  # X_k = units_k (z_k - b)
         self.pinned, self.zero_margins = pinned, zero_margins
         self.radius = classes.of_classes(pinned.radius)
@@ -111,53 +130,90 @@ class _Resolution:
         self._bound_features()
         self._bound_classifier()
 
+    @property
+    def shared(self) -> bool:
+        """Whether the multiplier is not simply the negative part of ``A A'``, as in the theorems."""
+        return self.solved and not self.spectral
+
+    def _find_multiplier(self) -> None:
+        """``S``, ``bend = |1 - B|``, and what B exceeds 1 by as part of the gap (``|G|^2 <= 2 P``)."""
+        charge = self.problem.counts * self.problem.feature_decays
+        gram = self.prediction.rows("gram_features", self.rows) * np.sqrt(self._outer(charge, charge))
+        self.S = self.classes.sharing_multiplier(self.cross, gram)
+        low, high = self.classes.extreme_eigenvalues(self.cross + self.S)
+        self.bend = 1 - low
+        self.eps += max(high - 1, 0.0) * self.prediction.objective
+        norms = np.sqrt(self.classes.own(gram))
+        lengths = np.maximum(np.outer(norms, self.classes.of_classes(norms)), np.finfo(float).tiny)
+        self.alone = self.classes.of_classes(
+            ~np.any((gram > TOGETHER * lengths) & self.classes.apart, axis=1) & (norms > 0)
+        )
+
     def _bound_logits(self) -> None:
         """``along``: of ``A_k z_k``; ``entries``: of each logit, centred if a common shift means nothing."""
-        spread, variances, K = self.pinned.spread, self.pinned.variances, self.K
+        spread, variances, K = self.pinned.spread, self.pinned.variances, self.problem.num_logits
         self.along = self.classes.of_classes(spread * np.sqrt(np.sum(self.A**2 * variances, axis=1)))
         squares = variances
-        if self.problem.loss.shift_invariant:  # the direction onehot_j - 1/K
-            squares = np.sum(variances, axis=1, keepdims=True) / K**2 + (1 - 2 / K) * variances
+        self.free = np.zeros(K) if self.pinned.free is None else self.pinned.free
+        if self.pinned.free is not None:  # the direction onehot_j - free_j free
+            part = np.sum(variances * self.free**2, axis=1, keepdims=True)
+            squares = part * self.free**2 + (1 - 2 * self.free**2) * variances
         self.entries = spread[:, None] * np.sqrt(squares)
 
     def _bound_bias(self) -> float:
-        """Of the centred bias: a regularised one is pinned by its own term, any by logits of other classes.
-
-        The second: row k of ``X = G V'`` is equal off the target up to ``|g_k| |V - A'G|``, so that
-        differences of logits within a row are differences of biases; two rows cover all of them, with a
-        factor below 4.
-        """
-        if self.problem.bias is None:
+        """Of the centred bias, see `ufm.verification.bias_bound`."""
+        problem, largest = self.problem, math.sqrt(2 * self.prediction.objective) + self.root
+        if problem.bias is None:
             return 0.0
-        shifts = np.sqrt(self.problem.feature_decays) * self.prediction.norms * self.root
-        bounds = [4 * float(np.max(self.radius + shifts / self.problem.nuclear_weights))]
-        if self.problem.bias > 0:
-            bounds.append(self.root / math.sqrt(self.problem.bias))
+        bounds = [OPEN]
+        if not self.solved:
+            shifts = np.sqrt(problem.feature_decays) * self.prediction.norms * self.root
+            bounds.append(4 * float(np.max(self.radius + shifts / problem.nuclear_weights)))
+        elif problem.bias == 0 and problem.features == "free":
+            bounds.append(free_mean_bound(self.units, self.radius, problem.priors, self.root, largest))
+        elif problem.bias == 0 and self.shared and self.classes.whole:
+            bounds.append(
+                unshared_bound(self.A, self.S, self.units, self.radius, self.alone, self.eps, largest)
+            )
+        if problem.bias > 0:
+            bounds.append(self.root / math.sqrt(problem.bias))
         return min(bounds)
 
     def _bound_features(self) -> None:
         """``squares``: of ``|g_k|^2`` and ``dots``: of ``<g_k, g_l>``, both in balanced coordinates."""
         problem, prediction = self.problem, self.prediction
-        spectral = self.norm_A <= 1 + ROUNDING
+        simple = self.spectral or self.shared
         predicted = problem.feature_decays * problem.counts * prediction.norms**2
-        lead = np.ones(self.K) if spectral else self.lengths**2
+        lead = np.ones(self.K) if simple else self.lengths**2
         along = self.units * (self.along + self.lengths * self.bias)
-        extra = 0.0 if spectral else self.eps
-        slope = self.root * np.sqrt(lead)
+        extra = 0.0 if self.spectral else self.eps
+        slope = self.root * np.sqrt(self.bend + self.lengths**2 if self.shared else lead)
         high = largest_root(slope / lead, predicted + (along + extra) / lead)
         # the divergence and |V - A'G|^2 share one eps
         self.squares = (np.hypot(along, slope * high) + extra) / lead
         with np.errstate(divide="ignore"):
-            direct = 2 * self.eps / np.maximum(1 - self._bound_lengths() ** 2, 0.0)
-            self.squares = np.where(prediction.collapsed, np.minimum(self.squares, direct), self.squares)
+            if not self.solved:
+                direct = 2 * self.eps / np.maximum(1 - self._bound_lengths() ** 2, 0.0)
+                self.squares = np.where(prediction.collapsed, np.minimum(self.squares, direct), self.squares)
             high = np.sqrt(predicted + self.squares)
-            if spectral:
-                one_way = self._outer(self.lengths, self.units * (self.radius + self.bias)) + self.root * high
+            moved = self._outer(self.lengths, self.units * (self.radius + self.bias))
+            if self.spectral:
                 other_way = self._outer(self.units * (self.radius + self.bias), self.lengths)
-                dots = np.minimum(one_way, other_way + self.root * high[self.rows, None])
+                dots = np.minimum(moved + self.root * high, other_way + self.root * high[self.rows, None])
+            elif self.shared:
+                dots = self._shared_dots(moved + slope[self.rows, None] * high, high)
             else:
                 dots = self.eps / np.maximum(-self.cross, 0.0)
         self.dots = self._with_own(np.minimum(dots, self._outer(high, high)), self.squares)
+
+    def _shared_dots(self, moved: np.ndarray, high: np.ndarray) -> np.ndarray:
+        """``<g_k, g_l>`` moves by no more than ``A X'`` and the rest do, and ``S`` times what others move by."""
+        dots = np.minimum(self.eps / self.S, self._outer(high, high))
+        for _ in range(PASSES):
+            full = self._with_own(dots, self.squares)
+            dots = np.minimum(dots, moved + self.classes.product(self.S, full))
+            dots = np.minimum(dots, self.classes.transpose(dots))
+        return dots
 
     def _outer(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
         return np.outer(left[self.rows], right)
@@ -182,7 +238,7 @@ class _Resolution:
         classes, columns = self.classes, self.classes.transpose(self.A)
         moved = np.sqrt(classes.product(columns**2, (self.units[self.rows, None] * self.entries) ** 2))
         moved = moved + (np.abs(columns @ self.units) * self.bias)[:, None]
-        shift = self.problem.loss.shift_invariant / math.sqrt(self.K)
+        shift = self.free
         slope, own = (1 + shift) * self.root, classes.of_classes(classes.own(moved))
         high = largest_root(slope, squares + own)
         self.v_squares = np.hypot(own, slope * high)
@@ -203,50 +259,70 @@ class _Resolution:
         return bound_of_cosine(gram, dots, first, (lengths, squares))
 
     def _resolved(self) -> np.ndarray:
-        """Living: margin intervals disjoint. Collapsed: the dual point cannot have moved to its boundary."""
+        """Living: margin intervals disjoint. Collapsed: the dual point cannot have moved to its boundary.
+
+        Of a solved optimum the interval of a collapsed class must be within the one around zero.
+        """
+        prediction, zero = self.prediction, self.zero_margins
+        if zero is None:
+            top = int(np.argmax(prediction.weight_norms))
+            low, high = (
+                np.maximum(prediction.norms + sign * self.norms, 0.0)
+                * max(prediction.weight_norms[top] + sign * np.max(self.weight_norms), 0.0)
+                for sign in (-1, 1)
+            )
+            return np.where(prediction.collapsed, high <= metrics.STILL, low > metrics.STILL)
+        low, high = self._margins()
+        if self.solved:
+            return np.where(prediction.collapsed, high <= zero, low > zero)
         # |Q - Q*|^2 <= 2 L FY for a loss of curvature L
         factor = 2 * self.problem.loss.curvature(np.arange(self.K))
         move = np.sqrt(self.eps * factor / self.problem.num_samples) / self.problem.nuclear_weights
-        fall = self.classes.of_classes(self.pinned.margin_fall)
-        living = self.prediction.margins - fall > self.zero_margins
-        return np.where(self.prediction.collapsed, self._bound_lengths() + move < 1, living)
+        return np.where(prediction.collapsed, self._bound_lengths() + move < 1, low > zero)
+
+    def _margins(self) -> tuple[np.ndarray, np.ndarray]:
+        """Smallest and largest margins."""
+        each, margins = self.classes.of_classes, self.prediction.margins
+        free = np.ptp(self.free) * self.shift
+        return margins - each(self.pinned.margin_fall) - free, margins + each(self.pinned.margin_rise) + free
 
     def _disagreement(self, resolved: np.ndarray) -> float:
         """Largest fraction of samples that may be put into another class, undecided classes included."""
-        clear = resolved & ~self.prediction.collapsed
+        confusion = self.classes.of_classes(self.pinned.confusion)
+        clear = resolved & ~self.prediction.collapsed & (confusion > 0)
         undecided = float(self.problem.priors[~clear].sum())
-        if not np.any(clear):
-            return undecided
-        return undecided + self.eps / float(np.min(self.classes.of_classes(self.pinned.confusion)[clear]))
+        return undecided + self.eps / float(np.min(confusion[clear], initial=math.inf))
 
     def tolerances(self) -> Tolerances:
         """Translate the bounds into the units of the metrics."""
         problem, prediction, classes = self.problem, self.prediction, self.classes
         names: tuple[Any, ...] = ("gram_features", "gram_weights", "logits")
         gram_features, gram_weights, logits = (prediction.rows(name, self.rows) for name in names)
-        resolved = self._resolved()
         h_units, w_units = problem.feature_decays * problem.counts, problem.weight_decay
         h_squares, w_squares = self.squares / h_units, self.v_squares / w_units
         h_dots = self.dots / np.sqrt(self._outer(h_units, h_units))
+        self.norms = bound_of_root(prediction.norms, h_squares)
+        self.weight_norms = bound_of_root(prediction.weight_norms, w_squares)
+        # logits along the direction that the loss does not see: there row k of X is g_k (V - A'G)'
         h_high = np.sqrt(prediction.norms**2 + h_squares)
-        # mean logit of a class: row k of X 1 is g_k (V - A'G)' 1
-        shift = problem.loss.shift_invariant * h_high * self.root / math.sqrt(problem.weight_decay * self.K)
-        logit_error = math.hypot(float(self.radius.max()), float(np.linalg.norm(shift)) * math.sqrt(self.K))
+        self.shift = np.any(self.free) * h_high * self.root / math.sqrt(problem.weight_decay)
+        logit_error = math.hypot(float(self.radius.max()), float(np.linalg.norm(self.shift)))
+        resolved, (low, high) = self._resolved(), self._margins()
         v_norm = math.sqrt(
             max(problem.weight_decay * np.sum(prediction.weight_norms**2) - self.v_squares.sum(), 0.0)
         )
         return Tolerances(
-            margins_low=prediction.margins - classes.of_classes(self.pinned.margin_fall),
-            margins_high=prediction.margins + classes.of_classes(self.pinned.margin_rise),
+            margins_low=low,
+            margins_high=high,
             zero_margins=self.zero_margins,
             resolved=resolved,
-            norms=bound_of_root(prediction.norms, h_squares),
-            weight_norms=bound_of_root(prediction.weight_norms, w_squares),
+            norms=_open(self.norms),
+            weight_norms=_open(self.weight_norms),
             feature_cosines=self._cosines(gram_features, h_dots, h_squares),
             weight_cosines=self._cosines(gram_weights, self.v_dots / w_units, w_squares),
             alignment=bound_of_cosine(
-                classes.of_classes(classes.own(logits)),
-                classes.of_classes(classes.own(self.entries)) + shift + self.bias,
+                classes.of_classes(prediction.inner_products(self.rows)),
+                classes.of_classes(classes.own(self.entries)) + self.free * self.shift + self.bias,
                 (prediction.norms**2, h_squares),
                 (prediction.weight_norms**2, w_squares),
             ),
@@ -258,3 +334,60 @@ class _Resolution:
             logits=2 * float(self.entries.max()),
             nc4=self._disagreement(resolved),
         )
+
+
+def _open(bounds: np.ndarray) -> np.ndarray:
+    """Return bounds, infinite where none was found."""
+    return np.where(bounds < math.sqrt(OPEN), bounds, np.inf)
+
+
+def fixed_tolerances(
+    prediction: Prediction,
+    gap: float,
+    classes: Representatives,
+    pinned: Pinned,
+    zero_margins: Float[np.ndarray, " K"] | None,
+) -> Tolerances:
+    """Return what a gap says with a fixed classifier: ``lambda_H,k n_k |h_k - h_k*|^2 <= 2 eps``, class by class.
+
+    The objective in H is as strongly convex as its regulariser, and at the optimum no feasible direction descends.
+    """
+    problem = prediction.problem
+    moved = np.sqrt(2 * gap / (problem.feature_decays * problem.counts))
+    weights = prediction.weight_norms
+    logits = moved * float(np.linalg.norm(np.asarray(problem.classifier), 2))
+    low, high = prediction.margins - math.sqrt(2) * logits, prediction.margins + math.sqrt(2) * logits
+    gram, frame = (prediction.rows(name, classes.first) for name in ("gram_features", "logits"))
+    squares = moved * (2 * prediction.norms + moved)
+    dots = np.outer(prediction.norms[classes.first], moved)
+    dots = dots + moved[classes.first, None] * (prediction.norms + moved)
+    lengths, first = prediction.norms**2, classes.first
+    zero = high * 0 if zero_margins is None else zero_margins
+    confusion = classes.of_classes(pinned.confusion)
+    clear = (low > zero) & (confusion > 0)
+    undecided = float(problem.priors[~clear].sum())
+    return Tolerances(
+        margins_low=low,
+        margins_high=high,
+        zero_margins=zero,
+        resolved=np.where(prediction.collapsed, high <= zero, low > zero),
+        norms=moved + 1e-11 * prediction.norms,
+        weight_norms=1e-9 * weights,
+        feature_cosines=bound_of_cosine(
+            gram, dots, (lengths[first, None], squares[first, None]), (lengths, squares)
+        ),
+        weight_cosines=np.full(gram.shape, 1e-9),
+        alignment=bound_of_cosine(
+            classes.of_classes(prediction.inner_products(first)),
+            logits,
+            (lengths, squares),
+            (weights**2, 0 * weights),
+        ),
+        nc2_h=bound_of_direction(classes.norm(dots), classes.norm(gram)),
+        nc2_w=math.inf,
+        nc2_wwt=1e-9,
+        nc3_wh=bound_of_direction(float(np.linalg.norm(logits)), classes.norm(frame)),
+        within=2 * gap / (problem.num_samples * float(problem.feature_decays.min())),
+        logits=2 * float(logits.max()),
+        nc4=undecided + gap / float(np.min(confusion[clear], initial=math.inf)),
+    )

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ufm import metrics
 from ufm.duality.certificate import Certificate
 from ufm.theory.prediction import Prediction
 from ufm.verification.checks import listed
+from ufm.verification.geometry import seen_collapsed
 from ufm.verification.measured import Measured
 from ufm.verification.report import Row
 from ufm.verification.tolerances import Tolerances
@@ -44,7 +44,7 @@ def stuck_point(
     residual = next((row.measured for row in rows if row.name == "KKT residual"), None)
     if tolerances.flat is None or certificate is None or residual is None:
         return unchanged
-    seen = metrics.collapsed(measured.margins, tolerances.zero_margins)
+    seen = seen_collapsed(measured, tolerances.zero_margins)
     lost = np.flatnonzero(seen & ~prediction.collapsed & tolerances.resolved)
     kept = np.any(~seen & prediction.collapsed & tolerances.resolved)
     if not len(lost) or kept or not residual <= STATIONARY * tolerances.flat:

@@ -12,6 +12,9 @@ from ufm.duality.lower_bound import dual_scales
 from ufm.theory.prediction import Prediction
 from ufm.verification.representatives import Representatives
 
+#: Relative deviation up to which rows count as having length 1.
+UNIT = 1e-6
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Tolerances:
@@ -20,7 +23,8 @@ class Tolerances:
     Attributes:
         margins_low: smallest margin allowed for every class.
         margins_high: largest margin allowed.
-        zero_margins: largest margin that cannot be told from 0.
+        zero_margins: largest margin that cannot be told from 0; None where classes without a margin may live, so
+            that a class counts as collapsed whose feature moves no logit (`ufm.metrics.still`).
         resolved: classes for which collapse can be decided at all.
         norms: for ``|h_k|``.
         weight_norms: for ``|w_k|``.
@@ -40,7 +44,7 @@ class Tolerances:
 
     margins_low: Float[np.ndarray, " K"]
     margins_high: Float[np.ndarray, " K"]
-    zero_margins: Float[np.ndarray, " K"]
+    zero_margins: Float[np.ndarray, " K"] | None
     resolved: Bool[np.ndarray, " K"]
     norms: Float[np.ndarray, " K"]
     weight_norms: Float[np.ndarray, " K"]
@@ -58,11 +62,10 @@ class Tolerances:
 
 
 def dual_matrix(prediction: Prediction, classes: Representatives | None = None) -> Float[np.ndarray, "G K"]:
-    """Return ``A``, rows ``-sqrt(n_k)/(N l)`` times the loss gradient at the predicted logits of class k."""
+    """Return ``A``, rows ``-sqrt(n_k)/(N l)`` times the dual optimum (the loss gradient) of class k."""
     problem = prediction.problem
     rows = np.arange(problem.num_classes) if classes is None else classes.first
-    gradient = problem.loss.gradient(prediction.rows("logits", rows), rows)
-    return -dual_scales(problem)[rows, None] * gradient
+    return -dual_scales(problem)[rows, None] * prediction.dual_rows(rows)
 
 
 def flat_tolerances(
@@ -85,14 +88,21 @@ def flat_tolerances(
         float(problem.counts @ problem.feature_decays)
     )
     weight_scale = prediction.weight_norms.max() or natural / math.sqrt(problem.weight_decay)
-    lengths = classes.of_classes(np.linalg.norm(dual_matrix(prediction, classes), axis=1))
     living = ~prediction.collapsed
-    resolved = np.where(living, prediction.margins > 2 * margin, lengths < 1 - tolerance)
+    zero_margins: np.ndarray | None = margin
+    if problem.loss.zero_margins(np.ones(K)) is None:  # then margins say nothing of collapse
+        resolved, zero_margins = (
+            np.where(living, prediction.norms > 2 * tolerance * feature_scale, True),
+            None,
+        )
+    else:
+        lengths = classes.of_classes(np.linalg.norm(dual_matrix(prediction, classes), axis=1))
+        resolved = np.where(living, prediction.margins > 2 * margin, lengths < 1 - tolerance)
     clear = resolved & living
     return Tolerances(
         margins_low=prediction.margins - margin,
         margins_high=prediction.margins + margin,
-        zero_margins=margin,
+        zero_margins=zero_margins,
         resolved=resolved,
         norms=np.full(K, tolerance * feature_scale),
         weight_norms=np.full(K, tolerance * weight_scale),
@@ -102,7 +112,7 @@ def flat_tolerances(
         ),
         alignment=np.where(clear, tolerance, np.inf),
         nc2_h=tolerance,
-        nc2_w=tolerance,
+        nc2_w=tolerance if problem.classifier is None else math.inf,  # a fixed one says nothing of features
         nc2_wwt=tolerance,
         nc3_wh=tolerance,
         within=None,
@@ -115,10 +125,13 @@ def flat_tolerances(
 def dual_directions(
     prediction: Prediction, classes: Representatives | None = None
 ) -> Float[np.ndarray, "G K"]:
-    """Return the rows of ``A`` at length 1, for `ufm.metrics.classifier_from_means`.
+    """Return the rows of ``A`` for `ufm.metrics.classifier_from_means`; all at length 1 where the living have it.
 
     For the cross-entropy family with non-negative features row k is ``(K onehot_k - 1) / sqrt(K (K-1))``.
     """
     rows = dual_matrix(prediction, classes)
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    first = slice(None) if classes is None else classes.first
+    if np.any(np.abs(lengths[~prediction.collapsed[first]] - 1) > UNIT):
+        return rows
     return rows / np.where(lengths > 0, lengths, 1.0)

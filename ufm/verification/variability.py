@@ -125,8 +125,17 @@ def _variability_tolerances(
     ]
 
 
-def agreement_rows(subject: Subject, tolerances: Tolerances | None, noise: float) -> list[Row]:
-    """NC4: a second pass over the features, made here if they are at hand."""
+def agreement_rows(
+    subject: Subject, tolerances: Tolerances | None, noise: float, predicted: float = 1.0
+) -> list[Row]:
+    """NC4: a second pass over the features, made here if they are at hand.
+
+    Args:
+        subject: what is verified.
+        tolerances: None for no verdict.
+        noise: what squared norms of class means that are as good as zero may be.
+        predicted: less than 1 where classes are predicted that are not classified correctly.
+    """
     meaning = "fraction of samples whose predicted class is that of the nearest class mean, ties allowed"
     if subject.statistics is None or (subject.rows is None and subject.second_pass is None):
         return []
@@ -149,4 +158,4 @@ def agreement_rows(subject: Subject, tolerances: Tolerances | None, noise: float
             for _, squares in distance_tiles(statistics)
         )
         tolerance += 4 * tolerances.within / nearest if math.isfinite(nearest) else 0.0
-    return [scalar_row("NC4", meaning, 1.0, second.agreement, tolerance + FLOOR)]
+    return [scalar_row("NC4", meaning, predicted, second.agreement, tolerance + FLOOR)]

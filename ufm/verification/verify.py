@@ -30,10 +30,11 @@ from ufm.losses import CrossEntropy, Loss
 from ufm.metrics.nearest_mean import NearestMeanAgreement
 from ufm.metrics.statistics import FeatureStatistics
 from ufm.model.problem import Problem
+from ufm.prediction.solved import best_known
 from ufm.theory.prediction import Prediction
 from ufm.verification import checks, geometry
 from ufm.verification.contexts import context_rows
-from ufm.verification.effective import EffectiveDecays, fit_decays, predicted
+from ufm.verification.effective import EffectiveDecays, fit_decays
 from ufm.verification.measured import Measured, MeasuredGroups, measured_geometry
 from ufm.verification.optimality import certificate_of, optimality_rows
 from ufm.verification.propagation import FLOOR
@@ -83,8 +84,8 @@ def verify(
         bias: its bias, if any.
         statistics: `FeatureStatistics` of the features, made with the classifier.
         second_pass: NC4 of streamed features, which takes a second pass over them; left out if omitted.
-        problem: counts, decays and loss. If omitted for arrays, counts come from the labels, a bias is ignored, and
-            the decays and who pays for features are estimated (`ufm.verification.effective`): the rest is a test.
+        problem: counts, decays and loss. If omitted for arrays, counts come from the labels, and the
+            decays and who pays for features are estimated (`ufm.verification.effective`): the rest is a test.
         loss: without a problem: what the network was trained with, class weights included; else cross-entropy.
         charge: without a problem: the exponent g of who pays for features (`ufm.conventions.charged`), if known.
         tol: relative duality gap that the point claims, default ``solution.tol``; below 1, as larger ones prove
@@ -170,12 +171,12 @@ def _verify_point(subject: Subject, problem: Problem, tol: float, tolerance: flo
     if subject.contexts is not None:
         return _verify_contexts(subject, problem, certificate, tol, eps)
     measured = _measured(subject, problem.loss)
-    prediction, notes = predicted(problem)
+    prediction, notes = best_known(problem)
     rows = optimality_rows(subject, problem, certificate, prediction, tol, eps)
     tolerances: Tolerances | None = None
     if prediction is not None and eps is not None:
         tolerances = gap_tolerances(prediction, eps, measured.classes)
-    elif prediction is not None and tolerance is not None and problem.classifier is None:
+    elif prediction is not None and tolerance is not None:
         tolerances = flat_tolerances(prediction, tolerance, measured.classes)
     if prediction is not None and tolerances is not None:
         rows += _geometry_rows(subject, prediction, measured, tolerances)
@@ -213,9 +214,9 @@ def _judging_gap(subject: Subject, certificate: Certificate | None, tol: float, 
 
     A point that claims to be optimal is held to the gap that it claims even if its own is larger, or infinite.
     """
-    if certificate is None or not convex or not math.isfinite(certificate.objective):
+    if certificate is None or not math.isfinite(certificate.objective):
         return None
-    if not (subject.claims_optimum or certificate.certifies(tol)):
+    if not ((convex and subject.claims_optimum) or certificate.certifies(tol)):
         return None
     own = max(certificate.relative_gap, 0.0) + SMALLEST_GAP
     return min(own, max(tol, SMALLEST_GAP)) * certificate.objective
@@ -257,7 +258,7 @@ def _geometry_rows(
         *geometry.ratio_rows(prediction, measured, tolerances),
         geometry.logit_margin_row(measured),
         *geometry.angle_rows(prediction, measured, tolerances),
-        *agreement_rows(subject, tolerances, noise),
+        *agreement_rows(subject, tolerances, noise, geometry.predicted_agreement(prediction, measured)),
     ]
 
 
