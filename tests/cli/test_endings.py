@@ -378,8 +378,8 @@ def test_a_signal_in_the_imports_gets_one_sentence(number, tmp_path):
     assert (code, said, left) == (128 + number, SIGNALS[number], [])
 
 
-#: Of each signal and command; fifty, a hundred in all, were tried.
-MOMENTS = 6
+#: Of each signal and command; by hand more: `MOMENTS=50 pytest -m slow -k any_moment`.
+MOMENTS = int(os.environ.get("MOMENTS", "6"))
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="moments are counted in processor time")
