@@ -158,8 +158,8 @@ def test_errors_within_less_than_a_decade_have_ticks_apart():
 def test_without_prediction_cosines_take_its_place(tmp_path):
     rng = np.random.default_rng(0)
     report = verify(
-        features=rng.normal(size=(9, 4)), labels=[0] * 5 + [1] * 3 + [2], weight=rng.normal(size=(3, 4))
-    )
+        features=rng.normal(size=(9, 2)), labels=[0] * 5 + [1] * 3 + [2], weight=rng.normal(size=(3, 2))
+    )  # fewer dimensions than classes
     titles = [axes.get_title(loc="left") for axes in panels(report.plot(tmp_path / "figure.pdf"))]
     assert sum("cos" in title for title in titles) == 2
     assert not any("predicted" in title for title in titles)

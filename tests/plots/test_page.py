@@ -70,8 +70,8 @@ def test_the_class_that_deviates_comes_first():
 def test_without_a_prediction():
     rng = np.random.default_rng(0)
     report = verify(
-        features=rng.normal(size=(9, 4)), labels=[0] * 5 + [1] * 3 + [2], weight=rng.normal(size=(3, 4))
-    )
+        features=rng.normal(size=(9, 2)), labels=[0] * 5 + [1] * 3 + [2], weight=rng.normal(size=(3, 2))
+    )  # fewer dimensions than classes
     page = report.to_html()
     assert Reader(page).open == []
     assert "Furthest" not in page

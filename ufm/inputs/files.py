@@ -140,12 +140,16 @@ def check_folder(name: str, path: Path) -> None:
         raise InputError(f"{name} {path} cannot be a folder there ({reason.strerror})") from None
 
 
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file that is there whole or not at all."""
+    with replacing(path) as stream:
+        stream.write(data)
+
+
 def write_output(path: Path, write: Callable[[Path], Any]) -> None:
     """Write a file, or raise `OutputError` saying why it cannot be written."""
     try:
         write(path)
-    except InputError:
-        raise  # what was asked for is at fault, not the place
     except (OSError, ValueError) as reason:
         why = getattr(reason, "strerror", None) or reason
         raise OutputError(f"{path} could not be written ({why}): choose another place") from None

@@ -60,7 +60,7 @@ def report_figure(report: Report, prediction: Prediction | None = None) -> Figur
     """
     prediction = report.prediction if prediction is None else prediction
     judged = [] if len(report.history) > 1 else judged_rows(report)
-    below = max(BELOW, 1.0 + ROW * len(judged))
+    below = max(BELOW, 1.3 + ROW * len(judged))
     with canvas(PAGE, ABOVE + below) as figure:
         halves: Any = figure.subfigures(2, 1, height_ratios=(ABOVE, below))
         order = np.argsort(-report.measured.counts, kind="stable")
@@ -297,5 +297,5 @@ def tolerance_panel(axes: Axes, pairs: list[tuple[Row, float]]) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_ylim(-0.7, len(rows) - 0.3)
     axes.set_yticks(height, [row.name for row in rows])
-    axes.set_xlabel("error / tolerance\n(dots pass, crosses fail)")
+    axes.set_xlabel("error / tolerance\n(dots pass, crosses fail)", loc="right")
     axes.set_title("verdicts", loc="left")

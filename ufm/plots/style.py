@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ufm.inputs.checks import InputError
-from ufm.inputs.files import replacing
+from ufm.inputs.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -104,8 +104,7 @@ def save_figure(
     if not target.parent.is_dir():
         raise InputError(f"path must be in a folder that exists, got {str(target)!r}")
     data = picture(figure, target.suffix.lower(), colours, style, panel)
-    with replacing(target) as stream:
-        stream.write(data)
+    write_whole(target, data)
 
 
 def picture(

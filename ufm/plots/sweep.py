@@ -12,8 +12,8 @@ import numpy as np
 import xarray as xr
 
 from ufm.inputs.checks import InputError
-from ufm.inputs.files import write_output
-from ufm.plots.style import BLACK, BLUE, GREEN, ORANGE, PAGE, SUFFIXES, VERMILLION, Style, canvas, save_figure
+from ufm.inputs.files import write_output, write_whole
+from ufm.plots.style import BLACK, BLUE, GREEN, ORANGE, PAGE, SUFFIXES, VERMILLION, Style, canvas, picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,7 +65,8 @@ def draw_figures(
         if np.all(part.status == "missing"):
             continue
         path = folder / f"{name}{suffix}"
-        write_output(path, functools.partial(save_figure, sweep_figure(part), style=style, panel=panel))
+        data = picture(sweep_figure(part), suffix, style=style, panel=panel)
+        write_output(path, functools.partial(write_whole, data=data))
         paths.append(path)
     return paths
 

@@ -8,7 +8,8 @@ As ``l = sqrt(lambda_W lambda_H) -> 0`` the logits grow without bound and in the
 features in the place of the nuclear norm where they are. Without scales that is SELI (`ufm.theory.seli`), or
 orthogonal features (`ufm.theory.weak_decay_limit`); with them there is no closed form. Directions approach their
 limit like the reciprocal of the logits' size, which grows like ``log(1/l)``: so certified optima at falling decays
-are extrapolated in that reciprocal by polynomials (Neville), and the error is what the last orders still change.
+are extrapolated in that reciprocal by polynomials (Neville), and the error is a multiple of what the last orders
+still change.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from ufm.theory.seli import WeakDecayLimit
 
 #: Decays of the continuation, as fractions of the one at which the smallest class could have no gradient left.
 LEVELS = tuple(10.0**-power for power in range(3, 13))
+#: How much of what the last orders change is stated as the error.
+CAUTION = 4.0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -32,7 +35,8 @@ class HardMarginLimit(WeakDecayLimit):
     """The limit, extrapolated.
 
     Attributes:
-        error: of each matrix, in Frobenius norm: what the last two orders of extrapolation change.
+        error: of each matrix, in Frobenius norm: four times what the last two orders of extrapolation change, which
+            also raise what the optima are off by.
         relative_gap: the largest duality gap of the optima that it rests on.
     """
 
@@ -85,7 +89,7 @@ def hard_margin_limit(problem: Problem | Any) -> HardMarginLimit:
     doubts = changes[1:] + changes[:-1]
     order = int(np.argmin(doubts))
     features, weights, logits = (matrix / np.linalg.norm(matrix) for matrix in estimates[order + 2])
-    return HardMarginLimit(features, weights, logits, float(doubts[order]), float(max(gaps)))
+    return HardMarginLimit(features, weights, logits, float(CAUTION * doubts[order]), float(max(gaps)))
 
 
 def _extrapolated(places: np.ndarray, points: np.ndarray) -> np.ndarray:

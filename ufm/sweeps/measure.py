@@ -107,13 +107,18 @@ def measure_members(
         solved: where they ended.
         matrices: whether to keep K x K matrices.
     """
-    if len(solved) > 1 and any(
-        isinstance(end.point, GroupPoint) for end in solved
-    ):  # groups are seldom alike
+    kinds: dict[Any, list[int]] = {}  # groups are alike where problems are
+    for i, (member, end) in enumerate(zip(members, solved, strict=True)):
+        grouped = isinstance(end.point, GroupPoint)
+        kinds.setdefault(member.problem if grouped else None, []).append(i)
+    if len(kinds) > 1:
+        places = list(kinds.values())
         parts = [
-            measure_members([member], [end], matrices) for member, end in zip(members, solved, strict=True)
+            measure_members([members[i] for i in each], [solved[i] for i in each], matrices)
+            for each in places
         ]
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        back = np.argsort(np.concatenate(places))
+        return {name: np.concatenate([part[name] for part in parts])[back] for name in parts[0]}
     classes, found, bias = _seen(members, solved, matrices)
     rows = _certificates(members, solved) | found
     rows |= _geometry(rows, classes, bias)
@@ -127,13 +132,20 @@ def _seen(
     members: Sequence[Member], solved: Sequence[Outcome], matrices: bool
 ) -> tuple[Representatives, dict[str, Float[np.ndarray, "members G K"]], Any]:
     """Return which classes have rows, these rows of Gram matrices and logits, and biases or 0."""
-    K, point = members[0].problem.num_classes, solved[0].point
+    K = members[0].problem.num_classes
     bias: Any = 0.0
-    if isinstance(point, GroupPoint):
-        classes = Representatives.of_all(K) if matrices else Representatives(point.groups)
-        if point.bias is not None:
-            bias = point.bias[None, point.groups.of_class]
-        return classes, {name: point.rows(name, classes.first)[None] for name in MATRICES}, bias
+    points = [end.point for end in solved if isinstance(end.point, GroupPoint)]
+    if points:
+        groups = points[0].groups
+        classes = Representatives.of_all(K) if matrices else Representatives(groups)
+        biases = [point.bias for point in points if point.bias is not None]
+        if biases:
+            bias = np.stack(biases)[:, groups.of_class]
+        return (
+            classes,
+            {name: np.stack([point.rows(name, classes.first) for point in points]) for name in MATRICES},
+            bias,
+        )
     labels = row_labels(members[0].problem, members[0].level)
     means = np.stack([class_means(end.variables.features, labels, K) for end in solved])
     weight = np.stack([end.variables.weight for end in solved])
