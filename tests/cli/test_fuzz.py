@@ -281,7 +281,7 @@ def peak_memory():
 
 
 def test_some_command_lines(place, monkeypatch):
-    run_lines(range(25), place, monkeypatch)
+    run_lines(range(12), place, monkeypatch)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from helpers.cases import few_daily
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -80,9 +81,7 @@ def test_the_polar_is_sharpened_up_to_a_number_of_classes(monkeypatch):
     assert polar_bound(dual, "nonnegative", means @ means.T) == polar_bound(dual, "nonnegative")
 
 
-@pytest.mark.parametrize(
-    ("form", "sharing"), [("adjustment:1", True), pytest.param("cdt:0.3", False, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize(("form", "sharing"), few_daily([("adjustment:1", True), ("cdt:0.3", False)], ()))
 def test_long_tail_is_certified(form, sharing):
     """Adjusted logits put the last classes between all others: cutting off negative products leaves 4e-3 open."""
     counts = parse_counts("cifar10-lt-100")
@@ -105,7 +104,8 @@ def test_every_long_tail_is_certified(profile, bias, decays, form):
 
 
 @pytest.mark.parametrize(
-    ("form", "bias", "decay"), [("ce", 0.0, 1e-3), ("ce", 0.0, 2e-3), ("smoothing:0.1", 0.0, 1e-3)]
+    ("form", "bias", "decay"),
+    few_daily([("ce", 0.0, 1e-3), ("ce", 0.0, 2e-3), ("smoothing:0.1", 0.0, 1e-3)], (1,)),
 )
 def test_a_class_without_a_feature_that_the_bias_carries(form, bias, decay):
     """The largest class has no feature, the others share directions: least squares alone left 1e-3 open here."""
@@ -135,7 +135,8 @@ def test_a_planted_multiplier_is_found(seed):
 
 
 @pytest.mark.parametrize(
-    ("form", "bias"), [("adjustment", None), ("adjustment", 1e-3), ("ce", 0.0), ("bce", None)]
+    ("form", "bias"),
+    few_daily([("adjustment", None), ("adjustment", 1e-3), ("ce", 0.0), ("bce", None)], (1, 2)),
 )
 def test_the_gap_is_of_second_order_where_classes_share(form, bias):
     """The face is met exactly: with the polar alone sharpened the gap was of the first order in the residual."""

@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+from helpers.cases import few_daily
 from helpers.losses import BIASES, CLASSES, EVERYDAY, made_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,9 +20,10 @@ from ufm.model.problem import FEATURE_SETS
 
 EPS = np.finfo(np.float64).eps
 CONVEX = [cls for cls in CLASSES if cls.convex]
+MODELS = list(itertools.product(CONVEX, FEATURE_SETS, BIASES))
 every_model = pytest.mark.parametrize(
     ("cls", "features", "bias"),
-    list(itertools.product(CONVEX, FEATURE_SETS, BIASES)),
+    few_daily(MODELS, range(0, len(MODELS), 4)),  # every loss, feature set and bias
     ids=lambda value: getattr(value, "__name__", str(value)),
 )
 seeds = st.integers(0, 2**32 - 1)

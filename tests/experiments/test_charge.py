@@ -72,6 +72,7 @@ def test_the_law_is_fitted_and_inputs_say_what_they_share():
     assert found[0] < 0.2 < found[1] < 0.8 < found[2] < 1
 
 
+@pytest.mark.slow
 def test_training_follows_the_gradient_of_the_loss_that_it_is_told():
     rng = np.random.default_rng(0)
     inputs, labels = jnp.asarray(rng.standard_normal((40, 6)), jnp.float32), jnp.arange(40) % 4

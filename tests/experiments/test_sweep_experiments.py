@@ -22,6 +22,7 @@ def load(name):
     return importlib.import_module(f"experiments.figures.{name}")
 
 
+@pytest.mark.slow
 def test_threshold_decays_are_those_of_the_critical_ratios():
     threshold = load("threshold")
     for ratio, weight in threshold.decays().items():
@@ -34,6 +35,7 @@ def test_threshold_decays_are_those_of_the_critical_ratios():
         np.testing.assert_allclose(expected["cosine"][dead], 1, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_phase_diagram_tells_differences_that_the_gap_could_see():
     phase = load("phase_diagram")
     dataset = ufm.sweep(phase.FIXED, phase.axes_of(3), batch_size=8)

@@ -271,6 +271,7 @@ def tells_its_distributions(loss, gradient, labels):
     return np.all(residual + target > np.where(target > 0, K * EPS, 0.0))
 
 
+@pytest.mark.slow
 def test_centring_finds_biases_of_any_size():
     """Logits of a hundred need biases as large: steps of at most 1 would leave most such points without a bound."""
     loss, labels, reached = CrossEntropy(), np.arange(K), 0

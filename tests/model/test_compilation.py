@@ -44,6 +44,7 @@ def test_programs_are_kept_and_damage_does_not_matter(tmp_path):
     assert run(tmp_path) == folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variables", [{"UFM_COMPILED": "off"}, {"JAX_COMPILATION_CACHE_DIR": "given"}])
 def test_what_the_user_has_set_is_left_alone(tmp_path, variables):
     if "JAX_COMPILATION_CACHE_DIR" in variables:
@@ -52,6 +53,7 @@ def test_what_the_user_has_set_is_left_alone(tmp_path, variables):
     assert not (tmp_path / "cache").exists()
 
 
+@pytest.mark.slow
 def test_a_place_that_is_no_folder_only_means_compiling_anew(tmp_path):
     (tmp_path / "cache").write_text("a file")
     assert run(tmp_path) == "None"

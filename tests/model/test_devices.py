@@ -251,6 +251,7 @@ def test_the_command_line_joins_processes_and_only_the_first_one_speaks(tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_host_gives_up_its_features_before_the_device_makes_its_own(monkeypatch):
     """What keeps the peak of a whole solve below four times the features."""
     kept, at_begin, first_start = [], [], batch._start

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.cases import few_daily
 from scipy import optimize
 
 from ufm.inputs.checks import InputError
@@ -36,7 +37,7 @@ def test_loss_is_the_sum_over_positive_pairs_and_never_below_the_bound():
     assert brute_force(frame, model.labels, 0.4) == pytest.approx(bound, rel=1e-13)
 
 
-@pytest.mark.parametrize(("counts", "dim"), [([20, 20, 2, 2], 4), ([30, 5, 2, 1, 1], 8)])
+@pytest.mark.parametrize(("counts", "dim"), few_daily([([20, 20, 2, 2], 4), ([30, 5, 2, 1, 1], 8)], (0,)))
 def test_frames_are_found_and_certified(counts, dim):
     solution = SupervisedContrastive(counts, dim, 0.5).solve()
     assert solution.certified

@@ -77,6 +77,7 @@ def test_minority_collapse_ratio_of_the_paper():
     assert reference_ratio(5, 5, 5.0) == pytest.approx(12.19244708, abs=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("majority", "minority", "cap"),
     [
@@ -91,7 +92,8 @@ def test_collapse_ratio_keeps_the_accuracy_it_states(majority, minority, cap):
         assert found == pytest.approx(reference, rel=accuracy)
 
 
-@pytest.mark.parametrize("accuracy", [pytest.param(1e-4, marks=pytest.mark.slow), 1e-6])
+@pytest.mark.slow
+@pytest.mark.parametrize("accuracy", [1e-4, 1e-6])
 def test_collapse_ratio_is_bracketed_by_the_criterion(accuracy):
     """The price of the caps reaches ``n_B/N`` between ``R_0`` less and ``R_0`` plus its accuracy."""
     ratio = collapse_ratio(5, 5, accuracy=accuracy)
@@ -124,7 +126,8 @@ def test_the_gap_asked_for_is_reached_with_few_solves(ratio, tol):
     assert solution.solves <= 25
 
 
-@pytest.mark.parametrize("cap", [1e-6, pytest.param(1.0, marks=pytest.mark.slow), 1e4])
+@pytest.mark.slow
+@pytest.mark.parametrize("cap", [1e-6, 1.0, 1e4])
 def test_prices_far_from_the_first_guess_are_found(cap):
     """Caps of eleven decades: the optimum barely off zero, and losses down to ``exp(-1000)``."""
     solution = solve_layer_peeled(LayerPeeled(np.array([9.0, 3.0, 1.0]), 3, feature_cap=cap))
@@ -190,6 +193,7 @@ def test_data_loss_is_the_mean_over_samples():
     assert LayerPeeled(counts, 4).data_loss(weight, rows) == pytest.approx(losses.mean(), rel=1e-14)
 
 
+@pytest.mark.slow
 def test_only_ratios_of_counts_and_the_product_of_caps_matter_for_the_loss():
     first = solve_layer_peeled(
         LayerPeeled(np.array([8.0, 8.0, 1.0, 1.0]), 4, weight_cap=1.0, feature_cap=6.0)

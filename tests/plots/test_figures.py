@@ -146,6 +146,7 @@ def test_no_text_lies_on_other_text_where_everything_is_judged():
     assert objections(figures.report_figure(verify(solution([90, 60, 40, 20, 1, 1])))) == []
 
 
+@pytest.mark.slow
 def test_errors_within_less_than_a_decade_have_ticks_apart():
     """Free features and unequal counts, where only the variability is judged."""
     rng = np.random.default_rng(0)
@@ -198,7 +199,8 @@ def test_few_colours_make_a_png_smaller_and_no_different_to_see(tmp_path):
     assert np.abs(few - whole).mean() < 1e-3
 
 
-@pytest.mark.parametrize(("panel", "shown"), few_daily([("b", 3), ("f", 1), ("h", 1)], (0,)))
+@pytest.mark.slow
+@pytest.mark.parametrize(("panel", "shown"), [("b", 3), ("f", 1), ("h", 1)])
 def test_a_single_panel_has_the_width_of_a_column(tmp_path, panel, shown):
     """A Gram matrix keeps its colour bar and the matrix that shares it; the figure itself is left as it was."""
     figure = figures.report_figure(verify(solution([90, 60, 40, 20, 1, 1], history=HISTORY)))

@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+from helpers.cases import few_daily
 from helpers.figures import solution
 
 import ufm
@@ -36,9 +37,10 @@ class Reader(html.parser.HTMLParser):
         self.texts.append(data)
 
 
-@pytest.mark.parametrize(
-    "counts", [[90, 60, 40, 20, 1, 1], parse_counts("pareto:K=1000,N=20000,n_max=900,n_min=2")]
-)
+LONG = parse_counts("pareto:K=1000,N=20000,n_max=900,n_min=2")
+
+
+@pytest.mark.parametrize("counts", few_daily([[90, 60, 40, 20, 1, 1], LONG], (0,)))
 def test_the_page_holds_everything(tmp_path, counts):
     report = verify(solution(counts))
     page = report.to_html(tmp_path / "report.html")
@@ -85,6 +87,7 @@ def test_a_notebook_shows_the_table():
     assert "<img" not in shown
 
 
+@pytest.mark.slow
 def test_contexts_have_a_page_too():
     rows = [[0.8, 0.2, 0.0], [0.0, 0.5, 0.5], [0.3, 0.3, 0.4]]
     page = verify(ufm.solve(ufm.Problem([30, 20, 10], 4, 1e-2, 1e-3, targets=rows))).to_html()

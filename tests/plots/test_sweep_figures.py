@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+from helpers.cases import few_daily
 from helpers.figures import objections
 
 import ufm
@@ -24,6 +25,7 @@ def ink(path):
     return np.mean(np.any(imread(path)[..., :3] < 0.9, axis=-1))
 
 
+@pytest.mark.slow
 def test_a_stored_sweep_is_drawn(tmp_path):
     ufm.sweep(FIXED, RATIOS | WEIGHTS, out=tmp_path / "out", **BATCHES)
     for suffix in SUFFIXES:
@@ -141,7 +143,8 @@ def test_labels_of_a_map_do_not_overlap(top):
 
 
 @pytest.mark.parametrize(
-    "weights", [np.geomspace(1e-3, 1e-1, 5), np.geomspace(1e-3, 4e-3, 5), np.linspace(0.01, 0.03, 5)]
+    "weights",
+    few_daily([np.geomspace(1e-3, 1e-1, 5), np.geomspace(1e-3, 4e-3, 5), np.linspace(0.01, 0.03, 5)], (1,)),
 )
 def test_labels_of_curves_do_not_overlap(weights):
     drawn = sweep_figure(

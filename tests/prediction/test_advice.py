@@ -25,6 +25,7 @@ def collapsed(counts, product, **options):
     return predict(Problem(np.array(counts), len(counts), 1.0, float(product), **options)).collapsed
 
 
+@pytest.mark.slow
 @exact
 @given(st.lists(st.integers(1, 2000), min_size=2, max_size=12), st.floats(0.01, 30))
 def test_every_statement_holds(counts, level):
@@ -44,6 +45,7 @@ def test_every_statement_holds(counts, level):
         _check_extra(counts, product, k, extra)
 
 
+@pytest.mark.slow
 @exact
 @given(
     st.lists(st.integers(1, 2000), min_size=2, max_size=8),

@@ -202,6 +202,7 @@ def test_a_step_costs_what_is_counted_by_hand(dtype):
     assert cost["bytes accessed"] < 1.5 * 10 * 3 * features
 
 
+@pytest.mark.slow
 def test_features_are_copied_once_for_every_certificate(monkeypatch):
     """And not again where the solver looks at a point that it has fetched already."""
     copies, judged = [], []

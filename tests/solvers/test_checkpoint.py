@@ -34,7 +34,7 @@ def same(one, other):
         (PROBLEM, "class", "accelerated"),
         pytest.param(PROBLEM, "sample", "adam", marks=pytest.mark.slow),
         pytest.param(PROBLEM.replace(dim=4, bias=0.0), "class", "adam", marks=pytest.mark.slow),
-        (PROBLEM.replace(dim=4, bias=0.0), "sample", "accelerated"),
+        pytest.param(PROBLEM.replace(dim=4, bias=0.0), "sample", "accelerated", marks=pytest.mark.slow),
     ],
     ids=["plain", "samples, adam", "d = K, bias, adam", "d = K, bias, samples"],
 )

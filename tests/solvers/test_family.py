@@ -86,7 +86,8 @@ def test_family_at_sample_level_reaches_the_class_level_optimum(cell):
     assert fine.objective == pytest.approx(coarse.objective, rel=2 * TOL)
 
 
-@pytest.mark.parametrize("profile", few_daily(PROFILES, (0,)))
+@pytest.mark.slow
+@pytest.mark.parametrize("profile", PROFILES)
 def test_a_loss_without_certificate_still_leaves_its_stuck_points(profile):
     """No theorem, but on these profiles every start ends at the same value, in few steps."""
     problem = problem_of(ufm.Focal, "nonnegative", None, profile)
@@ -106,14 +107,15 @@ def optimum(loss, features="nonnegative", bias=None, counts=PROFILES["step"]):
     return solution
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("loss", "bias"),
     [
-        pytest.param(ufm.LabelSmoothing(0.0), 0.0, marks=pytest.mark.slow),
-        pytest.param(ufm.WeightedCrossEntropy(np.ones(K)), 0.02, marks=pytest.mark.slow),
+        (ufm.LabelSmoothing(0.0), 0.0),
+        (ufm.WeightedCrossEntropy(np.ones(K)), 0.02),
         (ufm.LogitAdjustment(np.full(K, 3.0)), None),
-        pytest.param(ufm.VectorScaling(np.ones(K), np.full(K, -1.0)), 0.0, marks=pytest.mark.slow),
-        pytest.param(ufm.Focal(0.0), None, marks=pytest.mark.slow),
+        (ufm.VectorScaling(np.ones(K), np.full(K, -1.0)), 0.0),
+        (ufm.Focal(0.0), None),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, ufm.Loss) else str(value),
 )
@@ -123,6 +125,7 @@ def test_every_softmax_loss_contains_cross_entropy(loss, bias):
     np.testing.assert_allclose(special.weight @ special.weight.T, plain.weight @ plain.weight.T, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_free_bias_absorbs_logit_adjustment():
     counts = PROFILES["step"]
     adjusted = optimum(ufm.LogitAdjustment(np.log(counts / counts.sum())), bias=0.0)
@@ -145,6 +148,7 @@ def test_more_freedom_is_never_worse(cls):
         assert values[features, 0.0] < values[features, 0.02] < values[features, None]
 
 
+@pytest.mark.slow
 def test_inverse_root_weights_restore_equal_margins():
     counts = PROFILES["long tail"]
     balanced = optimum(ufm.WeightedCrossEntropy(counts**-0.5 * 20.0), counts=counts)

@@ -137,7 +137,8 @@ def test_a_hundred_thousand_classes_in_two_groups(decay):
     assert solution.certificate.objective == pytest.approx(ufm.predict(problem).objective, rel=1e-8)
 
 
-@pytest.mark.parametrize("decay", few_daily([1e-3, 3e-3], (0,)))
+@pytest.mark.slow
+@pytest.mark.parametrize("decay", [1e-3, 3e-3])
 def test_a_class_that_the_bias_carries_is_certified(decay):
     """It has no feature of its own: a multiplier by least squares, clipped, left gaps of 2e-3 and 3e-3 here."""
     checked(solve_groups(Problem([5000, 1888, 713, 269, 101, 38], 6, decay, decay, bias=0.0)))
@@ -170,6 +171,7 @@ def test_inaturalist(decays):
     assert solution.certificate.objective == pytest.approx(ufm.predict(problem).objective, rel=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bias", [None, 0.05])
 def test_entries_between_groups_are_those_of_the_full_matrices(bias):
     solution = solve_groups(Problem(COUNTS, 24, 1e-3, 1e-5, bias=bias))

@@ -28,6 +28,7 @@ def test_a_certified_start_is_the_last():
     assert ufm.solve(problem, starts=100).steps == ufm.solve(problem).steps
 
 
+@pytest.mark.slow
 def test_members_of_sweeps_have_starts_too():
     fields = {"counts": [100, 100, 100, 20, 20], "dim": 2, "weight_decay": 1e-3, "feature_decay": 1e-5}
     members = [build_member(fields | {"starts": starts}) for starts in (1, 3)]
@@ -57,6 +58,7 @@ def test_a_saddle_has_a_negative_curvature_and_a_local_minimum_has_none():
     assert "saddle" in str(saddle)
 
 
+@pytest.mark.slow
 def test_vanishing_decays_pack_the_icosahedron():
     assert largest_cosine(3, 12, seed=0) == pytest.approx(5**-0.5, abs=1e-5)
 

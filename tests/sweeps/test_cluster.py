@@ -80,6 +80,7 @@ def alone():
     return ufm.sweep(FIXED, AXES, **BATCHES)
 
 
+@pytest.mark.slow
 def test_tasks_give_the_data_set_of_one_process(alone, here, tmp_path):
     found = ufm.sweep(FIXED, AXES, out=tmp_path / "out", client=here, **BATCHES)
     xr.testing.assert_identical(found.load(), alone)

@@ -67,8 +67,8 @@ def rmax(a, b):
 @pytest.mark.parametrize(
     "fixed",
     [
-        pytest.param(SMALL, marks=pytest.mark.slow),
-        SMALL | {"features": "free", "bias": 0.01},
+        SMALL,
+        pytest.param(SMALL | {"features": "free", "bias": 0.01}, marks=pytest.mark.slow),
         pytest.param(
             SMALL | {"level": "sample", "counts": "6x2,3x2", "loss": "weighted:0.5"}, marks=pytest.mark.slow
         ),

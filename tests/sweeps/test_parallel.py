@@ -45,6 +45,7 @@ def alone():
     return ufm.sweep(FIXED, AXES)
 
 
+@pytest.mark.slow
 def test_four_devices_give_the_data_set_of_one(alone, tmp_path):
     script = SHARDED.format(fixed=FIXED, axes=AXES)
     command = [sys.executable, "-c", script, str(tmp_path / "out")]

@@ -130,6 +130,7 @@ class Halved(ufm.CrossEntropy):
     """A loss of a user's own that is cross-entropy under another name."""
 
 
+@pytest.mark.slow
 def test_losses_and_rules_are_objects_too():
     weights = np.array([1.0, 1.0, 2.0, 2.0])
     losses = [ufm.LabelSmoothing(0.1), ufm.WeightedCrossEntropy(weights), "ce", Halved()]
@@ -151,6 +152,7 @@ def test_losses_and_rules_are_objects_too():
     assert float(named.objective[0]) == float(found.objective.values[0, 1])
 
 
+@pytest.mark.slow
 def test_objects_have_the_same_key_in_another_process():
     fixed = FIXED | {"solver": ufm.ProjectedGradient(optax.adam(0.02)), "loss": ufm.LabelSmoothing(0.2)}
     script = (
@@ -162,6 +164,7 @@ def test_objects_have_the_same_key_in_another_process():
     assert done.stdout.strip() == build_member(fixed).key
 
 
+@pytest.mark.slow
 def test_objects_are_stored_and_resumed(tmp_path):
     fixed, axes = (
         FIXED | {"loss": ufm.LabelSmoothing(0.1)},

@@ -41,6 +41,7 @@ def test_predictions_can_be_pickled():
     assert again.problem == prediction.problem
 
 
+@pytest.mark.slow
 def test_docstring_examples():
     names = "prediction.advice theory " + " ".join(
         f"theory.{module.name}" for module in pkgutil.iter_modules(theory.__path__)

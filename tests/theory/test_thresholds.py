@@ -122,6 +122,7 @@ def test_equalising_weights_equalise_margins(counts, level):
     assert largest_decay_product(problem) >= largest_decay_product(plain) * (1 - 1e-12)
 
 
+@pytest.mark.slow
 @exact
 @given(
     st.integers(1, 4),
@@ -141,6 +142,7 @@ def test_critical_ratio_at_fixed_minority_by_brute_force(majority, minority, siz
         assert predict(problem).collapsed[-1] == (ratio < R)
 
 
+@pytest.mark.slow
 @exact
 @given(st.integers(1, 4), st.integers(1, 4), st.floats(0.01, 1.5))
 def test_critical_ratio_at_fixed_majority_by_brute_force(majority, minority, level):
@@ -166,6 +168,7 @@ def test_critical_ratio_at_fixed_majority_has_a_window_of_life():
     assert 20 < ratio < 50
 
 
+@pytest.mark.slow
 @exact
 @given(st.integers(1, 4), st.integers(1, 4), st.floats(0.01, 1.5))
 def test_critical_ratio_at_fixed_total_by_brute_force(majority, minority, level):
@@ -194,6 +197,7 @@ def test_critical_ratio_honours_minority_weights_and_checks_arguments():
         critical_imbalance_ratio(2, 0, 1e-2, 1e-2, **options)
 
 
+@pytest.mark.slow
 @exact
 @given(st.lists(st.integers(1, 30), min_size=2, max_size=5), st.floats(0.5, 3.0), st.booleans())
 def test_extra_samples_by_brute_force(counts, level, squared):
