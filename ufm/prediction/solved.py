@@ -17,6 +17,8 @@ from ufm.theory.prediction import ClosedFormError, Matrix, Prediction
 if TYPE_CHECKING:
     from ufm.solvers.solution import Solution
 
+#: A start that nobody else begins from: a solution is not compared with itself.
+SEED = 1_000_003
 #: Relative gap asked for; most problems end orders of magnitude below it.
 TOL = 1e-10
 #: Gap up to which a solved prediction is compared with.
@@ -107,7 +109,7 @@ def _solve(problem: Problem, max_steps: int | None) -> Prediction:
     from ufm.solvers.solve import solve  # loads JAX
 
     limit: Any = {} if max_steps is None else {"max_steps": max_steps}
-    solution = solve(problem, tol=TOL, **limit)
+    solution = solve(problem, seed=SEED, tol=TOL, **limit)
     certificate = solution.certificate
     point, everyone = solution.group, np.arange(problem.num_classes)
     matrices = _matrices(solution) if point is None else [partial(point.rows, name) for name in MATRICES]
