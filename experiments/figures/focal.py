@@ -96,7 +96,7 @@ def figure(gamma: float, records: list[dict[str, Any]], jumps: dict[int, tuple[f
         for axes, name in ((margins, "margin (nats)"), (gaps, "relative duality gap")):
             axes.set_xlabel(r"decay, in units of $-\varphi'(0)$")
             axes.set_ylabel(name)
-        margins.legend()
+        drawn.legend(*margins.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return drawn
 
 

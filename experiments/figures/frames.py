@@ -100,8 +100,8 @@ def figure(learned: list[dict[str, Any]], own: list[dict[str, Any]]) -> Figure:
             axes.set_xscale("log")
             axes.set_xlabel("imbalance ratio $R$")
             axes.set_title(title, loc="left")
-        margins.legend()
-        angles.legend()
+        handles = [*margins.get_legend_handles_labels()[0], *angles.get_legend_handles_labels()[0]]
+        drawn.legend(handles=handles, loc="outside lower center", ncols=4)
     return drawn
 
 

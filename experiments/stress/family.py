@@ -184,6 +184,7 @@ def main(
     problems: int = 5000,
     seconds: float = 1e9,
     outputs: OmitArgPrefixes[Outputs] = Outputs(),
+    quick: bool = False,
     solve: tyro.conf.Suppress[Callable[[int], dict[str, Any]]] = solve_and_judge,
 ) -> int:
     """Solve the problems that are not in the file yet, print the table, return 1 if the judge objects to any.
@@ -192,9 +193,11 @@ def main(
         problems: number of problems.
         seconds: stop after so many; a second run continues.
         outputs: where the file of JSON lines is; there is no picture.
+        quick: the first three of them.
         solve: from a number to its record.
     """
-    out = outputs.of("stress_family").folder / "family.jsonl"
+    problems = min(problems, 3) if quick else problems
+    out = outputs.of("stress_family", quick).folder / "family.jsonl"
     lines = out.read_text().splitlines() if out.exists() else []
     done, until = {json.loads(line)["problem"] for line in lines}, time.monotonic() + seconds
     for number in in_order(problems):

@@ -124,7 +124,8 @@ def _per_class(gram: Float[np.ndarray, "*members K K"]) -> Float[np.ndarray, "*m
 
 
 def _unit(trace: Any, size: int) -> Any:
-    return np.where(trace > 0, size / np.where(trace > 0, trace, 1.0), 1.0)
+    usable = trace > size * np.finfo(np.float64).tiny  # its reciprocal is finite
+    return np.where(usable, size / np.where(usable, trace, 1.0), 1.0)
 
 
 def _centred(problem: Any, rows: Float[np.ndarray, "*members K any"]) -> Float[np.ndarray, "*members K any"]:

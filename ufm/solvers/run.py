@@ -28,8 +28,6 @@ CREEP = 0.1
 OPEN, EXACT, SLOW = 1e5, 1e2, 1000
 #: Looks without progress after which the run has stalled.
 PATIENCE = 40
-#: And after which one that is certified ends though its residual is above the one asked for: rounding keeps it there.
-CONTENT = 10
 #: Times a run that overflowed or climbed is taken back, each time with a more cautious step.
 RETREATS = 12
 #: A chunk of a rule that should descend climbed if it ends above this many times where it began. Where steps are a
@@ -125,7 +123,7 @@ class Run:
             or self.task.record_every is not None
             or residual <= max(self.limits.residual, self.limits.stationary)
             or self.steps >= self.limits.max_steps
-            or self.idle >= (CONTENT if self.bound >= (1 - self.limits.tol) * objective else PATIENCE)
+            or self.idle >= PATIENCE
             or self._wants_escape(stand_in, residual)
             or self._creeps((objective - self.bound) / objective if objective > 0 else math.inf)
         )
@@ -173,8 +171,7 @@ class Run:
 
     def _finished(self, certificate: Certificate) -> Status | None:
         """Return the status of a run that has reached all that was asked for, else None."""
-        content = self.idle >= CONTENT and certificate.certifies(self.limits.tol)
-        if not (certificate.residual <= self.limits.residual or content):
+        if not certificate.residual <= self.limits.residual:
             return None
         if certificate.certifies(self.limits.tol):
             return Status.CERTIFIED

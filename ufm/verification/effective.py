@@ -47,6 +47,8 @@ BIAS = 1e-6
 #: A class deviates if its own estimate is off by more than this factor.
 DEVIATING = 1.5
 _SMALLEST_LOG = -300.0
+#: Logits of so many classes and rows are looked at together.
+ENTRIES = 2**22
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -209,9 +211,13 @@ def stationary_decays(
         (0.01, 0.001, 0.0)
     """
     weight, means, bias = layer
-    N, products = counts.sum(), means @ weight.T
-    gradient = loss.gradient(products if bias is None else products + bias, np.arange(len(counts)))
-    pulls = -np.sum(gradient * products, axis=1)
+    N, shift = counts.sum(), np.zeros(len(weight)) if bias is None else bias
+    pulls, tugs, most = (np.empty(len(counts)) for _ in range(3))  # along W h_k, and along the bias
+    for rows in np.array_split(np.arange(len(counts)), -(-(len(counts) ** 2) // ENTRIES)):
+        products = means[rows] @ weight.T
+        gradient = loss.gradient(products + shift, rows)
+        pulls[rows] = -np.sum(gradient * products, axis=1)
+        tugs[rows], most[rows] = -gradient @ shift, np.abs(gradient) @ np.abs(shift)
     norms = np.linalg.norm(means, axis=1)
     living = (pulls > 0) & (energies > 0) & (norms > LIVING * norms.max())
     if not np.any(living) or not np.any(weight):
@@ -234,10 +240,9 @@ def stationary_decays(
     )
     if bias is None:
         return found, None
-    square, pull = float(np.sum(bias**2)), -float(counts @ gradient @ bias) / N
-    return found, pull / square if square > 0 and pull > BIAS * abs(
-        counts @ np.abs(gradient) @ bias
-    ) / N else 0.0
+    square, pull = float(np.sum(bias**2)), float(counts @ tugs) / N
+    decayed = square > 0 and pull > BIAS * float(counts @ most) / N
+    return found, pull / square if decayed else 0.0
 
 
 class Charges(NamedTuple):
@@ -301,6 +306,8 @@ def fit_decays(
         layer = (measured.weight, measured.means, bias if seen else None)
         found = stationary_decays(loss, counts, layer, energies, charge)
         estimate, bias_decay = found or (None, None)
+        if estimate is not None and not uneven and loss.scalar_form(len(counts)) is not None:
+            estimate = _with_charges(estimate, measured, counts, loss)
     else:
         data = (measured.margins, counts, float(np.sum(measured.weight**2)), energies, features)
         try:
@@ -326,6 +333,17 @@ def fit_decays(
         notes = (used, *notes)
     said = (estimate.sentence, estimate.charge_sentence)
     return Fit(estimate, prediction, (*(text for text in said if text), *notes))
+
+
+def _with_charges(
+    estimate: EffectiveDecays, measured: MeasuredLayer, counts: Float[np.ndarray, " K"], loss: Loss
+) -> EffectiveDecays:
+    """Return an estimate with the exponents that margins and norms give where a bias is not looked at."""
+    plain = estimate_decays(measured.margins, counts, 1.0, 1.0, loss=loss, norms=measured.norms)
+    if plain is None:
+        return estimate
+    names = ("charge_from_margins", "charge_from_norms", "constancy")
+    return dataclasses.replace(estimate, **{name: getattr(plain, name) for name in names})
 
 
 def _no_fit(reason: str) -> Fit:
