@@ -104,6 +104,7 @@ def run_on(
         Exception: what a batch raised on the last worker that there was to try it.
     """
     from distributed import CancelledError, KilledWorker, as_completed
+    from distributed.comm import CommClosedError
 
     shared = client.submit(_itself, grid, pure=False)  # sent once, and made again with a worker that is lost
 
@@ -135,10 +136,11 @@ def run_on(
         raise CheckpointError(
             f"a batch was lost with every worker that tried it ({reason}); {KEPT}"
         ) from None
-    except CancelledError:
+    except (CancelledError, CommClosedError):  # between two answers, or within one
         raise CheckpointError(f"the scheduler was lost; {KEPT}") from None
     finally:
-        client.cancel([shared, *under_way])
+        with contextlib.suppress(CommClosedError):
+            client.cancel([shared, *under_way])
 
 
 def _itself(grid: Grid) -> Grid:
