@@ -79,13 +79,13 @@ def in_few_numbers(
     first = tasks[0].problem
     free = all(task.start is None and task.observe is None for task in tasks)
     if first.loss.labelled or not free or setup.level != "class":
-        return with_few_coordinates(tasks, setup, solve)
+        return _in_few_coordinates(tasks, setup, solve)
     alike = [_equal_contexts(task.problem) for task in tasks]
     ends: dict[int, Outcome] = {}
     for size in {len(part[0]) for part in alike}:
         mine = [i for i, part in enumerate(alike) if len(part[0]) == size]
         merged = [dataclasses.replace(tasks[i], problem=_merged(tasks[i].problem, *alike[i])) for i in mine]
-        for i, end in zip(mine, with_few_coordinates(merged, setup, solve), strict=True):
+        for i, end in zip(mine, _in_few_coordinates(merged, setup, solve), strict=True):
             point = end.variables._replace(features=end.variables.features[alike[i][1]])
             ends[i] = dataclasses.replace(end, point=point)
     return [ends[i] for i in range(len(tasks))]
@@ -111,16 +111,10 @@ def _merged(problem: Problem, first: np.ndarray, of: np.ndarray) -> Problem:
     )
 
 
-def with_few_coordinates(
+def _in_few_coordinates(
     tasks: Sequence[Task], setup: Setup, solve: Callable[[Sequence[Task]], list[Outcome]]
 ) -> list[Outcome]:
-    """Solve tasks of equal shape in few coordinates where that is enough, and go on in all of them where it is not.
-
-    Args:
-        tasks: the tasks.
-        setup: what they share.
-        solve: solves tasks of equal shape.
-    """
+    """In few coordinates where that is enough; go on in all of them where it is not."""
     problem = tasks[0].problem
     dim, needed = problem.dim, coordinates_needed(_rank(problem))
     free = all(task.start is None and task.observe is None for task in tasks) and problem.classifier is None
