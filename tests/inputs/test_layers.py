@@ -48,10 +48,14 @@ def test_every_format_holds_the_same(kind, tmp_path, capsys):
     assert '"accuracy"' in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("kind", ["", ".pt", ".safetensors"])
-def test_what_is_missing_or_damaged_is_said(kind, tmp_path):
+@pytest.mark.parametrize("kind", [".npz", "", ".pt", ".safetensors"])
+def test_a_missing_file_is_said_whatever_library_its_format_needs(kind, tmp_path):
     with pytest.raises(ufm.InputError, match="there is no file"):
         read_layer(tmp_path / f"none{kind}")
+
+
+@pytest.mark.parametrize("kind", ["", ".pt", ".safetensors"])
+def test_what_is_missing_or_damaged_is_said(kind, tmp_path):
     file = saved(kind, tmp_path, {"features": LAYER["features"], "labels": LABELS})
     with pytest.raises(ufm.InputError, match=r"lacks weight \(it holds features, labels\)"):
         read_layer(file)

@@ -27,6 +27,8 @@ def read_layer(file: Path) -> dict[str, Any]:
         InputError: if there is no such file, it is none of these, or an array is missing; saying what to do.
     """
     try:
+        if not file.is_dir():
+            file.open("rb").close()  # whether there is such a file is said before what its format needs
         found = _readers().get(file.suffix.lower(), _folder if file.is_dir() else _archive)(file)
         missing = [name for name in REQUIRED if name not in found]
         if missing:
@@ -68,19 +70,14 @@ def _folder(folder: Path) -> dict[str, Any]:
 
 
 def _torch(file: Path) -> dict[str, Any]:
-    found = _library("torch", file).load(_there(file), map_location="cpu", weights_only=True)
+    found = _library("torch", file).load(file, map_location="cpu", weights_only=True)
     if not isinstance(found, Mapping):
         raise InputError(f"{file} must hold a dictionary of tensors, got {type(found).__name__}")
     return dict(found)
 
 
 def _safetensors(file: Path) -> dict[str, Any]:
-    return dict(_library("safetensors.numpy", file).load_file(_there(file)))
-
-
-def _there(file: Path) -> Path:
-    file.open("rb").close()
-    return file
+    return dict(_library("safetensors.numpy", file).load_file(file))
 
 
 def _library(name: str, file: Path) -> Any:
