@@ -1,6 +1,7 @@
 """Last layers as people save them, and labels as people name them."""
 
 import importlib
+import os
 import subprocess
 import sys
 
@@ -52,6 +53,13 @@ def test_every_format_holds_the_same(kind, tmp_path, capsys):
 def test_a_missing_file_is_said_whatever_library_its_format_needs(kind, tmp_path):
     with pytest.raises(ufm.InputError, match="there is no file"):
         read_layer(tmp_path / f"none{kind}")
+
+
+@pytest.mark.parametrize("kind", [".npz", ".pt", ".safetensors"])
+def test_a_pipe_is_refused_and_not_waited_for(kind, tmp_path):
+    os.mkfifo(tmp_path / f"pipe{kind}")
+    with pytest.raises(ufm.InputError, match="must be a file, got a pipe"):
+        read_layer(tmp_path / f"pipe{kind}")
 
 
 @pytest.mark.parametrize("kind", ["", ".pt", ".safetensors"])

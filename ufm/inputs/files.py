@@ -22,6 +22,20 @@ PARTIAL = ".partial"
 UNFINISHED: set[Path] = set()
 
 
+def open_regular(file: Path) -> IO[bytes]:
+    """Open a file to read from, and nothing else: a pipe or a device could be read from for ever.
+
+    Raises:
+        InputError: if it is none.
+        OSError: if it cannot be opened.
+    """
+    if file.exists() and not file.is_file():
+        raise InputError(
+            f"{file} must be a file, got {'a folder' if file.is_dir() else 'a pipe or a device'}"
+        )
+    return file.open("rb")
+
+
 @contextlib.contextmanager
 def open_archive(file: Path) -> Iterator[Any]:
     """Open an npz file to read arrays from: a regular file that is no larger inside than it says, or fits memory.
@@ -30,11 +44,7 @@ def open_archive(file: Path) -> Iterator[Any]:
         InputError: if it is none, or declares more than there is.
         OSError: if it cannot be opened.
     """
-    if file.exists() and not file.is_file():  # a pipe or a device could be read from for ever
-        raise InputError(
-            f"{file} must be a file, got {'a folder' if file.is_dir() else 'a pipe or a device'}"
-        )
-    with file.open("rb") as stream:
+    with open_regular(file) as stream:
         if not zipfile.is_zipfile(stream):
             raise InputError(f"{file} is not an npz archive; {HOW_TO_WRITE}")
         stream.seek(0)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ufm.inputs.checks import InputError, to_numpy
-from ufm.inputs.files import HOW_TO_WRITE, open_archive
+from ufm.inputs.files import HOW_TO_WRITE, open_archive, open_regular
 
 REQUIRED, OPTIONAL = ("features", "labels", "weight"), ("bias",)
 NAMES = (*REQUIRED, *OPTIONAL)
@@ -28,7 +28,7 @@ def read_layer(file: Path) -> dict[str, Any]:
     """
     try:
         if not file.is_dir():
-            file.open("rb").close()  # whether there is such a file is said before what its format needs
+            open_regular(file).close()  # whether there is such a file is said before what its format needs
         found = _readers().get(file.suffix.lower(), _folder if file.is_dir() else _archive)(file)
         missing = [name for name in REQUIRED if name not in found]
         if missing:
