@@ -17,11 +17,11 @@ def test_the_longest_description_fits_the_terminal():
     assert text.endswith("bias decay 1.23e-07")
 
 
-def test_classes_of_one_count_share_a_line_and_rounding_is_short():
+def test_classes_of_one_count_share_a_line_and_rounding_is_nothing():
     counts = np.array([50, 500, 50, 500])
     values = np.array([8.8818e-16, 1.25, 8.8818e-16, 1.25])
     lines = class_table(counts, {"margin": values, "range": np.array([1.0, 2.0, 3.0, 2.0])}).splitlines()
-    assert [line.split() for line in lines[1:]] == [["500", "2", "1.25", "2"], ["50", "2", "9e-16", "1..3"]]
+    assert [line.split() for line in lines[1:]] == [["500", "2", "1.25", "2"], ["50", "2", "0", "1..3"]]
 
 
 def test_many_counts_leave_the_middle_out():

@@ -21,6 +21,8 @@ Item = TypeVar("Item")
 WIDTH = 80
 #: Above this number of different counts the middle of the table is left out.
 LINES = 24
+#: Entries of a column below this share of its largest are rounding, and printed as 0.
+ROUNDING = 1e-13
 
 
 class Readable:
@@ -77,12 +79,12 @@ def class_table(counts: Num[np.ndarray, " K"], columns: dict[str, Any]) -> str:
         counts: ``n_k``.
         columns: header to per-class vector (numbers or strings).
     """
-    groups = count_groups(counts)
+    groups, rounded = count_groups(counts), [_without_rounding(np.asarray(each)) for each in columns.values()]
     lines = [
         [
             f"{count:.6g}" if isinstance(count, float) else str(count),
             str(len(members)),
-            *(_cell(np.asarray(values)[members]) for values in columns.values()),
+            *(_cell(values[members]) for values in rounded),
         ]
         for count, members in groups
     ]
@@ -92,6 +94,13 @@ def class_table(counts: Num[np.ndarray, " K"], columns: dict[str, Any]) -> str:
         gap = [f"({hidden} more)", *[""] * (len(columns) + 1)]
         lines = [*lines[:half], gap, *lines[-half:]]
     return plain_table(["count", "classes", *columns], lines)
+
+
+def _without_rounding(values: np.ndarray) -> np.ndarray:
+    """Return a column with 0 for what is nothing beside its largest entry: a margin of 1e-16 is no margin."""
+    if values.dtype.kind != "f":
+        return values
+    return np.where(np.abs(values) < ROUNDING * np.max(np.abs(values), initial=0.0), 0.0, values)
 
 
 def _cell(values: np.ndarray) -> str:

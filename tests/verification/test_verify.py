@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import ufm
 from ufm import metrics
 from ufm.duality.certificate import certify
+from ufm.duality.row_sums import add_up
 from ufm.inputs.checks import InputError
 from ufm.losses import MSE, CrossEntropy, Focal, LabelSmoothing, WeightedCrossEntropy
 from ufm.losses.divergence import binary_interval, concordant_radius
@@ -22,7 +23,7 @@ from ufm.model.problem import Problem
 from ufm.theory import ClosedFormError, predict
 from ufm.verification.effective import estimate_decays
 from ufm.verification.observer import collapse_observer
-from ufm.verification.stationarity import block_step_residual
+from ufm.verification.stationarity import block_step_residual, feature_curvature
 from ufm.verification.tolerances import dual_matrix
 from ufm.verification.verify import SMALLEST_GAP, verify
 
@@ -624,7 +625,9 @@ def test_block_step_is_bounded_by_the_gain_it_promises(bias, features):
 
     point = [weight, rows, vector]
     start = objective(*point)
-    residual = block_step_residual(problem, weight, rows, labels, vector, np.ones(8), float(start))
+    curvature = feature_curvature(problem, weight)
+    sums = add_up(problem, weight, rows, labels, vector, np.ones(8), curvature)
+    residual = block_step_residual(problem, weight, vector, sums, float(start))
     gains = []
     energy = np.sum(rows**2) / 8
     curvatures = (

@@ -126,14 +126,26 @@ def certify(
         (0.6931, True)
     """
     weight, features, labels, bias = point_of(problem, weight, features, labels, bias)
-    rows_per_class = np.bincount(labels, minlength=problem.num_classes)
+    return certify_rows(problem, Variables(np.asarray(weight, np.float64), features, bias), labels)[0]
+
+
+def certify_rows(
+    problem: Problem, point: Variables, labels: Int[np.ndarray, " rows"], curvature: float | None = None
+) -> tuple[Certificate, RowSums]:
+    """Return the certificate of a point that has been checked, and the sums over its rows that it was made from.
+
+    Args:
+        problem: the problem.
+        point: ``(W, H, b)``; features may be mapped from a file.
+        labels: class of every row.
+        curvature: as in `ufm.duality.row_sums.add_up`.
+    """
     with np.errstate(all="ignore"):
-        multiplicities = (problem.counts / rows_per_class)[labels]
-        point = Variables(np.asarray(weight, np.float64), features, bias)
-        found = _judged(problem, point, labels, multiplicities, thorough=True)
-    objective, lower_bound, polar, residual = map(float, found)
+        multiplicities = (problem.counts / np.bincount(labels, minlength=problem.num_classes))[labels]
+        *parts, sums = _judged(problem, point, labels, multiplicities, True, curvature)
+    objective, lower_bound, polar, residual = map(float, parts)
     size = max(problem.num_classes, problem.num_logits)
-    return Certificate(objective, lower_bound, polar, residual, size)
+    return Certificate(objective, lower_bound, polar, residual, size), sums
 
 
 def certificates(
@@ -170,7 +182,7 @@ def _evaluated(stack: Stack, points: Variables, members: list[int], thorough: bo
     """Return the certificates of members of equal loss and labels."""
     mine = stack.take(members)
     with np.errstate(all="ignore"):
-        parts = _judged(mine, member(points, members), mine.labels[0], mine.multiplicities, thorough)
+        *parts, _ = _judged(mine, member(points, members), mine.labels[0], mine.multiplicities, thorough)
     columns, size = (part.tolist() for part in parts), max(stack.num_classes, stack.num_logits)
     return [
         Certificate(objective, lower_bound, polar, residual, size)
@@ -189,15 +201,20 @@ def _alike(stack: Stack, size: int) -> list[list[int]]:
 
 
 def _judged(
-    problem: Any, point: Variables, labels: np.ndarray, multiplicities: np.ndarray, thorough: bool
-) -> tuple[Any, Any, Any, Any]:
-    """Return objective, lower bound, polar and relative residual of a point, or of a stack of points."""
+    problem: Any,
+    point: Variables,
+    labels: np.ndarray,
+    multiplicities: np.ndarray,
+    thorough: bool,
+    curvature: float | None = None,
+) -> tuple[Any, Any, Any, Any, RowSums]:
+    """Return objective, lower bound, polar, relative residual and sums of a point, or of a stack of points."""
     rows_per_class = np.bincount(labels, minlength=problem.num_classes)
     fixed = problem.classifier
     moved = False if fixed is None else ~np.all(np.isclose(point.weight, fixed, 1e-6), axis=(-2, -1))
     if fixed is not None:
         point = point._replace(weight=fixed)
-    sums = add_up(problem, point.weight, point.features, labels, point.bias, multiplicities)
+    sums = add_up(problem, point.weight, point.features, labels, point.bias, multiplicities, curvature)
     objective = sums.loss / problem.num_samples + _regulariser(problem, point, sums.charge)
     usable = (
         sums.feasible
@@ -213,7 +230,7 @@ def _judged(
         lower_bound, polar = best_lower_bound(problem, slopes, balanced, thorough)
     positive = objective > 0
     residual = _residual(problem, point, sums) / np.sqrt(2 * np.where(positive, objective, 1.0))
-    return objective, lower_bound, polar, np.where(positive, residual, math.inf)
+    return objective, lower_bound, polar, np.where(positive, residual, math.inf), sums
 
 
 def objective_value(

@@ -27,22 +27,26 @@ class RowSums(NamedTuple):
     Attributes:
         loss: ``sum_i m_i loss_i``.
         charge: ``sum_i lambda_H,y m_i |h_i|^2``.
+        energy: ``sum_i m_i |h_i|^2``.
         slopes: sum of the loss gradients in the logits, for every class.
         features: sum of the features, for every class.
         weight_slope: ``sum_i m_i gradient_i h_i'``.
         bias_slope: ``sum_i m_i gradient_i``.
         stationarity: squared norm of the projected gradient in balanced feature coordinates.
         feasible: whether all features have the signs that the problem asks for.
+        step: ``sum_i L_i |h_i - h_i+|^2`` of a projected gradient step by ``1/L_i`` in every row; 0 if not asked for.
     """
 
     loss: Float[np.ndarray, "*members"]
     charge: Float[np.ndarray, "*members"]
+    energy: Float[np.ndarray, "*members"]
     slopes: Float[np.ndarray, "*members C K"]
     features: Float[np.ndarray, "*members C d"]
     weight_slope: Float[np.ndarray, "*members K d"]
     bias_slope: Float[np.ndarray, "*members K"]
     stationarity: Float[np.ndarray, "*members"]
     feasible: Bool[np.ndarray, "*members"]
+    step: Float[np.ndarray, "*members"] | float
 
 
 def add_up(
@@ -52,6 +56,7 @@ def add_up(
     labels: Int[np.ndarray, " rows"],
     bias: Float[np.ndarray, "*members K"] | None,
     multiplicities: Float[np.ndarray, "*members rows"],
+    curvature: float | None = None,
 ) -> RowSums:
     """Return the sums over all rows.
 
@@ -62,11 +67,15 @@ def add_up(
         labels: class of every row, the same for all members.
         bias: ``b``, for a problem that has one.
         multiplicities: ``m_i``.
+        curvature: of the loss of a sample in its features, at most; with it ``step`` is added up, too, where
+            ``L_i = m_i (lambda_H,y + curvature/N)``.
     """
     decays = np.take(problem.feature_decays, labels, axis=-1) * multiplicities
     samples = np.asarray(problem.num_samples)[..., None, None]
     parts = (
-        _block(problem, weight, rows_of(features, part), labels[part], bias, times, charges, samples)
+        _block(
+            problem, weight, rows_of(features, part), labels[part], bias, times, charges, samples, curvature
+        )
         for part, times, charges in (
             (part, multiplicities[..., part], decays[..., part])
             for part in blocks(features.shape[-2], features.shape[-1])
@@ -84,6 +93,7 @@ def _block(
     times: np.ndarray,
     charges: np.ndarray,
     samples: np.ndarray,
+    curvature: float | None,
 ) -> RowSums:
     """Return the sums over a block of rows, the same rows of every member."""
     rows, C = np.asarray(features, np.float64), problem.num_classes
@@ -96,20 +106,30 @@ def _block(
     gradient = slopes @ weight
     gradient /= samples
     gradient += charges[..., None] * rows
+    step: Any = 0.0
+    nonnegative = problem.features == "nonnegative"
+    if curvature is not None:
+        curvatures = charges + curvature * times / samples[..., 0]
+        ahead = gradient / curvatures[..., None]
+        if nonnegative:
+            np.minimum(ahead, rows, out=ahead)
+        step = np.sum(curvatures * np.einsum("...ij,...ij->...i", ahead, ahead), axis=-1)
     gradient /= np.sqrt(charges)[..., None]
     feasible = np.ones(loss.shape, dtype=bool)
-    if problem.features == "nonnegative":
+    if nonnegative:
         np.minimum(gradient, 0, out=gradient, where=~(rows > 0))
         feasible = np.all(rows >= 0, axis=(-2, -1))
     return RowSums(
         loss,
         np.sum(charges * squares, axis=-1),
+        np.sum(times * squares, axis=-1),
         slope_sums,
         feature_sums,
         slopes.mT @ rows,
         slopes.sum(axis=-2),
         np.einsum("...ij,...ij->...", gradient, gradient),
         feasible,
+        step,
     )
 
 

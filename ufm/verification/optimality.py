@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
-from ufm.duality.certificate import Certificate, certify
+from ufm.duality.certificate import Certificate, certify_rows
 from ufm.duality.groups import GroupDual
 from ufm.inputs.arrays import real_array
+from ufm.model.objective import Variables
 from ufm.model.problem import Problem
 from ufm.theory.prediction import Prediction
 from ufm.verification.checks import info_row, judged, scalar_row
 from ufm.verification.propagation import FLOOR
 from ufm.verification.report import Row, Verdict
-from ufm.verification.stationarity import block_step_residual
+from ufm.verification.stationarity import block_step_residual, feature_curvature
 from ufm.verification.subject import Subject
 
 #: Largest relative error of the objective that a solution reports.
@@ -21,20 +23,32 @@ REPORTED = 1e-9
 LARGEST_LOGITS = 2**28
 
 
-def certificate_of(subject: Subject, problem: Problem) -> Certificate | None:
-    """Recompute the certificate; None without the features, or if their logits would fill the memory."""
+class Optimality(NamedTuple):
+    """What is known of how optimal a point is: its certificate and, but for groups, the step that it has left."""
+
+    certificate: Certificate
+    step: float | None
+
+
+def optimality_of(subject: Subject, problem: Problem) -> Optimality | None:
+    """Recompute them in one pass; None without the features, or if their logits would fill the memory."""
     if subject.group is not None:
-        return GroupDual.of(problem, subject.group.groups).certify(subject.group.point)
+        found = GroupDual.of(problem, subject.group.groups).certify(subject.group.point)
+        return Optimality(found, None)
     if subject.rows is None or len(subject.rows.labels) * problem.num_logits > LARGEST_LOGITS:
         return None
     weight, bias = subject.classifier
-    return certify(problem, weight, subject.rows.features.rows, subject.rows.labels, bias)
+    features = real_array("features", subject.rows.features.rows, 2)
+    point, curvature = Variables(weight, features, bias), feature_curvature(problem, weight)
+    certificate, sums = certify_rows(problem, point, subject.rows.labels, curvature)
+    step = block_step_residual(problem, weight, bias, sums, certificate.objective)
+    return Optimality(certificate, step)
 
 
 def optimality_rows(
     subject: Subject,
     problem: Problem,
-    certificate: Certificate | None,
+    found: Optimality | None,
     prediction: Prediction | None,
     tol: float,
     eps: float | None,
@@ -43,19 +57,19 @@ def optimality_rows(
 
     The gap of a point that claims to be optimal is judged whenever there must be one, and one that is closed always.
     """
-    if certificate is None:
+    if found is None:
         return []
+    certificate, residual = found
     claimed = subject.claims_optimum and (problem.loss.convex or certificate.certifies(tol))
     rows = [_gap_row(certificate, tol, judge=claimed or eps is not None)]
     if prediction is not None:
         rows.append(_objective_row(certificate, prediction, eps))
     if subject.reported is not None:
         rows.append(_reported_row(certificate, subject.reported, eps is not None))
-    if subject.group is not None:
+    if residual is None:
         meaning = "norm of the projected gradient in balanced coordinates over the square root of 2 P"
         return [*rows, info_row("projected gradient", meaning, certificate.residual)]
     meaning = "what a projected gradient step on one block could still gain over the objective, square root"
-    residual = _residual(subject, problem, certificate.objective)
     if eps is None:
         return [*rows, info_row("KKT residual", meaning, residual)]
     return [*rows, scalar_row("KKT residual", meaning, 0.0, residual, math.sqrt(eps / certificate.objective))]
@@ -92,11 +106,3 @@ def _reported_row(certificate: Certificate, reported: float, judge: bool) -> Row
     if verdict == "pass" and not judge:
         verdict = "info"
     return Row("reported objective", meaning, *values, error, REPORTED, verdict)
-
-
-def _residual(subject: Subject, problem: Problem, objective: float) -> float:
-    assert subject.rows is not None
-    weight, bias = subject.classifier
-    rows, labels, multiplicities = subject.rows
-    features = real_array("features", rows.rows, 2)
-    return block_step_residual(problem, weight, features, labels, bias, multiplicities, objective)

@@ -36,7 +36,7 @@ from ufm.verification import checks, geometry
 from ufm.verification.contexts import context_rows
 from ufm.verification.effective import EffectiveDecays, fit_decays
 from ufm.verification.measured import Measured, MeasuredGroups, measured_geometry
-from ufm.verification.optimality import certificate_of, optimality_rows
+from ufm.verification.optimality import Optimality, optimality_of, optimality_rows
 from ufm.verification.propagation import FLOOR
 from ufm.verification.report import Report, Row
 from ufm.verification.resolution import gap_tolerances, zero_margin_bounds
@@ -164,15 +164,16 @@ def verify(
 
 def _verify_point(subject: Subject, problem: Problem, tol: float, tolerance: float | None) -> Report:
     """Verify against a known problem."""
-    certificate = certificate_of(subject, problem)
+    optimality = optimality_of(subject, problem)
+    certificate = None if optimality is None else optimality.certificate
     eps = _judging_gap(subject, certificate, tol, problem.loss.convex) if tolerance is None else None
     if eps is None and tolerance is None and problem.loss.convex:
         tolerance = NETWORK_TOLERANCE
     if subject.contexts is not None:
-        return _verify_contexts(subject, problem, certificate, tol, eps)
+        return _verify_contexts(subject, problem, optimality, tol, eps)
     measured = _measured(subject, problem.loss)
     prediction, notes = best_known(problem)
-    rows = optimality_rows(subject, problem, certificate, prediction, tol, eps)
+    rows = optimality_rows(subject, problem, optimality, prediction, tol, eps)
     tolerances: Tolerances | None = None
     if prediction is not None and eps is not None:
         tolerances = gap_tolerances(prediction, eps, measured.classes)
@@ -189,15 +190,16 @@ def _verify_point(subject: Subject, problem: Problem, tol: float, tolerance: flo
 
 
 def _verify_contexts(
-    subject: Subject, problem: Problem, certificate: Certificate | None, tol: float, eps: float | None
+    subject: Subject, problem: Problem, optimality: Optimality | None, tol: float, eps: float | None
 ) -> Report:
     """Verify against soft targets, about which a gap says what `ufm.verification.contexts` lists."""
-    if certificate is None or subject.rows is None:
+    if optimality is None or subject.rows is None:
         raise InputError("features must be few enough for their logits to fit into memory")
+    certificate = optimality.certificate
     (weight, bias), (rows, labels, _) = subject.classifier, subject.rows
     point = (weight, real_array("features", rows.rows, 2), labels, bias)
     more, measured = context_rows(problem, point, certificate, eps)
-    found = optimality_rows(subject, problem, certificate, None, tol, eps) + more
+    found = optimality_rows(subject, problem, optimality, None, tol, eps) + more
     basis, notes = _basis(certificate, eps, tol, NETWORK_TOLERANCE), ("Soft targets: no closed form.",)
     return _report(subject, found, basis, notes, measured, None, None, problem=problem)
 
