@@ -120,6 +120,8 @@ def test_fixed_classifiers_are_judged(features):
         report = verify(solution)
         assert report.passed, str(report)
         assert report.prediction.source.startswith(source)
+        assert "NC2_W" not in {row.name for row in report.rows}
+        assert "unresolved" not in {row.verdict for row in report.rows}
         assert {"feature norms", "margins", "NC2_H", "NC3_WH", "alignment"} <= {
             row.name for row in report.rows if row.verdict == "pass"
         }

@@ -112,7 +112,7 @@ def flat_tolerances(
         ),
         alignment=np.where(clear, tolerance, np.inf),
         nc2_h=tolerance,
-        nc2_w=tolerance if problem.classifier is None else math.inf,  # a fixed one says nothing of features
+        nc2_w=tolerance,
         nc2_wwt=tolerance,
         nc3_wh=tolerance,
         within=None,
