@@ -129,3 +129,14 @@ def test_fixed_classifiers_are_judged(features):
         wrong[3] *= 1.01
         claimed = verify(features=wrong, labels=np.arange(4), weight=classifier, problem=problem, tol=1e-8)
         assert {"feature norms", "margins"} <= failing(claimed)
+
+
+def test_a_rotated_optimum_is_the_optimum():
+    """Features with signs, a bias, unequal counts: no theorem, and arrays that no solver has seen in this basis."""
+    problem = Problem([60, 60, 10, 10], 6, 5e-3, 1e-3, features="free", bias=0.01)
+    solution = ufm.solve(problem)
+    rotation = np.linalg.qr(np.random.default_rng(0).standard_normal((6, 6)))[0]
+    arrays = {"features": solution.features @ rotation, "weight": solution.weight @ rotation}
+    report = verify(**arrays, labels=solution.labels, bias=solution.bias, problem=problem)
+    assert report.passed, str(report)
+    assert {row.name for row in report.rows if row.verdict == "pass"} >= EVERY
