@@ -2,8 +2,8 @@
 
 Compiling takes most of the time, and most programs are compiled in more than one process: compiled programs are
 kept in a folder for all workers, subprocesses and notebooks of a session, unless the environment names one to keep.
-Every day they are compiled without what makes them fast, which takes a quarter less time, and for the slow tests as
-users have them.
+Every day they are compiled without what makes them fast, which takes half the time, and for the slow tests as users
+have them.
 
 Hypothesis draws the same examples every time, unless ``--hypothesis-seed`` asks for others.
 """
@@ -11,11 +11,13 @@ Hypothesis draws the same examples every time, unless ``--hypothesis-seed`` asks
 import os
 import shutil
 import tempfile
+from importlib import metadata
 
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
 FOLDER = "JAX_COMPILATION_CACHE_DIR"
+QUICK_TO_COMPILE = "--xla_cpu_use_fusion_emitters=false"
 OURS = FOLDER not in os.environ
 if OURS:
     os.environ[FOLDER] = tempfile.mkdtemp(prefix="ufm-compiled-")
@@ -31,6 +33,9 @@ def pytest_configure(config):
     """Choose the examples, and how to compile, before a test module is read."""
     if config.option.markexpr == "not slow":
         os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
+        if metadata.version("jaxlib").startswith("0.10."):  # others may have no such flag
+            flags = os.environ.get("XLA_FLAGS", "").split()
+            os.environ["XLA_FLAGS"] = " ".join(dict.fromkeys([*flags, QUICK_TO_COMPILE]))
     seeded = config.getoption("--hypothesis-seed") is not None
     settings.load_profile("seeded" if seeded else "fixed")
 

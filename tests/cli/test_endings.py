@@ -38,6 +38,7 @@ def end(command, environment=None, **streams):
     return done.returncode, " ".join(done.stderr.split())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no such device")
 def test_the_exit_code_is_the_verdict_whatever_happens_to_the_output():
     reading, writing = os.pipe()

@@ -148,6 +148,7 @@ def test_a_class_without_rows_leaves_nothing_to_certify():
     assert not certificate.certifies(1e300)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_convex_has_a_bound_too():
     problem = ufm.Problem(COUNTS, K, 5e-3, 1e-5, loss=ufm.Focal())
     certificate = ufm.certify(problem, np.eye(K), np.eye(K), np.arange(K))

@@ -55,6 +55,7 @@ def test_both_certificates_are_equal(loss, features, bias):
     assert ours.lower_bound == pytest.approx(theirs.lower_bound, rel=1e-6)
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from(["nonnegative", "free"]))
 def test_the_bound_is_below_every_point_of_the_whole_problem(seed, features):

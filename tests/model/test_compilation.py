@@ -32,6 +32,7 @@ def run(tmp_path, **variables):
     return done.stdout.strip()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="other folders there")
 def test_programs_are_kept_and_damage_does_not_matter(tmp_path):
     folder = run(tmp_path)

@@ -239,6 +239,7 @@ def test_a_noisy_table_of_classes_agrees_with_label_smoothing():
     assert first.certificate.relative_gap < 1e-5
 
 
+@pytest.mark.slow
 def test_non_negative_features_are_certified_by_looking_at_all_sets_of_few_contexts():
     solution = ufm.solve(make(features="nonnegative", dim=12))
     assert solution.certified

@@ -161,6 +161,7 @@ def test_a_start_in_which_classes_have_merged_lets_them_part_again():
     assert 1 - mean_cosine(apart.weight[MINORITY]) == pytest.approx(0.0888, abs=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("features", ["free", "nonnegative"])
 def test_caps_are_met_and_no_random_point_within_them_is_below_the_bound(features):
     model = LayerPeeled(

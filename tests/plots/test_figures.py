@@ -166,6 +166,7 @@ def test_without_prediction_cosines_take_its_place(tmp_path):
     assert not any("predicted" in title for title in titles)
 
 
+@pytest.mark.slow
 def test_collapsed_and_missing_classes(tmp_path):
     statistics = FeatureStatistics(weight=np.zeros((3, 2)))
     statistics.update(np.zeros((2, 2)), [0, 2])

@@ -157,6 +157,7 @@ def test_text_when_nothing_or_everything_collapses():
     assert "no number is enough" in hopeless
 
 
+@pytest.mark.slow
 def test_many_groups_are_summarised():
     text = str(advise(list(range(1, 120, 2)), 1.0, 5e-6))
     assert "more groups of classes" in text

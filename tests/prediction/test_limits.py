@@ -20,6 +20,7 @@ def distance(found, wanted):
     return max(np.linalg.norm(getattr(found, name) - getattr(wanted, name)) for name in names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("features", ["free", pytest.param("nonnegative", marks=pytest.mark.slow)])
 def test_without_scales_it_is_the_limit_that_is_known(features):
     wanted = seli(COUNTS) if features == "free" else weak_decay_limit(COUNTS)

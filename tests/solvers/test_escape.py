@@ -248,6 +248,7 @@ def test_new_atoms_are_balanced_and_of_the_best_strength(level):
     assert along(1.0) < min(along(0.98), along(1.02))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "dim", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(4, marks=pytest.mark.slow)]
 )

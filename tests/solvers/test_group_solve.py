@@ -235,6 +235,7 @@ def test_what_has_no_group_level_is_refused(settings, message):
         ufm.solve(problem, level="group", **settings)
 
 
+@pytest.mark.slow
 def test_sweeps_choose_too_and_find_the_same():
     fixed = {"counts": "100x20,10x20,1x20", "dim": 64, "weight_decay": 1e-3}
     axes = {"feature_decay": [1e-4, 1e-3]}

@@ -251,7 +251,7 @@ def test_a_fault_of_one_worker_is_overcome_and_of_all_is_said(
 
 @contextlib.contextmanager
 def dask(folder):
-    """Yield the address of a scheduler in a process of its own, with four workers; and the scheduler."""
+    """Yield the address of a scheduler in a process of its own, with four workers; and the processes of both."""
     port = folder / "scheduler.json"
     port.unlink(missing_ok=True)
     where = ["--scheduler-file", str(port)]
@@ -263,7 +263,7 @@ def dask(folder):
     try:
         while not port.exists():
             time.sleep(0.1)
-        yield json.loads(port.read_text())["address"], scheduler
+        yield json.loads(port.read_text())["address"], scheduler, workers
     finally:
         scheduler.kill()
         with contextlib.suppress(ProcessLookupError):
@@ -309,8 +309,9 @@ def config(tmp_path):
 def test_a_killed_scheduler_is_said_and_resumed_and_a_second_client_is_refused(config, tmp_path):
     out = tmp_path / "out"
     command = [sys.executable, "-c", CLI, "sweep", str(config), "--out", str(out), "--scheduler"]
-    with dask(tmp_path) as (address, scheduler):
+    with dask(tmp_path) as (address, scheduler, workers):
         first = begun([*command, address], out)
+        os.killpg(workers.pid, signal.SIGSTOP)  # however quick they are, something is left to resume
         second = subprocess.run([*command, address, "--resume"], capture_output=True, text=True, check=False)
         assert second.returncode == 2
         assert f"is in use: process {first.pid}" in " ".join(second.stderr.split())
@@ -319,7 +320,7 @@ def test_a_killed_scheduler_is_said_and_resumed_and_a_second_client_is_refused(c
     assert first.returncode == 1
     assert said.endswith("the scheduler was lost; batches written before are kept, go on with --resume")
     before = len(list((out / "batches").glob("0*.npz")))
-    with dask(tmp_path) as (address, _):
+    with dask(tmp_path) as (address, *_):
         completed([*command, address], config, out)
     assert before < len(list((out / "batches").glob("0*.npz")))
 

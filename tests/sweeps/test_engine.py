@@ -126,6 +126,7 @@ def without_escapes():
     return members, solve_together(members, 64)
 
 
+@pytest.mark.slow
 def test_escape_moves_work_inside_a_sweep(without_escapes):
     _, stuck = without_escapes
     free = solve_together(members_of(TIGHT, {"seed": list(range(32))}), 64)

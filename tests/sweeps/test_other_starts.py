@@ -1,10 +1,12 @@
 """Where no theorem applies members are compared with the best certified other start of their problem."""
 
 import numpy as np
+import pytest
 
 import ufm
 
 
+@pytest.mark.slow
 def test_starts_are_compared_with_each_other():
     fixed = {"counts": [30, 20, 10], "dim": 4, "weight_decay": 1e-2, "level": "class", "features": "free"}
     found = ufm.sweep(fixed, {"feature_decay": [1e-3, 2e-3], "seed": [0, 1]})

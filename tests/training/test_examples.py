@@ -39,6 +39,7 @@ def training():
     return SimpleNamespace(model=model, loader=loader, optimiser=optimiser)
 
 
+@pytest.mark.slow
 def test_the_callback_logs_every_epoch(training):
     names = {"lightning": SimpleNamespace(Callback=object), "ufm": ufm}
     exec(CALLBACK, names)
