@@ -2,8 +2,8 @@
 
 Compiling takes most of the time, and most programs are compiled in more than one process: compiled programs are
 kept in a folder for all workers, subprocesses and notebooks of a session, unless the environment names one to keep.
-Every day they are compiled without what makes them fast, which takes half the time, and for the slow tests as users
-have them.
+They are compiled without what makes them fast, which takes half the time; as users have them where the environment
+says ``JAX_DISABLE_MOST_OPTIMIZATIONS=false``, which `test_processors.py` does.
 
 Hypothesis draws the same examples every time, unless ``--hypothesis-seed`` asks for others.
 """
@@ -31,11 +31,10 @@ settings.register_profile("seeded", deadline=None, derandomize=False, database=N
 
 def pytest_configure(config):
     """Choose the examples, and how to compile, before a test module is read."""
-    if config.option.markexpr == "not slow":
-        os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
-        if metadata.version("jaxlib").startswith("0.10."):  # others may have no such flag
-            flags = os.environ.get("XLA_FLAGS", "").split()
-            os.environ["XLA_FLAGS"] = " ".join(dict.fromkeys([*flags, QUICK_TO_COMPILE]))
+    quick = os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true") == "true"
+    if quick and metadata.version("jaxlib").startswith("0.10."):  # others may have no such flag
+        flags = os.environ.get("XLA_FLAGS", "").split()
+        os.environ["XLA_FLAGS"] = " ".join(dict.fromkeys([*flags, QUICK_TO_COMPILE]))
     seeded = config.getoption("--hypothesis-seed") is not None
     settings.load_profile("seeded" if seeded else "fixed")
 

@@ -1,6 +1,6 @@
 """The numerically sensitive tests on other processors: narrower vectors, other BLAS kernels, other examples.
 
-By hand, on all of the sensitive files and for every setting, with the interpreter at hand:
+Here programs are compiled as users have them. By hand, on all of the sensitive files and for every setting, with the interpreter at hand:
 
     python tests/test_processors.py [SETTING ...]
 """
@@ -31,7 +31,7 @@ QUICK = [
     "models/test_layer_peeled.py",
     "theory/test_frames.py",
 ]
-OFTEN = ["AVX2", "oldest", "one thread"]
+OFTEN = ["as it is", "oldest"]
 ONE_THREAD = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
@@ -60,8 +60,9 @@ def command(name, files):
 
 def environment(name, cache):
     """Programs compiled for one processor are kept apart from those of another."""
-    apart = SETTINGS[name].get("XLA_FLAGS", "").rpartition("=")[2]
-    return os.environ | SETTINGS[name] | {"JAX_COMPILATION_CACHE_DIR": f"{cache}{apart}"}
+    setting = {"XLA_FLAGS": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "false"} | SETTINGS[name]
+    apart = setting["XLA_FLAGS"].rpartition("=")[2]
+    return os.environ | setting | {"JAX_COMPILATION_CACHE_DIR": f"{cache}{apart}"}
 
 
 @pytest.mark.slow
