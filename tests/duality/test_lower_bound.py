@@ -216,7 +216,10 @@ def test_tilt_is_a_common_change_of_log_odds(seed, smoothing, sharpness):
     before = np.where(target, 1 - rest.sum(axis=1, keepdims=True), rest)
     shifts = np.log(r) - np.log(before)
     shifts = shifts - shifts.mean(axis=1, keepdims=True)
-    np.testing.assert_allclose(shifts, np.broadcast_to(shifts[:1], shifts.shape), atol=1e-6)
+    rounding = (
+        8 * EPS / r.min(axis=1)
+    )  # r is what is left of sums of numbers up to 1, its logarithm off by that over r
+    assert np.all(np.abs(shifts - shifts[0]) <= 1e-6 + (rounding + rounding[0])[:, None])
 
 
 @settings(max_examples=30)
