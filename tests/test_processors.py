@@ -1,6 +1,7 @@
 """The numerically sensitive tests on other processors: narrower vectors, other BLAS kernels, other examples.
 
-Here programs are compiled as users have them. By hand, on all of the sensitive files and for every setting, with the interpreter at hand:
+Here programs are compiled as users have them. By hand, on all of the sensitive files and for every setting, with the
+interpreter at hand:
 
     python tests/test_processors.py [SETTING ...]
 """
