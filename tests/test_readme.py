@@ -131,6 +131,8 @@ TESTED = {
         "benchmark",
         "benchmark.accelerator",
         "figures.dynamics",
+        "figures.focal",
+        "figures.frames",
         "figures.geometries",
         "figures.geometry",
         "figures.hong_ling",
@@ -139,6 +141,8 @@ TESTED = {
         "figures.phase_diagram",
         "figures.threshold",
         "network",
+        "network.charge",
+        "network.remedies",
     )
 }
 
