@@ -15,6 +15,7 @@ import ufm
 from ufm.model.objective import to_point
 from ufm.model.stack import build_objective, random_start, scaling
 from ufm.profiles import parse_counts
+from ufm.solvers import compiled
 from ufm.solvers.accelerated import GROWTH
 from ufm.solvers.compiled import chunk_of_one
 from ufm.theory import collapse_counts
@@ -365,3 +366,12 @@ def test_steps_grow_by_no_more_than_the_factor():
     assert all(later >= earlier / GROWTH for (earlier, _), (later, _) in itertools.pairwise(known))
     assert all(made_for >= seen for made_for, seen in known)
     assert any(made_for > 1.01 * seen for made_for, seen in known)
+
+
+def test_problems_of_many_shapes_do_not_fill_the_process(monkeypatch):
+    """Each program takes memory maps, of which a process has so many and no more."""
+    monkeypatch.setattr(compiled, "MOST_PROGRAMS", 2)
+    problems = [ufm.Problem([30, 10, *[5] * more], 6, 1e-2, 1e-3) for more in range(4)]
+    first = [ufm.solve(problem, "class", max_steps=20).objective for problem in problems]
+    assert 0 < compiled.chunk_of_one._cache_size() <= 3
+    assert [ufm.solve(problem, "class", max_steps=20).objective for problem in problems] == first

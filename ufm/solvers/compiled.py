@@ -14,6 +14,9 @@ from ufm.model.objective import Objective, Point, Scaling
 from ufm.model.stack import Stack
 from ufm.solvers.rule import StepRule
 
+#: Programs kept at a time: each takes up to 170 memory maps, and Linux allows a process 65,530 before it crashes.
+MOST_PROGRAMS = 150
+
 
 class Units(NamedTuple):
     """What turns an objective's own quantities into the certificate's: units of classes and of the bias."""
@@ -166,3 +169,20 @@ def check(objective: Objective, point: Point, units: Units) -> Check:
         square += jnp.sum((gradient.bias / units.bias) ** 2)
     polar = objective.polar_estimate(objective.residual(point), units.classes)
     return Check(value, jnp.sqrt(square / (2 * value)), polar)
+
+
+def spare_programs() -> None:
+    """Forget what is compiled once problems of very many shapes have been solved in one process."""
+    functions: list[Any] = [
+        advance_rounds,
+        begin,
+        value,
+        chunk_of_one,
+        begin_many,
+        begin_some,
+        take,
+        chunk_of_many,
+    ]
+    if sum(function._cache_size() for function in functions) > MOST_PROGRAMS:
+        for function in functions:
+            function.clear_cache()

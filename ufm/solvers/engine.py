@@ -22,6 +22,7 @@ from ufm.model.processes import agreed
 from ufm.model.stack import member
 from ufm.solvers.batch import Alone, Grouped, Many
 from ufm.solvers.checkpoint import Checkpoints
+from ufm.solvers.compiled import spare_programs
 from ufm.solvers.coordinates import going_on, in_few_numbers
 from ufm.solvers.escape import Move
 from ufm.solvers.finish import NEGLIGIBLE, quasi_newton
@@ -204,6 +205,7 @@ def as_asked(task: Task, end: Outcome, setup: Setup, level: Level | Literal["aut
 
 def _run(task: Task, setup: Setup, checkpoints: Checkpoints | None = None, resume: bool = False) -> Outcome:
     """Run one task in the coordinates of its problem."""
+    spare_programs()
     with precision(setup.dtype), few_threads(task.problem, setup.level):
         device = (Grouped if setup.level == "group" else Alone)(task, setup)
         run = Run(0, task, setup.rule.descends)
@@ -266,6 +268,7 @@ def _run_together(
     report: Callable[[int], None],
 ) -> list[Outcome]:
     """Run tasks of equal shape in the coordinates of their problems."""
+    spare_programs()
     solved: dict[int, Outcome] = {}
     half = math.ceil(width / 2)
     with precision(setup.dtype), few_threads(tasks[0].problem, setup.level):
