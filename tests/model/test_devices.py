@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.devices import with_devices
 
 import ufm
 import ufm.model.devices
@@ -135,11 +136,9 @@ COURSE = textwrap.dedent(
 
 
 def course(*arguments, devices=1):
-    flags = f"--xla_force_host_platform_device_count={devices}"
-    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-W", "error", "-c", COURSE, *map(str, arguments)]
     return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command, env=with_devices(devices), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 

@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import os
 import re
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.devices import with_devices
 
 import ufm
 from ufm.model import devices
@@ -131,7 +131,7 @@ def test_programs_for_a_mesh_keep_every_promise(tmp_path):
             "programs or exported or dealt",
             __file__,
         ],
-        env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"},
+        env=with_devices(4),
         cwd=tmp_path,
         capture_output=True,
         text=True,

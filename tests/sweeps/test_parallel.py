@@ -1,12 +1,12 @@
 """Sweeps on several devices and in several processes give the data set of one device in one process."""
 
-import os
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import xarray as xr
+from helpers.devices import with_devices
 
 import ufm
 from ufm.sweeps import open_dataset, run_config
@@ -35,11 +35,6 @@ sweep = { batch_size = 4 }
 CLI = "import sys; from ufm.cli import main; sys.exit(main(sys.argv[1:]))"
 
 
-def environment(devices):
-    flags = f"--xla_force_host_platform_device_count={devices}"
-    return os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-
-
 @pytest.fixture(scope="module")
 def alone():
     return ufm.sweep(FIXED, AXES)
@@ -49,7 +44,7 @@ def alone():
 def test_four_devices_give_the_data_set_of_one(alone, tmp_path):
     script = SHARDED.format(fixed=FIXED, axes=AXES)
     command = [sys.executable, "-c", script, str(tmp_path / "out")]
-    done = subprocess.run(command, env=environment(4), capture_output=True, text=True)
+    done = subprocess.run(command, env=with_devices(4), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = open_dataset(tmp_path / "out").load()
     assert found.certified.values.all()
@@ -69,7 +64,7 @@ def test_two_processes_at_once_fill_one_data_set(tmp_path):
     config.write_text(CONFIG)
     command = [sys.executable, "-c", CLI, "sweep", str(config), "--out", str(out), "--process-count", "2"]
     processes = [
-        subprocess.Popen([*command, "--process-index", str(index)], env=environment(1)) for index in range(2)
+        subprocess.Popen([*command, "--process-index", str(index)], env=with_devices(1)) for index in range(2)
     ]
     assert [process.wait() for process in processes] == [0, 0]
     found = open_dataset(out).load()
