@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 
 from ufm.losses import softmax as sm
 from ufm.losses.base import Loss, Times
-from ufm.losses.divergence import binary_interval, concordant_radius, curvature_loss
+from ufm.losses.divergence import binary_shift, concordant_radius, curvature_loss
 from ufm.losses.pinned import Pinned
 from ufm.losses.scalar import ScalarForm
 from ufm.losses.tilt import Biases
@@ -126,7 +126,7 @@ class BinaryCrossEntropy(Loss):
         """Label and another class move apart, sharing the divergence; nothing for five classes or more."""
         if len(divergence) > 4:
             return None
-        return 2 * binary_interval(np.full_like(divergence, 0.5), divergence / 2)[1]
+        return 2 * binary_shift(np.full_like(divergence, 0.5), divergence / 2, 1.0)
 
 
 def _closed_margin(share: Any, room: Any) -> Any:

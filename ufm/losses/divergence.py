@@ -10,7 +10,7 @@ from scipy.special import lambertw
 
 #: Half-widths of log-odds intervals stop here, where ``exp`` ends.
 _LARGEST_SHIFT = 700.0
-_BISECTIONS = 120
+_BISECTIONS, _NEWTON_STEPS = 120, 60
 
 
 def binary_interval(
@@ -19,8 +19,8 @@ def binary_interval(
     """Return how far the log-odds may fall and rise while ``kl(s, s') <= kappa`` for two-point distributions.
 
     With ``u`` the change of the log-odds ``log(s/(1-s))`` the divergence is ``log(1 + s (e^u - 1)) - s u``,
-    convex with minimum 0 at ``u = 0``; both branches are inverted by bisection, the result rounded outwards.
-    (`scipy.optimize.elementwise.find_root` finds the same to 1e-10, seven to fifteen times slower.)
+    convex with minimum 0 at ``u = 0``. Generalised self-concordance bounds both branches from above, and Newton's
+    method comes down from there without ever passing the root of a convex function; the result is rounded outwards.
 
     Args:
         probability: ``s`` in [0, 1), one per class.
@@ -34,11 +34,27 @@ def binary_interval(
         >>> fall.round(6).tolist(), rise.round(6).tolist()
         ([0.002828], [0.002828])
     """
-    fall, rise = (
-        shift_within(lambda u: np.log1p(probability * np.expm1(u)) - probability * u, divergence, sign)
-        for sign in (-1.0, 1.0)
-    )
-    return fall, rise
+    return binary_shift(probability, divergence, -1.0), binary_shift(probability, divergence, 1.0)
+
+
+def binary_shift(
+    probability: Float[np.ndarray, " K"], divergence: Float[np.ndarray, " K"], sign: float
+) -> Float[np.ndarray, " K"]:
+    """Return one side of `binary_interval`: the largest fall (sign -1) or rise (1)."""
+    # what s loses 1 - s gains: the smaller of both keeps its digits
+    s = np.minimum(probability, 1 - probability)
+    way = np.where(probability > 0.5, -sign, sign)
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        bound = np.sqrt(2) * concordant_radius(2 * s * (1 - s), divergence)
+        u = np.fmin(bound, _LARGEST_SHIFT)  # without a curvature there is no bound
+        for _ in range(_NEWTON_STEPS):
+            growth = np.expm1(way * u)
+            excess = np.log1p(s * growth) - s * way * u - divergence
+            step = np.where(excess > 0, excess * (1 + s * growth) / (way * s * (1 - s) * growth), 0.0)
+            u = u - step
+            if np.all(step <= 1e-13 * u):
+                break
+    return np.minimum(u * (1 + 1e-12) + 1e-15, _LARGEST_SHIFT)
 
 
 def shift_within(

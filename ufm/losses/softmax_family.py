@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from ufm.inputs.checks import InputError, class_counts, finite_vector, nonnegative_float, positive_float
 from ufm.losses import softmax as sm
 from ufm.losses.base import Loss, SoftmaxParameters, Times, of_label
-from ufm.losses.divergence import binary_interval
+from ufm.losses.divergence import binary_shift
 from ufm.losses.pinned import Pinned, pinned_by_kl
 from ufm.losses.scalar import ScalarForm
 from ufm.losses.tilt import Biases, tilted_residual
@@ -236,7 +236,7 @@ class SoftmaxLoss(Loss):
             return None if pinned is None else pinned.margin_rise
         own = np.broadcast_to(np.exp(-scale * np.asarray(self.label_margins)), (K,))
         kappa = divergence / self._row_weights(np.arange(K))
-        return binary_interval((K - 1) / (K - 1 + own), kappa)[0] / scale
+        return binary_shift((K - 1) / (K - 1 + own), kappa, -1.0) / scale
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -16,11 +16,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from jaxtyping import Bool, Float
 
+from ufm.losses.base import Loss
 from ufm.losses.scalar import ScalarForm
 from ufm.model.problem import Problem
 from ufm.theory.prediction import not_covered
@@ -74,6 +75,8 @@ class ScalarProblems:
         """Which classes collapse, exactly: ties are decided in fractions, not by rounding."""
         flags = self.saturation >= 1
         close = np.flatnonzero(np.abs(self.saturation - 1) <= _TIE)
+        if not len(close):
+            return flags
         alike = np.stack([self.problem.counts, self.form.pull, self.problem.feature_decays])[:, close]
         _, first, group = np.unique(alike, axis=1, return_index=True, return_inverse=True)
         total = Fraction(float(self.problem.num_samples))
@@ -121,7 +124,7 @@ def symmetric_form(problem: Problem) -> ScalarForm:
         ClosedFormError: if it has none, or is not convex.
     """
     loss, K = problem.loss, problem.num_classes
-    form = loss.scalar_form(K)
+    form = _form_of(loss, K)
     if form is not None and loss.convex:
         return form
     name = type(loss).__name__
@@ -135,3 +138,9 @@ def symmetric_form(problem: Problem) -> ScalarForm:
         f"the theorems need a loss that is symmetric in its off-target logits, such as cross-entropy or MSE, and for "
         f"{K} classes the loss is {name}"
     )
+
+
+@lru_cache(maxsize=4)
+def _form_of(loss: Loss, num_classes: int) -> ScalarForm | None:
+    """Return the scalar form of a loss, which sweeps ask for once for every member; it keeps its pull."""
+    return loss.scalar_form(num_classes)
