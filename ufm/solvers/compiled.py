@@ -171,18 +171,20 @@ def check(objective: Objective, point: Point, units: Units) -> Check:
     return Check(value, jnp.sqrt(square / (2 * value)), polar)
 
 
+_COMPILED: tuple[Any, ...] = (
+    advance_rounds,
+    begin,
+    value,
+    chunk_of_one,
+    begin_many,
+    begin_some,
+    take,
+    chunk_of_many,
+)
+
+
 def spare_programs() -> None:
     """Forget what is compiled once problems of very many shapes have been solved in one process."""
-    functions: list[Any] = [
-        advance_rounds,
-        begin,
-        value,
-        chunk_of_one,
-        begin_many,
-        begin_some,
-        take,
-        chunk_of_many,
-    ]
-    if sum(function._cache_size() for function in functions) > MOST_PROGRAMS:
-        for function in functions:
+    if sum(function._cache_size() for function in _COMPILED) > MOST_PROGRAMS:
+        for function in _COMPILED:
             function.clear_cache()
