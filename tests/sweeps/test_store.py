@@ -304,7 +304,7 @@ def test_a_killed_sweep_resumes(tmp_path):
 @pytest.mark.slow
 def test_ten_kills_at_random_moments_leave_no_trace(tmp_path):
     config, out = tmp_path / "sweep.toml", tmp_path / "out"
-    config.write_text(CONFIG.replace("num = 8", "num = 60"))
+    config.write_text(CONFIG.replace("num = 8", "num = 45"))
     clean = run_config(config, tmp_path / "undisturbed").load()
     moments = random.Random(0)
     kills, before = 0, 0
@@ -315,7 +315,7 @@ def test_ten_kills_at_random_moments_leave_no_trace(tmp_path):
                 time.sleep(0.001)
             time.sleep(moments.uniform(0, 0.05))
         else:  # at any moment, the start included
-            time.sleep(moments.uniform(0, 6))
+            time.sleep(moments.uniform(0, 3.5))
         if process.poll() is not None:
             break
         os.kill(process.pid, signal.SIGKILL)
