@@ -374,3 +374,14 @@ def test_equality_is_by_type_and_parameters(loss):
         after = before * 0.5 + 0.125 if is_vector(field) else 0.25 * before if before < 1 else 1.5 * before
         if np.any(before != after):
             assert dataclasses.replace(loss, **{field.name: after}) != loss
+
+
+@every_loss
+def test_margins_that_cannot_be_told_from_zero_are_those_of_every_member_alone(loss):
+    divergence = np.random.default_rng(3).uniform(1e-9, 1e-2, size=(3, K))
+    together = loss.zero_margins(divergence)
+    alone = [loss.zero_margins(own) for own in divergence]
+    if together is None:
+        assert alone == [None, None, None]
+    else:
+        np.testing.assert_allclose(together, alone, rtol=1e-9)

@@ -144,8 +144,10 @@ class Loss(ABC):
         """Return what ``Bregman_y(z, logits_i) <= divergence_i`` says of z, row i having label y_i; None: nothing."""
         return None
 
-    def zero_margins(self, divergence: Float[np.ndarray, " K"]) -> Float[np.ndarray, " K"] | None:
-        """Return the largest margin of class k within this divergence of equal logits.
+    def zero_margins(
+        self, divergence: Float[np.ndarray, "*members K"]
+    ) -> Float[np.ndarray, "*members K"] | None:
+        """Return the largest margin of class k within this divergence of equal logits, for one or more members.
 
         None says that a margin of zero tells nothing of collapse (classes may share a direction and both live, as
         with one-versus-rest losses), or that nothing is known.

@@ -122,9 +122,11 @@ class BinaryCrossEntropy(Loss):
             radius, spread, variances, moved, moved, np.min(np.where(apart, needed, np.inf), axis=1)
         )
 
-    def zero_margins(self, divergence: Float[np.ndarray, " K"]) -> Float[np.ndarray, " K"] | None:
+    def zero_margins(
+        self, divergence: Float[np.ndarray, "*members K"]
+    ) -> Float[np.ndarray, "*members K"] | None:
         """Label and another class move apart, sharing the divergence; nothing for five classes or more."""
-        if len(divergence) > 4:
+        if divergence.shape[-1] > 4:
             return None
         return 2 * binary_shift(np.full_like(divergence, 0.5), divergence / 2, 1.0)
 

@@ -150,11 +150,14 @@ class CurveLoss(Loss):
             np.all(pull < 1) and np.allclose(self.surprise_at(pull), ce, rtol=1e-6, atol=0.0)
         )
 
-    def zero_margins(self, divergence: Float[np.ndarray, " K"]) -> Float[np.ndarray, " K"] | None:
+    def zero_margins(
+        self, divergence: Float[np.ndarray, "*members K"]
+    ) -> Float[np.ndarray, "*members K"] | None:
         """How far the log-odds may rise from those of equal logits, where f meets its hull there."""
-        if not self._on_hull(np.full(1, np.log(max(len(divergence), 2)))):
+        K = divergence.shape[-1]
+        if not self._on_hull(np.full(1, np.log(max(K, 2)))):
             return None
-        odds = np.full_like(divergence, -np.log(max(len(divergence) - 1, 1)))
+        odds = np.full_like(divergence, -np.log(max(K - 1, 1)))
         return shift_within(lambda u: self._bregman(odds, u), divergence, 1.0)
 
     def _bregman(self, odds: np.ndarray, shift: np.ndarray) -> np.ndarray:

@@ -38,8 +38,8 @@ def binary_interval(
 
 
 def binary_shift(
-    probability: Float[np.ndarray, " K"], divergence: Float[np.ndarray, " K"], sign: float
-) -> Float[np.ndarray, " K"]:
+    probability: Float[np.ndarray, "*#members K"], divergence: Float[np.ndarray, "*#members K"], sign: float
+) -> Float[np.ndarray, "*#members K"]:
     """Return one side of `binary_interval`: the largest fall (sign -1) or rise (1)."""
     # what s loses 1 - s gains: the smaller of both keeps its digits
     s = np.minimum(probability, 1 - probability)
@@ -58,8 +58,10 @@ def binary_shift(
 
 
 def shift_within(
-    divergence_of: Callable[[np.ndarray], np.ndarray], divergence: Float[np.ndarray, " K"], sign: float
-) -> Float[np.ndarray, " K"]:
+    divergence_of: Callable[[np.ndarray], np.ndarray],
+    divergence: Float[np.ndarray, "*members K"],
+    sign: float,
+) -> Float[np.ndarray, "*members K"]:
     """Return the largest ``|u| <= 700`` with ``divergence_of(sign |u|) <= divergence``, rounded outwards.
 
     Args:
@@ -79,8 +81,8 @@ def shift_within(
 
 
 def concordant_radius(
-    curvature: Float[np.ndarray, " K"], divergence: Float[np.ndarray, " K"]
-) -> Float[np.ndarray, " K"]:
+    curvature: Float[np.ndarray, "*#members K"], divergence: Float[np.ndarray, "*#members K"]
+) -> Float[np.ndarray, "*#members K"]:
     r"""Return the largest ``|u|`` for which log-sum-exp permits ``Bregman(z + u, z) <= kappa``, u centred.
 
     Generalised self-concordance gives ``Bregman >= curvature |u|^2 psi(t)/t^2`` with ``t = sqrt(2)|u|`` and

@@ -86,7 +86,9 @@ class MSE(Loss):
         confusion = np.maximum(margins, 0.0) ** 2 / 4
         return Pinned(radius, radius, np.ones_like(logits), apart, apart, confusion)
 
-    def zero_margins(self, divergence: Float[np.ndarray, " K"]) -> Float[np.ndarray, " K"] | None:
+    def zero_margins(
+        self, divergence: Float[np.ndarray, "*members K"]
+    ) -> Float[np.ndarray, "*members K"] | None:
         """Two logits of a point within this distance of zero differ by no more."""
         return 2 * np.sqrt(divergence)
 

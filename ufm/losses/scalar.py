@@ -44,17 +44,17 @@ class ScalarForm:
     rest: int | None = None
     exact: Callable[[int], Fraction] | None = None
 
-    @property
+    @cached_property
     def off(self) -> Fraction:
         """``rest`` as a number."""
         return Fraction(1, self.num_classes) if self.rest is None else Fraction(self.rest)
 
-    @property
+    @cached_property
     def squared_length(self) -> Fraction:
         """``|u_k|^2``."""
         return (self.own - self.off) ** 2 + (self.num_classes - 1) * self.off**2
 
-    @property
+    @cached_property
     def overlap(self) -> Fraction:
         """``<u_k, u_l>`` of two classes; (T) needs it to be at most 0."""
         return -2 * (self.own - self.off) * self.off + (self.num_classes - 2) * self.off**2
@@ -65,7 +65,7 @@ class ScalarForm:
 
     def slope(self, margins: Float[np.ndarray, " K"]) -> Float[np.ndarray, " K"]:
         """Return ``phi_k'(M_k)``."""
-        along = np.array([1.0, self.num_classes - 1.0]) * self._direction()
+        along = self._times * self._direction
         return self._by_kind(margins, lambda loss, *rows: loss.gradient(*rows) @ along)
 
     @cached_property
@@ -81,6 +81,11 @@ class ScalarForm:
         found = self.closed(np.where(living, share, 0.5), np.where(living, room, 0.5))
         return np.where(living, found, 0.0)
 
+    @cached_property
+    def _times(self) -> np.ndarray:
+        return np.array([1.0, self.num_classes - 1.0])
+
+    @cached_property
     def _direction(self) -> np.ndarray:
         return np.array([float(self.own - self.off), -float(self.off)])
 
@@ -89,9 +94,8 @@ class ScalarForm:
         margins = np.asarray(margins, np.float64)
         first, kind = kinds(margins, *self.loss.alike())
         two = self.loss.of_columns(np.stack([first, (first + 1) % self.num_classes], axis=1))
-        logits = margins[first, None] * self._direction()
-        times = np.array([1.0, self.num_classes - 1.0])
-        return of_rows(two, logits, np.zeros(len(first), dtype=np.int64), times)[kind]
+        logits = margins[first, None] * self._direction
+        return of_rows(two, logits, np.zeros(len(first), dtype=np.int64), self._times)[kind]
 
 
 def kinds(*columns: Num[np.ndarray, " K"]) -> tuple[Int[np.ndarray, " G"], Int[np.ndarray, " K"]]:

@@ -226,14 +226,17 @@ class SoftmaxLoss(Loss):
         confusion = self._row_weights(labels) * least * (np.exp(-t) + t - 1) / 2
         return dataclasses.replace(found, margin_fall=width, margin_rise=width, confusion=confusion)
 
-    def zero_margins(self, divergence: Float[np.ndarray, " K"]) -> Float[np.ndarray, " K"] | None:
+    def zero_margins(
+        self, divergence: Float[np.ndarray, "*members K"]
+    ) -> Float[np.ndarray, "*members K"] | None:
         """How far the log-odds of the label may rise from what equal logits give; None if there are no labels."""
         if not self.labelled:
             return None
-        K, scale = len(divergence), float(np.min(self.scales))
+        K, scale = divergence.shape[-1], float(np.min(self.scales))
         if np.ptp(self.scales) > 0 or np.ptp(self.offsets) > 0:
-            pinned = self.pinned(np.zeros((K, K)), np.arange(K), divergence)
-            return None if pinned is None else pinned.margin_rise
+            classes = np.broadcast_to(np.arange(K), divergence.shape).ravel()
+            pinned = self.pinned(np.zeros((len(classes), K)), classes, divergence.ravel())
+            return None if pinned is None else pinned.margin_rise.reshape(divergence.shape)
         own = np.broadcast_to(np.exp(-scale * np.asarray(self.label_margins)), (K,))
         kappa = divergence / self._row_weights(np.arange(K))
         return binary_shift((K - 1) / (K - 1 + own), kappa, -1.0) / scale

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ufm.duality.certificate import class_means
+from ufm.losses import Loss
 from ufm.metrics import measure, nc1, still
 from ufm.model.groups import GroupPoint
 from ufm.model.problem import Problem, row_labels
@@ -22,7 +23,7 @@ from ufm.solvers.task import Outcome
 from ufm.sweeps.member import Member
 from ufm.theory import ClosedFormError, Prediction, predict
 from ufm.verification.representatives import Representatives
-from ufm.verification.resolution import zero_margin_bounds
+from ufm.verification.resolution import divergences
 
 #: Relative gaps below this are rounding: what is judged by the gap is judged by at least this one.
 SMALLEST_GAP = 1e-13
@@ -209,16 +210,23 @@ def _collapse(members: Sequence[Member], rows: dict[str, np.ndarray]) -> dict[st
     """Decide collapse by what the gap can tell: margins that a point this close to optimal may have by chance."""
     gaps = np.maximum(rows["relative_gap"], SMALLEST_GAP) * rows["objective"]
     usable = np.isfinite(gaps)
-    found = [
-        zero_margin_bounds(member.problem, gap)
-        for member, gap in zip(members, np.where(usable, gaps, 1.0), strict=True)
-    ]
-    undecided = np.array([bounds is None for bounds in found])[:, None]
-    nothing = np.full(rows["class_counts"].shape[1], np.nan)
-    zero = np.stack([nothing if bounds is None else bounds for bounds in found])
-    zero = np.where(usable[:, None], zero, np.nan)
+    limits = np.where(usable, gaps, 1.0)
+    within = np.stack([divergences(member.problem, gap) for member, gap in zip(members, limits, strict=True)])
+    zero, undecided = np.full(within.shape, np.nan), np.zeros((len(members), 1), dtype=bool)
+    for loss, places in _by_loss(members).items():  # one evaluation for all members of a loss
+        bounds = loss.zero_margins(within[places])
+        undecided[places] = bounds is None
+        zero[places] = np.nan if bounds is None else bounds
+    zero[~usable] = np.nan
     collapsed = np.where(undecided, still(rows["norms"], rows["weight_norms"]), rows["margins"] <= zero)
     return {"zero_margins": zero, "collapsed": collapsed, "num_collapsed": collapsed.sum(axis=1)}
+
+
+def _by_loss(members: Sequence[Member]) -> dict[Loss, list[int]]:
+    places: dict[Loss, list[int]] = {}
+    for i, member in enumerate(members):
+        places.setdefault(member.problem.loss, []).append(i)
+    return places
 
 
 def _comparison(

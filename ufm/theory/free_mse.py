@@ -17,8 +17,10 @@ SOURCE = "singular value thresholding of the centred targets: MSE with free feat
 
 def covers(problem: Problem) -> bool:
     """Whether this is the theorem for the problem: squared error (an MSE form), free features, bias decay 0."""
+    if problem.features != "free" or problem.bias != 0:
+        return False
     form = problem.loss.scalar_form(problem.num_classes)
-    return problem.features == "free" and problem.bias == 0 and form is not None and form.overlap == 0
+    return form is not None and form.overlap == 0
 
 
 def predict_mse_with_bias(problem: Problem) -> Prediction:

@@ -74,7 +74,7 @@ def gap_tolerances(
     problem = prediction.problem
     classes = Representatives.of_all(problem.num_classes) if classes is None else classes
     gap = (math.sqrt(gap + prediction.gap) + math.sqrt(prediction.gap)) ** 2
-    kappa, rows = _divergences(problem, gap), classes.first
+    kappa, rows = divergences(problem, gap), classes.first
     pinned = problem.loss.pinned(prediction.rows("logits", rows), rows, kappa[rows])
     if pinned is None:
         return None
@@ -87,10 +87,10 @@ def gap_tolerances(
 
 def zero_margin_bounds(problem: Problem, gap: float) -> Float[np.ndarray, " K"] | None:
     """Return the largest margin per class that a gap cannot tell from 0; None if a zero margin says nothing."""
-    return problem.loss.zero_margins(_divergences(problem, gap))
+    return problem.loss.zero_margins(divergences(problem, gap))
 
 
-def _divergences(problem: Problem, gap: float) -> np.ndarray:
+def divergences(problem: Problem, gap: float) -> Float[np.ndarray, " K"]:
     """The largest divergence from the optimum, in units of the loss, that class k can have."""
     return gap * problem.num_samples / problem.counts
 
