@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from ufm.plots.style import BLACK, BLUE, GREEN, ORANGE, PAGE, PURPLE, canvas
+from ufm.plots.style import BLACK, BLUE, GREEN, ORANGE, PAGE, PURPLE, SKY, canvas
 
 Record = dict[str, Any]
 
@@ -26,6 +26,8 @@ LINES = {
     "jaxopt LBFGSB": (GREEN, "--", 1.2),
     "torch SGD + clamp": (PURPLE, "-", 1.2),
     "torch Adam + clamp": (PURPLE, "--", 1.2),
+    "SCS": (SKY, "-", 1.2),
+    "Clarabel": (BLACK, "-", 1.2),
 }
 FLOOR = 1e-10
 #: Panels of races in a row.
@@ -53,8 +55,12 @@ def figure(results: dict[str, list[Record]]) -> Figure:
             for axes, (kind, key) in zip(np.ravel(part.subplots(1, len(row))), row, strict=True):
                 PANELS[kind](axes, results[kind], key)
         if races:
-            handles, labels = drawn.axes[0].get_legend_handles_labels()
-            drawn.legend(handles, labels, loc="outside upper center", ncols=4)
+            entries = {
+                label: handle
+                for axes in drawn.axes[: len(races)]
+                for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+            }
+            drawn.legend(entries.values(), entries, loc="outside upper center", ncols=4)
         bars = [axes for axes in drawn.axes if axes.containers]
         if bars:
             drawn.legend(*bars[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)

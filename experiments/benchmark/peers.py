@@ -1,11 +1,12 @@
 """What a user would pick instead: general optimisers on the same objective, from the same start, under one clock.
 
-Every peer minimises equation (1) in ``(W, H)`` with ``H >= 0`` in float64: SciPy's L-BFGS-B and jaxopt's projected
-gradient and L-BFGS-B on a compiled JAX value and gradient, and PyTorch's SGD with momentum and Adam with features
-clamped at zero after every step, at the best of a few learning rates (in SGD times the number of rows for features,
-whose gradients are that much smaller). "Rescaled" peers get what makes most of the difference to those who know it:
-features in units in which both regularisers weigh the same, as in `ufm.model.objective`. The clock stands still while
-an objective is evaluated only to be reported; compilation and set-up are not counted.
+Every peer minimises equation (1) in ``(W, H)``, with ``H >= 0`` unless features are free, in float64: SciPy's
+L-BFGS-B and jaxopt's projected gradient and L-BFGS-B on a compiled JAX value and gradient, and PyTorch's SGD with
+momentum and Adam with features clamped after every step, at the best of a few learning rates (in SGD times the
+number of rows for features, whose gradients are that much smaller). "Rescaled" peers get what makes most of the
+difference to those who know it: features in units in which both regularisers weigh the same, as in
+`ufm.model.objective`. The clock stands still while an objective is evaluated only to be reported; compilation and
+set-up are not counted.
 
 Not a script: a part of `python -m experiments.benchmark`.
 """
@@ -68,8 +69,13 @@ class Case:
 
     @property
     def optimum(self) -> float:
-        """The optimal value in closed form."""
-        return ufm.predict(self.problem).objective
+        """The optimal value, in closed form where there is one, else certified."""
+        return ufm.predict(self.problem, solve=True).objective
+
+    @property
+    def least(self) -> float:
+        """The least that an entry of the features may be."""
+        return 0.0 if self.problem.features == "nonnegative" else -math.inf
 
 
 @dataclasses.dataclass
@@ -169,7 +175,7 @@ def scipy_lbfgsb(case: Case, course: Course) -> None:
     first = np.concatenate([weight.ravel(), features.ravel()])
     started = time.perf_counter()
     jax.block_until_ready(value_and_gradient(unpack(first)))
-    bounds = Bounds(np.concatenate([np.full(split, -np.inf), np.zeros(features.size)]), np.inf)
+    bounds = Bounds(np.append(np.full(split, -np.inf), np.full(features.size, case.least)), np.inf)
     options = {"maxiter": 10**6, "maxfun": 10**7, "ftol": 0.0, "gtol": 0.0}
     try:
         minimize(evaluate, first, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
@@ -189,7 +195,7 @@ def jaxopt_projected_gradient(case: Case, course: Course) -> None:
     jaxopt = _jaxopt()
 
     def project(point: Any, _: Any = None) -> Any:
-        return point[0], jnp.maximum(point[1], 0)
+        return point[0], jnp.maximum(point[1], case.least)
 
     _run_jaxopt(
         case, course, jaxopt.ProjectedGradient(objective_in_jax(case), project, maxiter=10**6, tol=0.0)
@@ -201,7 +207,7 @@ def jaxopt_lbfgsb(case: Case, course: Course) -> None:
     jaxopt = _jaxopt()
 
     weight, features = case.start()
-    lower = (jnp.full(weight.shape, -jnp.inf), jnp.zeros(features.shape))
+    lower = (jnp.full(weight.shape, -jnp.inf), jnp.full(features.shape, case.least))
     upper = (jnp.full(weight.shape, jnp.inf), jnp.full(features.shape, jnp.inf))
     solver = jaxopt.LBFGSB(objective_in_jax(case), maxiter=10**6, tol=0.0)
     _run_jaxopt(case, course, solver, bounds=(lower, upper))
@@ -286,7 +292,7 @@ def _torch_steps(case: Case, make: Any, rate: float) -> Iterator[tuple[float, fl
         objective.backward()
         optimizer.step()
         with torch.no_grad():
-            features.clamp_(min=0)
+            features.clamp_(min=case.least)
         yield time.perf_counter() - started, float(objective.detach())
 
 
@@ -309,6 +315,7 @@ def ufm_together(case: Case, course: Course) -> None:
         "dim": problem.dim,
         "weight_decay": problem.weight_decay,
         "feature_decay": problem.feature_decay,
+        "features": problem.features,
         "level": case.level,
         "tol": course.gap,
     }

@@ -2,11 +2,14 @@
 
 The race: seconds and steps until the objective is within 1e-4, 1e-6 and 1e-8 of the optimal value (which the closed
 form knows), at class level and at sample level, for ufm, SciPy, jaxopt and PyTorch (`peers.py`); at class level also
-for one of 64 problems that ufm solves together. Compilation is timed apart. A peer is stopped when it has taken 60
+for one of 64 problems that ufm solves together, and with free features for SCS and Clarabel (`convex.py`).
+Compilation is timed apart. A peer is stopped when it has taken 60
 times as long as ufm, within limits.
 
 The machine: time per step against copy bandwidth and matrix-multiply rate (`roofline.py`); cost against N, d and K;
 problems per second against the number solved together.
+
+What users wait for (`whole.py`): processes of `ufm solve` from 10 to 8,142 classes, and sweeps against single solves.
 
     pip install ".[peers,sweep]"
     python -m experiments.benchmark --quick       # under 2 minutes
@@ -33,14 +36,21 @@ from tyro.conf import OmitArgPrefixes
 
 import ufm
 from experiments.benchmark import figures as benchmark_figures
+from experiments.benchmark.convex import solve_conic
 from experiments.benchmark.peers import SOLVERS, Case, Course, ufm_together
 from experiments.benchmark.roofline import roofline, step_seconds
+from experiments.benchmark.whole import SIZES, SWEPT, process_table, sweep_table, swept, whole_process
 from experiments.common import Outputs
 from ufm.model.devices import use_all_cores
 from ufm.model.problem import Level
 from ufm.profiles import parse_counts
 from ufm.text import plain_table, progress_bar
 
+#: Solvers for free features at class level only.
+CONIC = {
+    "SCS": functools.partial(solve_conic, solver="SCS"),
+    "Clarabel": functools.partial(solve_conic, solver="CLARABEL"),
+}
 GAPS = (1e-4, 1e-6, 1e-8)
 LEVELS: tuple[Level, ...] = ("class", "sample")
 #: A peer may take this many times as long as ufm.
@@ -59,6 +69,11 @@ WORKLOADS = {
     "100..500, d=512": workload("100x2,200x2,300x2,400x2,500x2", 512, 2e-4, 1.7e-6),
     "N=30,000, d=512": workload("1000x2,2000x2,3000x2,4000x2,5000x2", 512, 2e-4, 1.7e-7),
 }
+#: The same with free features, at class level.
+FREE = {
+    f"free, {name}": workload(counts, dim, 5e-3, 1e-6).replace(features="free")
+    for name, counts, dim in (("5x500+5x50", "500x5,50x5", 10), ("10x500+10x50", "500x10,50x10", 20))
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,14 +81,16 @@ class Suite:
     """What is measured.
 
     Attributes:
-        workloads: problems that are raced on.
+        workloads: problems that are raced on at both levels.
+        free: problems that are raced on at class level.
         limits: shortest and longest time in seconds that a peer gets.
         rooflines: problems whose step is held against the machine.
-        scaling: whether cost against N, d, K and batch size is measured.
+        scaling: whether cost against N, d, K and batch size, whole processes and sweeps are measured.
         precisions: of the rooflines.
     """
 
     workloads: dict[str, ufm.Problem]
+    free: dict[str, ufm.Problem]
     limits: tuple[float, float]
     rooflines: dict[str, ufm.Problem]
     scaling: bool
@@ -85,8 +102,8 @@ def _only(*names: str) -> dict[str, ufm.Problem]:
 
 
 SUITES = {
-    "quick": Suite(_only("100..500, d=64"), (1, 4), _only("100..500, d=512"), scaling=False),
-    "full": Suite(WORKLOADS, (3, 60), _only("N=30,000, d=512"), scaling=True),
+    "quick": Suite(_only("100..500, d=64"), {}, (1, 4), _only("100..500, d=512"), scaling=False),
+    "full": Suite(WORKLOADS, FREE, (3, 60), _only("N=30,000, d=512"), scaling=True),
 }
 
 Record = dict[str, Any]
@@ -95,17 +112,17 @@ Job = tuple[str, Callable[[], list[Record]]]
 
 def races(suite: Suite) -> list[Job]:
     """Return all solvers on one problem at one level, for every problem and level."""
+    raced = [(name, problem, level) for name, problem in suite.workloads.items() for level in LEVELS]
+    raced += [(name, problem, LEVELS[0]) for name, problem in suite.free.items()]
     return [
-        (f"{name}, {level} level", functools.partial(race_on, name, problem, level, suite.limits))
-        for name, problem in suite.workloads.items()
-        for level in LEVELS
+        (f"{race[0]}, {race[2]} level", functools.partial(race_on, *race, suite.limits)) for race in raced
     ]
 
 
 def race_on(name: str, problem: ufm.Problem, level: Level, limits: tuple[float, float]) -> list[Record]:
     """Run ufm, then every peer with the patience that this leaves."""
     case, limit, records = Case(name, problem, level), limits[1], []
-    for solver, run in SOLVERS.items():
+    for solver, run in (SOLVERS | (CONIC if problem.features == "free" else {})).items():
         if run is ufm_together and level == "sample":
             continue  # 64 times the features
         course = Course(case.optimum, GAPS[-1], limit)
@@ -220,6 +237,25 @@ def _together(members: int) -> list[Record]:
     return [{"axis": "problems together", "value": members, "seconds": solve_all()}]
 
 
+def processes(suite: Suite) -> list[Job]:
+    """Return whole processes, for every number of classes and level."""
+    return [
+        (f"ufm solve, K = {K}, {level} level", functools.partial(whole_process, K, level))
+        for K, size in SIZES.items()
+        for level in size.levels
+        if suite.scaling
+    ]
+
+
+def sweeps(suite: Suite) -> list[Job]:
+    """Return sweeps against single solves, for every number of classes."""
+    return [
+        (f"{members} members, K = {K}", functools.partial(swept, K, members))
+        for K, members in SWEPT.items()
+        if suite.scaling
+    ]
+
+
 def scaling_table(records: list[Record]) -> str:
     """Return cost against size, one line per axis."""
     lines = []
@@ -251,13 +287,19 @@ def main(
         outputs: where all figures (JSON) and the picture go.
         quick: one problem and one roofline only; all else on an idle machine.
     """
-    peers = {solver.split()[0].strip(",") for solver in SOLVERS} & {"jaxopt", "torch"}
+    peers = {solver.split()[0].strip(",") for solver in SOLVERS} & {"jaxopt", "torch"} | {"cvxpy"}
     if missing := sorted(peer for peer in peers if importlib.util.find_spec(peer) is None):
-        raise SystemExit(f'the benchmark needs {" and ".join(missing)}: pip install ".[peers,sweep]"')
+        raise SystemExit(f'the benchmark needs {", ".join(missing)}: pip install ".[peers,sweep]"')
     suite = "quick" if quick else "full"
     chosen, results_at = SUITES[suite], outputs.of("benchmark", quick)
     use_all_cores(30_000, 512)
-    parts = {"race": races(chosen), "roofline": rooflines(chosen), "scaling": scalings(chosen)}
+    parts = {
+        "race": races(chosen),
+        "roofline": rooflines(chosen),
+        "scaling": scalings(chosen),
+        "processes": processes(chosen),
+        "sweeps": sweeps(chosen),
+    }
     results: dict[str, list[Record]] = {part: [] for part in parts}
     with progress_bar(True, "measuring", sum(len(jobs) for jobs in parts.values()), stays=True) as bar:
         for part, jobs in parts.items():
@@ -266,7 +308,13 @@ def main(
                 results[part] += job()
                 bar.advance()
     results_at.save({"suite": suite, "machine": machine()} | results)
-    tables = {"race": race_table, "roofline": roofline_table, "scaling": scaling_table}
+    tables = {
+        "race": race_table,
+        "roofline": roofline_table,
+        "scaling": scaling_table,
+        "processes": process_table,
+        "sweeps": sweep_table,
+    }
     print(*(f"{tables[part](found)}\n" for part, found in results.items() if found), sep="\n")
     results_at.draw(benchmark_figures.figure(results))
     missed = [r for r in results["race"] if r["solver"] == "ufm" and not r["reached"][-1]]

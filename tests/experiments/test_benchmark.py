@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import ufm
-from experiments.benchmark import accelerator, peers, race, roofline
+from experiments.benchmark import accelerator, peers, race, roofline, whole
 from experiments.benchmark import figures as benchmark_figures
 from experiments.common import Outputs
 
@@ -102,7 +102,7 @@ def test_the_benchmark_prints_saves_and_draws(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(roofline, "COPIED", 2**20)
     monkeypatch.setattr(roofline, "MULTIPLIED", 2**20)
     monkeypatch.setattr(race, "SOLVERS", {"ufm": peers.ufm_default})
-    small = race.Suite({"small": PROBLEM}, (0.1, 1), {"small": PROBLEM}, False, ("float64",))
+    small = race.Suite({"small": PROBLEM}, {}, (0.1, 1), {"small": PROBLEM}, False, ("float64",))
     monkeypatch.setitem(race.SUITES, "quick", small)
     assert race.main(quick=True, outputs=Outputs(tmp_path)) == 0
     printed = capsys.readouterr().out
@@ -114,9 +114,35 @@ def test_the_benchmark_prints_saves_and_draws(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "benchmark.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
+def test_whole_processes_and_sweeps_are_measured(monkeypatch):
+    monkeypatch.setitem(whole.SIZES, 3, whole.Size("30,20,10", 8, 1e-2, ("class",)))
+    (found,) = whole.whole_process(3, "class")
+    for call in (found["first"], found["second"]):
+        assert call["status"] == "certified"
+        assert call["relative_gap"] <= 1e-8
+        assert call["processor"] > 0
+        assert 5e7 < call["peak"] < 2e9
+    swept = whole.swept(4, 3)
+    assert min(swept[0]["alone"], swept[0]["together"]) > 0
+    for table in (whole.process_table([found]), whole.sweep_table(swept)):
+        assert max(map(len, table.splitlines())) <= 80
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("solver", race.CONIC)
+def test_conic_solvers_and_ours_agree_on_free_features(solver):
+    pytest.importorskip("cvxpy")
+    case = peers.Case("small", PROBLEM.replace(features="free"), "class")
+    course = peers.Course(case.optimum, 1e-8, limit=30.0)
+    race.CONIC[solver](case, course)
+    assert abs(course.records[-1][2]) < 1e-6
+    assert course.steps > 0
+
+
 def test_without_peers_it_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setattr(race.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(SystemExit, match=r"needs jaxopt and torch: pip install \".\[peers,sweep\]\""):
+    with pytest.raises(SystemExit, match=r"needs cvxpy, jaxopt, torch: pip install \".\[peers,sweep\]\""):
         race.main(quick=True, outputs=Outputs(tmp_path))
 
 
