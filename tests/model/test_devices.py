@@ -18,10 +18,10 @@ import ufm
 import ufm.model.devices
 from ufm.model.devices import choose_layout
 from ufm.model.objective import to_point, to_variables
-from ufm.model.stack import build_objective, random_start, scaling
-from ufm.solvers import batch
+from ufm.model.stack import Stack, build_objective, random_start, scaling
+from ufm.solvers import batch, compiled
 from ufm.solvers.accelerated import Accelerated
-from ufm.solvers.compiled import advance, begin
+from ufm.solvers.compiled import advance, begin, check_rows, units_of
 
 PROBLEM = ufm.Problem([37, 20, 11, 5], 6, 5e-3, 1e-4)
 FAMILY = {
@@ -61,6 +61,33 @@ def test_blocks_do_not_change_the_trajectory(name, monkeypatch):
     for one, other in zip(after(problem, None), after(problem, layout), strict=True):
         if one is not None:
             np.testing.assert_allclose(other, one, rtol=1e-7, atol=1e-9 * np.abs(one).max())
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_the_device_sees_at_a_look_what_the_certificate_sees(name, monkeypatch):
+    """Residual and objective from sums over blocks of rows, the polar estimate from all rows at once."""
+    problem, scales = FAMILY[name], scaling(FAMILY[name], "sample", "balanced")
+    monkeypatch.setattr(ufm.model.devices, "CACHED_BYTES", 6 * 8 * 5)
+    layout = choose_layout(problem.num_samples, problem.dim, 8)
+    variables = after(problem, layout)
+    stack = Stack([problem], "sample")
+    units = jax.tree.map(lambda part: part[0], units_of(stack, stack.scaling("balanced"), "float64"))
+    with jax.enable_x64(True):
+        in_blocks, at_once = (
+            [
+                float(part)
+                for part in check(
+                    build_objective(problem, "sample", "balanced", "float64", where),
+                    to_point(variables, scales, "float64", where),
+                    units,
+                )
+            ]
+            for check, where in ((check_rows, layout), (compiled.check, None))
+        )
+    labels = np.repeat(np.arange(problem.num_classes), problem.counts)
+    certificate = ufm.certify(problem, variables.weight, variables.features, labels, bias=variables.bias)
+    np.testing.assert_allclose(in_blocks[:2], [certificate.objective, certificate.residual], rtol=1e-9)
+    np.testing.assert_allclose(in_blocks, at_once, rtol=1e-9)
 
 
 def test_padding_is_even_and_bounded():

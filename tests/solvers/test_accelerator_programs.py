@@ -21,7 +21,7 @@ from ufm.solvers import batch, compiled, group_escape
 from ufm.solvers.compiled import advance_rounds, begin
 
 PLATFORMS = ("cuda", "tpu")
-FUNCTIONS = [name for name, part in vars(compiled).items() if isinstance(part, type(compiled.value))]
+FUNCTIONS = [name for name, part in vars(compiled).items() if isinstance(part, type(compiled.begin))]
 PROBLEM = ufm.Problem([30, 20, 20], 6, 1e-2, 1e-3, bias=1e-2)
 FREE = ufm.Problem([30, 20, 20], 6, 1e-2, 1e-3, features="free")
 BATCH = {"counts": "30x2,20x2", "dim": 6}
@@ -203,24 +203,29 @@ def test_a_step_costs_what_is_counted_by_hand(dtype):
 
 
 @pytest.mark.slow
-def test_features_are_copied_once_for_every_certificate(monkeypatch):
-    """And not again where the solver looks at a point that it has fetched already."""
-    copies, judged = [], []
+@pytest.mark.parametrize("observed", [False, True])
+def test_features_are_copied_once_for_every_certificate_or_observation(monkeypatch, observed):
+    """And not again where the solver looks at a point that it has fetched already; the start is one of them."""
+    copies, judged, seen = [], [], []
     fetch, certificates = batch.to_variables, batch.certificates
     monkeypatch.setattr(batch, "to_variables", lambda *point: copies.append(1) or fetch(*point))
     monkeypatch.setattr(
         batch, "certificates", lambda *given, **how: judged.append(1) or certificates(*given, **how)
     )
-    seen = []
     problem = ufm.Problem([40, 20, 10], 8, 1e-2, 1e-3)
     solution = ufm.solve(
-        problem, "sample", precision="float32", tol=1e-5, observe=lambda *_: seen.append(1) or {}
+        problem,
+        "sample",
+        precision="float32",
+        tol=1e-5,
+        observe=(lambda *_: seen.append(1) or {}) if observed else None,
     )
     assert solution.certified
     assert solution.certificate.relative_gap <= 1e-5
     assert solution.features.dtype == np.float64
-    assert len(seen) > 1
-    assert len(copies) <= len(judged)
+    assert len(seen) == (len(solution.history) if observed else 0)
+    assert len(judged) < len(solution.history)
+    assert len(copies) <= max(len(seen), 1 + len(judged))
 
 
 @pytest.mark.slow

@@ -345,6 +345,14 @@ def test_a_climb_is_taken_back():
     assert all(later <= 1.01 * earlier for earlier, later in itertools.pairwise(objectives))
 
 
+def test_at_sample_level_a_climb_is_taken_back_to_the_last_certificate():
+    """Features may fill the memory there, so the point before every chunk is not kept."""
+    problem = ufm.Problem([12, 8, 4], 6, 1e-2, 1e-3)
+    solution = ufm.solve(problem, "sample", solver=Climber())
+    assert solution.certified
+    assert sum("climbed" in str(record["event"]) for record in solution.history) in (1, 2)
+
+
 @pytest.mark.parametrize("seed", few_daily(range(3), (0,)))
 def test_momentum_settles_under_an_imbalance_of_200000(seed):
     """Steps a little too long for the stiffest direction went up and down for 100,000 steps, never uphill in sum."""

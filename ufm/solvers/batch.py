@@ -30,11 +30,11 @@ from ufm.solvers.compiled import (
     begin,
     begin_many,
     begin_some,
+    check_rows,
     chunk_of_many,
     chunk_of_one,
     take,
     units_of,
-    value,
 )
 from ufm.solvers.escape import Move, escape_all
 from ufm.solvers.group_escape import group_escape
@@ -53,6 +53,8 @@ class _Stacked:
     """What is done on the host with points that are stacked ``(W, H, b)``."""
 
     stack: Stack
+    #: Whether the point to go back to is that of the last certificate, not the one before the last chunk.
+    goes_far_back = False
 
     def stack_of(self, problems: Sequence[Problem]) -> Stack:
         """Return some of the problems side by side."""
@@ -93,13 +95,15 @@ class Alone(_Stacked):
             self.layout = choose_layout(rows, problem.dim, jnp.dtype(self.dtype).itemsize, setup.devices)
         self.objective = build_objective(problem, setup.level, self.rule.coordinates, self.dtype, self.layout)
         units = units_of(self.stack, self.stack.scaling(self.rule.coordinates), self.dtype)
+        self.goes_far_back = self.layout is not None
         self._place(jax.tree.map(lambda part: part[0], units))
         self.host: list[Variables] = []
         self._begin(to_point(_start(task, self.stack), self.scales, self.dtype, self.layout), 1.0)
 
     def _place(self, units: Units) -> None:
         """Put what stays the same on the device; without a layout a copy in NumPy is what runs begin with."""
-        self.at_rest, self.units = self.objective, jax.device_put(units)
+        everywhere = None if self.layout is None else self.layout.replicated
+        self.at_rest, self.units = self.objective, jax.device_put(units, everywhere)
         if self.layout is None:
             self.objective = jax.device_put(self.objective)
 
@@ -127,7 +131,7 @@ class Alone(_Stacked):
         if self.layout is not None:
             if steps:
                 self.state = advance(self.rule, self.objective, self.state, steps)
-            self.seen = Check(value(self.objective, self.rule.point(self.state)), math.nan, math.nan)
+            self.seen = check_rows(self.objective, self.rule.point(self.state), self.units)
             return
         self.before = self.rule.point(self.state)
         count = np.int32(steps)

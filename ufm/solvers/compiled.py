@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from ufm.model.objective import Objective, Point, Scaling
 from ufm.model.stack import Stack
+from ufm.solvers.row_pass import standing
 from ufm.solvers.rule import StepRule
 
 #: Programs kept at a time: each takes up to 170 memory maps, and Linux allows a process 65,530 before it crashes.
@@ -30,7 +31,7 @@ class Check(NamedTuple):
 
     Attributes:
         objective: not finite where the point is not.
-        residual: relative norm of the projected gradient, as in the certificate; NaN where it is not computed.
+        residual: relative norm of the projected gradient, as in the certificate.
         polar: estimate of ``polar(A)`` at the raw class-mean gradients; above 1 an escape move may exist.
     """
 
@@ -76,9 +77,19 @@ def begin(rule: StepRule, objective: Objective, point: Point, caution: jax.Array
 
 
 @jax.jit
-def value(objective: Objective, point: Point) -> jax.Array:
-    """Return the objective; compiled. It is not finite where the point is not."""
-    return objective.value(point)
+def check_rows(objective: Objective, point: Point, units: Units) -> Check:
+    """Check a point whose rows are spread over devices and blocks; compiled."""
+    layout, decay = objective.layout, objective.weight_decay
+    assert layout is not None
+    sums = standing(objective, layout, point, len(units.classes))
+    in_weight = (sums.weight_slope + decay * point.weight) * (decay > 0)
+    value = sums.value + decay * jnp.sum(point.weight**2) / 2
+    in_bias = None
+    if point.bias is not None:
+        in_bias = objective.bias_scale * sums.residual + objective.bias_decay * point.bias
+        value += objective.bias_decay * jnp.sum(point.bias**2) / 2
+    polar = objective.polar_estimate(sums.by_class, units.classes)
+    return _checked(value, in_weight, sums.square, in_bias, polar, decay, units)
 
 
 @functools.partial(jax.jit, static_argnames="rule")
@@ -159,22 +170,29 @@ def _chunk(rule: StepRule, objective: Objective, units: Units, state: Any, steps
 
 def check(objective: Objective, point: Point, units: Units) -> Check:
     """Return objective, residual and polar at a point (see `ufm.duality.certificate` for the last two)."""
-    gradient, value = objective.gradient(point), objective.value(point)
+    gradient = objective.gradient(point)
     in_features = gradient.features / jnp.sqrt(objective.row_decays)[:, None]
     if objective.nonnegative:
         in_features = jnp.where(point.features > 0, in_features, jnp.minimum(in_features, 0))
-    decay = jnp.where(objective.weight_decay > 0, objective.weight_decay, 1)  # 0: nothing moves it
-    square = jnp.sum(gradient.weight**2) / decay + jnp.sum(in_features**2)
-    if gradient.bias is not None:
-        square += jnp.sum((gradient.bias / units.bias) ** 2)
     polar = objective.polar_estimate(objective.residual(point), units.classes)
+    square, decay = jnp.sum(in_features**2), objective.weight_decay
+    return _checked(objective.value(point), gradient.weight, square, gradient.bias, polar, decay, units)
+
+
+def _checked(
+    value: Any, in_weight: Any, in_features: Any, in_bias: Any, polar: Any, decay: Any, units: Units
+) -> Check:
+    """Return the check from gradients in classifier and bias, and the squared norm of that in the features."""
+    square = jnp.sum(in_weight**2) / jnp.where(decay > 0, decay, 1) + in_features  # 0: nothing moves it
+    if in_bias is not None:
+        square += jnp.sum((in_bias / units.bias) ** 2)
     return Check(value, jnp.sqrt(square / (2 * value)), polar)
 
 
 _COMPILED: tuple[Any, ...] = (
     advance_rounds,
     begin,
-    value,
+    check_rows,
     chunk_of_one,
     begin_many,
     begin_some,

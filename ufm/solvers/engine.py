@@ -91,10 +91,6 @@ class Block:
         """Begin the history of a run that has one, before its first step."""
         self.device.advance(0)
         objective, residual, _ = (float(part[0]) for part in self.device.check())
-        if math.isnan(residual):  # not computed on the device
-            certificate = self._certify([0], self.device.variables([0]))[0]
-            self.runs[0].bound = certificate.lower_bound
-            objective, residual = certificate.objective, certificate.residual
         self._record(0, objective, residual)
 
     def _record(self, slot: int, objective: float, residual: float, point: Any | None = None) -> None:
@@ -109,6 +105,8 @@ class Block:
     def _go_back(self, slot: int) -> Result:
         """Go on more cautiously from the point before the chunk, or end there if that is exhausted."""
         run, point = self.runs[slot], self.device.variables([slot], before=True)
+        if self.device.goes_far_back:
+            run.latest = math.inf
         if not run.exhausted:
             return [member(point, 0)]
         certificate = self._certify([slot], point)[0]

@@ -22,9 +22,12 @@ import numpy as np
 from jax.sharding import PartitionSpec
 from jaxtyping import Bool, Float
 
-from ufm.losses.softmax import feature_gradient
+from ufm.losses.softmax import feature_gradient, label_mask
 from ufm.model.devices import SAMPLES, Layout
 from ufm.model.objective import Objective, Point
+
+#: What an objective has for every row.
+BY_ROW = ("labels", "loss_weights", "logit_scales", "row_decays")
 
 
 class Move(NamedTuple):
@@ -67,6 +70,24 @@ class Passed(NamedTuple):
     features: Float[Any, "rows d"]
     kept: Float[Any, "rows any"]
     sums: Sums
+
+
+class Standing(NamedTuple):
+    """What a look adds up over rows: all that says how good a point is.
+
+    Attributes:
+        value: the objective, without what it charges for classifier and bias.
+        square: squared norm of the projected gradient in the features, in balanced coordinates.
+        weight_slope: gradient of the loss in the classifier.
+        residual: sum of the logit residuals.
+        by_class: the same for every class.
+    """
+
+    value: Float[Any, ""]
+    square: Float[Any, ""]
+    weight_slope: Float[Any, "K d"]
+    residual: Float[Any, " K"]
+    by_class: Float[Any, "C K"]
 
 
 class Classifier(NamedTuple):
@@ -167,7 +188,7 @@ def _by_blocks(
 ) -> Passed:
     """Let every device work through its blocks, writing in place, and add up the sums of all devices."""
     rows, everywhere = PartitionSpec(SAMPLES), PartitionSpec()
-    by_row = (objective.labels, objective.loss_weights, objective.logit_scales, objective.row_decays)
+    by_row = tuple(getattr(objective, name) for name in BY_ROW)
     common = (objective.loss, objective.bias_scale, classifier, move)
 
     def on_one_device(features: Any, previous: Any, kept: Any, by_row: Any, common: Any) -> Any:
@@ -180,8 +201,7 @@ def _by_blocks(
             def cut(part: Any) -> Any:
                 return jax.lax.dynamic_slice_in_dim(part, first, layout.block)
 
-            names = ("labels", "loss_weights", "logit_scales", "row_decays")
-            here = dict(zip(names, map(cut, by_row), strict=True))
+            here = dict(zip(BY_ROW, map(cut, by_row), strict=True))
             block = dataclasses.replace(objective, **here, loss=loss, bias_scale=bias_scale, layout=None)
             # A branch keeps all that reads a block ahead of what overwrites it: else XLA copies all blocks first.
             ways = [
@@ -218,6 +238,62 @@ def _one_block(
     bend = _bend(old, scaled, slope, classifier)
     sums = Sums(weight_slope, residual.sum(axis=0), moved.uphill, moved.jump, bend)
     return Passed(moved.point, scaled, sums)
+
+
+def standing(objective: Objective, layout: Layout, point: Point, num_classes: int) -> Standing:
+    """Return how good a point is, in one pass over blocks of its rows on all devices."""
+    rows, everywhere = PartitionSpec(SAMPLES), PartitionSpec()
+    by_row = tuple(getattr(objective, name) for name in BY_ROW)
+    common = (objective.loss, objective.bias_scale, point._replace(features=None))
+
+    def on_one_device(features: Any, by_row: Any, common: Any) -> Standing:
+        loss, bias_scale, rest = common
+
+        def one_block(number: Any, sums: Standing) -> Standing:
+            def cut(part: Any) -> Any:
+                return jax.lax.dynamic_slice_in_dim(part, number * layout.block, layout.block)
+
+            here = dict(zip(BY_ROW, map(cut, by_row), strict=True))
+            block = dataclasses.replace(objective, **here, loss=loss, bias_scale=bias_scale, layout=None)
+            found = _standing_of_block(block, rest._replace(features=cut(features)), num_classes)
+            return jax.tree.map(jnp.add, sums, found)
+
+        zero, K = jnp.zeros((), features.dtype), len(rest.weight)
+        none = (
+            jnp.zeros_like(rest.weight),
+            jnp.zeros(K, features.dtype),
+            jnp.zeros((num_classes, K), features.dtype),
+        )
+        sums = jax.lax.fori_loop(np.int32(0), np.int32(layout.blocks), one_block, Standing(zero, zero, *none))
+        return jax.lax.psum(sums, SAMPLES)
+
+    parallel = jax.shard_map(
+        on_one_device,
+        mesh=layout.mesh,
+        in_specs=(rows, rows, everywhere),
+        out_specs=everywhere,
+        check_vma=False,
+    )
+    return parallel(point.features, by_row, common)
+
+
+def _standing_of_block(objective: Objective, point: Point, num_classes: int) -> Standing:
+    residual, decays = objective.residual(point), objective.row_decays
+    scaled = residual * objective.logit_scales[:, None]
+    slope = (
+        feature_gradient(scaled, point.weight, point.features, decays[:, None]) / jnp.sqrt(decays)[:, None]
+    )
+    if objective.nonnegative:
+        slope = jnp.where(point.features > 0, slope, jnp.minimum(slope, 0))
+    losses = objective.loss.value(objective.logits(point), objective.labels)
+    charge = decays @ jnp.sum(point.features**2, axis=1) / 2
+    return Standing(
+        objective.loss_weights @ losses + charge,
+        _inner(slope, slope),
+        objective.weight_slope(scaled, point.features),
+        residual.sum(axis=0),
+        label_mask(objective.labels, num_classes).astype(residual.dtype).T @ residual,
+    )
 
 
 def _evaluate(objective: Objective, ahead: Any, classifier: Classifier) -> tuple[Any, Any, Any]:

@@ -108,19 +108,17 @@ class Run:
         """Plan the next look, and return whether a certificate could change anything, given a check.
 
         Next to a point that is stuck, a class (or mixture) whose polar exceeds one by x promises a decrease of
-        order x squared: that stands in for the gap. A residual that is not known (NaN) always wants one.
+        order x squared: that stands in for the gap.
         """
         if self.task.report is not None:  # only what is watched is ever kept in a checkpoint
             self.before_look = self.memory
         self.due = self.steps + self.task.chunk(self.steps)
         self.decrease, self.objective = max(self.objective - objective, 0.0), objective
-        merit = math.inf if math.isnan(residual) else residual
-        self.best, self.idle = (merit, 0) if merit < 0.9 * self.best else (self.best, self.idle + 1)
+        self.best, self.idle = (residual, 0) if residual < 0.9 * self.best else (self.best, self.idle + 1)
         stand_in = max(polar - 1, 0.0) ** 2 if self.convex else math.inf
         self.may_end = not residual > self.limits.residual or self.steps >= self.limits.max_steps
         return (
-            math.isnan(residual)
-            or self.task.record_every is not None
+            self.task.record_every is not None
             or residual <= max(self.limits.residual, self.limits.stationary)
             or self.steps >= self.limits.max_steps
             or self.idle >= PATIENCE
