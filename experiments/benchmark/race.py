@@ -39,7 +39,7 @@ from experiments.benchmark import figures as benchmark_figures
 from experiments.benchmark.convex import solve_conic
 from experiments.benchmark.peers import SOLVERS, Case, Course, ufm_together
 from experiments.benchmark.roofline import roofline, step_seconds
-from experiments.benchmark.whole import SIZES, SWEPT, process_table, sweep_table, swept, whole_process
+from experiments.benchmark.whole import SIZES, SWEPT, process_table, sweep_table, swept_alone, whole_process
 from experiments.common import Outputs
 from ufm.model.devices import use_all_cores
 from ufm.model.problem import Level
@@ -250,7 +250,7 @@ def processes(suite: Suite) -> list[Job]:
 def sweeps(suite: Suite) -> list[Job]:
     """Return sweeps against single solves, for every number of classes."""
     return [
-        (f"{members} members, K = {K}", functools.partial(swept, K, members))
+        (f"{members} members, K = {K}", functools.partial(swept_alone, K, members))
         for K, members in SWEPT.items()
         if suite.scaling
     ]

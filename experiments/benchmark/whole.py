@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import ufm
@@ -100,8 +99,16 @@ def process_table(records: list[Record]) -> str:
     return plain_table(header, rows)
 
 
+def swept_alone(num_classes: int, members: int) -> list[Record]:
+    """Return `swept` of a process of its own, in which the processor is one device, as for most users."""
+    work = f"import json; from {__name__} import swept; print(json.dumps(swept({num_classes}, {members})))"
+    done = subprocess.run([sys.executable, "-c", work], stdout=subprocess.PIPE, check=True)
+    found: list[Record] = json.loads(done.stdout)
+    return found
+
+
 def swept(num_classes: int, members: int) -> list[Record]:
-    """Return processor seconds per start, together in a sweep and one by one, at class level, compiled before."""
+    """Return seconds of wall and processor per start, in a sweep and one by one, compiled before; class level."""
     counts = f"500x{num_classes // 2},50x{num_classes // 2}"
     decays = {"weight_decay": 5e-3, "feature_decay": 1e-6 * 10 / num_classes}
     problem, seeds = ufm.Problem(parse_counts(counts), num_classes + 6, **decays), list(range(members))
@@ -115,28 +122,29 @@ def swept(num_classes: int, members: int) -> list[Record]:
         if not bool(ufm.sweep(fixed, {"seed": seeds}).certified.all()):
             raise RuntimeError("a member of the sweep is not certified")
 
-    found = {"alone": _processor_seconds(alone), "together": _processor_seconds(together)}
-    each = {name: seconds / members for name, seconds in found.items()}
-    return [{"num_classes": num_classes, "members": members} | each]
-
-
-def _processor_seconds(work: Callable[[], None]) -> float:
-    work()
-    started = time.process_time()
-    work()
-    return time.process_time() - started
+    record: Record = {"num_classes": num_classes, "members": members}
+    for name, work in (("alone", alone), ("together", together)):
+        work()
+        started = time.perf_counter(), time.process_time()
+        work()
+        record[name] = (time.perf_counter() - started[0]) / members
+        record[f"{name}_processor"] = (time.process_time() - started[1]) / members
+    return [record]
 
 
 def sweep_table(records: list[Record]) -> str:
-    """Return processor time per member and what sweeping gains."""
-    header = ["K", "members", "alone", "together", "gain"]
+    """Return wall and processor time per member, and what sweeping gains."""
+    header = ["K", "members", "alone", "together", "gain", "processor", "together", "gain"]
     rows = [
         [
             str(r["num_classes"]),
             str(r["members"]),
-            f"{1e3 * r['alone']:.3g} ms",
-            f"{1e3 * r['together']:.3g} ms",
-            f"{r['alone'] / r['together']:.2f}",
+            *(
+                cell
+                for kind in ("", "_processor")
+                for alone, together in [(r[f"alone{kind}"], r[f"together{kind}"])]
+                for cell in (f"{1e3 * alone:.3g} ms", f"{1e3 * together:.3g} ms", f"{alone / together:.2f}")
+            ),
         ]
         for r in records
     ]

@@ -147,6 +147,7 @@ COURSE = textwrap.dedent(
     import jax, numpy as np
     import ufm
     from ufm.model.processes import is_first_process, join_processes
+    from ufm.solvers.compiled import advance_rounds
 
     if len(sys.argv) > 2:
         join_processes(sys.argv[2], 2, int(sys.argv[3]))
@@ -157,6 +158,7 @@ COURSE = textwrap.dedent(
         print(json.dumps({
             "devices": len(jax.devices()), "processes": jax.process_count(), "status": str(solution.status),
             "objectives": [record["objective"] for record in solution.history], "mean": mean.tolist(),
+            "programs": advance_rounds._cache_size(),
         }))
     """
 )
@@ -195,6 +197,10 @@ def of_one():
 def test_four_devices_take_the_course_of_one(of_one):
     four = result(course("", devices=4))
     assert (of_one["devices"], four["devices"]) == (1, 4)
+    assert (of_one["programs"], four["programs"]) == (
+        1,
+        1,
+    )  # what a start looks like on a mesh, a step leaves
     assert_same_course(of_one, four)
 
 

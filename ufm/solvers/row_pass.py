@@ -138,9 +138,12 @@ def move_part(
 
 
 def nothing_kept(objective: Objective, point: Point) -> Float[Any, "rows any"]:
-    """Return what a pass before the first step would have kept: zeros."""
-    kept = point.features if objective.layout is None else objective.residual(point)
-    return kept.__array_namespace__().zeros_like(kept)
+    """Return what a pass before the first step would have kept: zeros, spread as a pass leaves them."""
+    if objective.layout is not None:
+        return jax.lax.with_sharding_constraint(
+            jnp.zeros_like(objective.residual(point)), objective.layout.by_row
+        )
+    return point.features.__array_namespace__().zeros_like(point.features)
 
 
 def pass_over_rows(
