@@ -254,3 +254,16 @@ def test_a_grouped_run_goes_on_from_its_checkpoint(tmp_path):
     further, undisturbed = ufm.solve(problem, **settings), solve_groups(problem)
     assert (further.status, further.steps) == (undisturbed.status, undisturbed.steps)
     assert further.objective == pytest.approx(undisturbed.objective, rel=1e-12)
+
+
+def test_nothing_that_is_printed_or_verified_writes_all_entries_out(monkeypatch):
+    """With thousands of classes W and H alone are gigabytes."""
+    solution = ufm.solve(ufm.Problem(COUNTS, 40, 1e-2, 1e-3), "group")
+
+    def refuse(self):
+        raise AssertionError("all entries are written out")
+
+    monkeypatch.setattr(type(solution.point), "variables", property(refuse))
+    assert "certified" in str(solution)
+    assert ufm.verify(solution).passed
+    assert solution.to_dict()["status"] == "certified"

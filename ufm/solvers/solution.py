@@ -70,8 +70,9 @@ class Solution(Readable):
     @property
     def _kind(self) -> str:
         """What a stalled point is to second order, where that takes no time."""
-        size = self._variables.weight.size + self._variables.features.size
-        if self.status is not Status.STALLED or size > DENSE or not self.problem.loss.convex:
+        if self.status is not Status.STALLED or not self.problem.loss.convex:
+            return ""  # and no entries of a grouped point are written out
+        if self._variables.weight.size + self._variables.features.size > DENSE:
             return ""
         kind = "a local minimum" if self.least_curvature > -1e-6 else "a saddle"
         least = f"{self.least_curvature:.0e}"
