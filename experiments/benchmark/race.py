@@ -287,11 +287,13 @@ def main(
         outputs: where all figures (JSON) and the picture go.
         quick: one problem and one roofline only; all else on an idle machine.
     """
-    peers = {solver.split()[0].strip(",") for solver in SOLVERS} & {"jaxopt", "torch"} | {"cvxpy"}
+    suite = "quick" if quick else "full"
+    chosen = SUITES[suite]
+    peers = {solver.split()[0].strip(",") for solver in SOLVERS} & {"jaxopt", "torch"}
+    peers |= {"cvxpy"} if chosen.free else set()
     if missing := sorted(peer for peer in peers if importlib.util.find_spec(peer) is None):
         raise SystemExit(f'the benchmark needs {", ".join(missing)}: pip install ".[peers,sweep]"')
-    suite = "quick" if quick else "full"
-    chosen, results_at = SUITES[suite], outputs.of("benchmark", quick)
+    results_at = outputs.of("benchmark", quick)
     use_all_cores(30_000, 512)
     parts = {
         "race": races(chosen),

@@ -142,8 +142,9 @@ def test_conic_solvers_and_ours_agree_on_free_features(solver):
 
 def test_without_peers_it_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setattr(race.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(SystemExit, match=r"needs cvxpy, jaxopt, torch: pip install \".\[peers,sweep\]\""):
-        race.main(quick=True, outputs=Outputs(tmp_path))
+    for quick, missing in ((True, "jaxopt, torch"), (False, "cvxpy, jaxopt, torch")):
+        with pytest.raises(SystemExit, match=rf"needs {missing}: pip install \".\[peers,sweep\]\""):
+            race.main(quick=quick, outputs=Outputs(tmp_path))
 
 
 def test_figures_have_a_panel_for_everything():
