@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -204,8 +205,7 @@ def _by_blocks(
             def cut(part: Any) -> Any:
                 return jax.lax.dynamic_slice_in_dim(part, first, layout.block)
 
-            here = dict(zip(BY_ROW, map(cut, by_row), strict=True))
-            block = dataclasses.replace(objective, **here, loss=loss, bias_scale=bias_scale, layout=None)
+            block = _block_of(objective, map(cut, by_row), loss, bias_scale)
             # A branch keeps all that reads a block ahead of what overwrites it: else XLA copies all blocks first.
             ways = [
                 functools.partial(_one_block, block, classifier, move._replace(back=b)) for b in (True, False)
@@ -243,6 +243,12 @@ def _one_block(
     return Passed(moved.point, scaled, sums)
 
 
+def _block_of(objective: Objective, by_row: Iterable[Any], loss: Any, bias_scale: Any) -> Objective:
+    """Return the objective of some rows, given what `BY_ROW` names of them."""
+    here = dict(zip(BY_ROW, by_row, strict=True))
+    return dataclasses.replace(objective, **here, loss=loss, bias_scale=bias_scale, layout=None)
+
+
 def standing(objective: Objective, layout: Layout, point: Point, num_classes: int) -> Standing:
     """Return how good a point is, in one pass over blocks of its rows on all devices."""
     rows, everywhere = PartitionSpec(SAMPLES), PartitionSpec()
@@ -256,8 +262,7 @@ def standing(objective: Objective, layout: Layout, point: Point, num_classes: in
             def cut(part: Any) -> Any:
                 return jax.lax.dynamic_slice_in_dim(part, number * layout.block, layout.block)
 
-            here = dict(zip(BY_ROW, map(cut, by_row), strict=True))
-            block = dataclasses.replace(objective, **here, loss=loss, bias_scale=bias_scale, layout=None)
+            block = _block_of(objective, map(cut, by_row), loss, bias_scale)
             found = _standing_of_block(block, rest._replace(features=cut(features)), num_classes)
             return jax.tree.map(jnp.add, sums, found)
 
