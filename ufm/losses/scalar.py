@@ -59,11 +59,11 @@ class ScalarForm:
         """``<u_k, u_l>`` of two classes; (T) needs it to be at most 0."""
         return -2 * (self.own - self.off) * self.off + (self.num_classes - 2) * self.off**2
 
-    def value(self, margins: Float[np.ndarray, " K"]) -> Float[np.ndarray, " K"]:
+    def value(self, margins: Float[np.ndarray, "... K"]) -> Float[np.ndarray, "... K"]:
         """Return ``phi_k(M_k)``."""
         return self._by_kind(margins, lambda loss, *rows: loss.value(*rows))
 
-    def slope(self, margins: Float[np.ndarray, " K"]) -> Float[np.ndarray, " K"]:
+    def slope(self, margins: Float[np.ndarray, "... K"]) -> Float[np.ndarray, "... K"]:
         """Return ``phi_k'(M_k)``."""
         along = self._times * self._direction
         return self._by_kind(margins, lambda loss, *rows: loss.gradient(*rows) @ along)
@@ -74,8 +74,8 @@ class ScalarForm:
         return -self.slope(np.zeros(self.num_classes))
 
     def margins(
-        self, share: Float[np.ndarray, " K"], room: Float[np.ndarray, " K"]
-    ) -> Float[np.ndarray, " K"]:
+        self, share: Float[np.ndarray, "... K"], room: Float[np.ndarray, "... K"]
+    ) -> Float[np.ndarray, "... K"]:
         """Return the M at which the slope is ``share`` times that at 0; 0 where ``room = 1 - share`` is 0."""
         living = room > 0
         found = self.closed(np.where(living, share, 0.5), np.where(living, room, 0.5))
@@ -89,13 +89,16 @@ class ScalarForm:
     def _direction(self) -> np.ndarray:
         return np.array([float(self.own - self.off), -float(self.off)])
 
-    def _by_kind(self, margins: np.ndarray, of_rows: Callable[..., np.ndarray]) -> Float[np.ndarray, " K"]:
+    def _by_kind(self, margins: np.ndarray, of_rows: Callable[..., np.ndarray]) -> Float[np.ndarray, "... K"]:
         """Evaluate the loss once for all classes of the same margin and parameters: a million are of few kinds."""
         margins = np.asarray(margins, np.float64)
-        first, kind = kinds(margins, *self.loss.alike())
-        two = self.loss.of_columns(np.stack([first, (first + 1) % self.num_classes], axis=1))
-        logits = margins[first, None] * self._direction
-        return of_rows(two, logits, np.zeros(len(first), dtype=np.int64), self._times)[kind]
+        alike = (np.broadcast_to(each, margins.shape).ravel() for each in self.loss.alike())
+        first, kind = kinds(margins.ravel(), *alike)
+        own = first % self.num_classes
+        two = self.loss.of_columns(np.stack([own, (own + 1) % self.num_classes], axis=1))
+        logits = margins.ravel()[first, None] * self._direction
+        values = of_rows(two, logits, np.zeros(len(first), dtype=np.int64), self._times)
+        return values[kind].reshape(margins.shape)
 
 
 def kinds(*columns: Num[np.ndarray, " K"]) -> tuple[Int[np.ndarray, " G"], Int[np.ndarray, " K"]]:

@@ -1,8 +1,4 @@
-"""Problems of equal shape side by side: every number of a `Problem` with a leading axis, in float64 NumPy.
-
-Formulas that are written for ``...`` leading axes take a stack in the place of a problem: `counts` is (members, K)
-instead of (K,), and so on. A single problem is a stack of one.
-"""
+"""Problems of equal shape side by side at one level: their rows, scales, objectives and random starts."""
 
 from __future__ import annotations
 
@@ -14,17 +10,17 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from ufm.losses import Loss
 from ufm.model.devices import Layout
 from ufm.model.objective import Coordinates, Objective, Scaling, Variables, loss_arrays
-from ufm.model.problem import FeatureSet, Level, Problem, bias_curvature, row_labels, row_multiplicities
+from ufm.model.problem import Level, Problem, bias_curvature, row_labels, row_multiplicities
+from ufm.model.problems import Problems
 
 #: Up to this many, normal draws are kept for the next problem of the same seed and size, as sweeps ask for them.
 KEPT_DRAWS = 10_000
 
 
-class Stack:
-    """Problems with as many classes, rows and dimensions, the same loss class, feature set and kind of bias.
+class Stack(Problems):
+    """Problems that have as many rows too.
 
     Args:
         problems: at least one.
@@ -32,39 +28,12 @@ class Stack:
     """
 
     def __init__(self, problems: Sequence[Problem], level: Level) -> None:
-        self.problems, self.level = tuple(problems), level
-
-    def __len__(self) -> int:
-        return len(self.problems)
+        super().__init__(problems)
+        self.level = level
 
     def take(self, members: Sequence[int]) -> Stack:
         """Return the stack of some members."""
         return Stack([self.problems[i] for i in members], self.level)
-
-    @property
-    def loss(self) -> Loss:
-        """The loss, where all members have the same."""
-        return self.problems[0].loss
-
-    @property
-    def features(self) -> FeatureSet:
-        """The feature set."""
-        return self.problems[0].features
-
-    @property
-    def num_classes(self) -> int:
-        """``K``."""
-        return self.problems[0].num_classes
-
-    @property
-    def num_logits(self) -> int:
-        """Logits of every row: ``K``, or with soft targets what these are over."""
-        return self.problems[0].num_logits
-
-    @property
-    def dim(self) -> int:
-        """``d``."""
-        return self.problems[0].dim
 
     @functools.cached_property
     def labels(self) -> Int[np.ndarray, "members rows"]:
@@ -72,63 +41,11 @@ class Stack:
         return np.stack([row_labels(problem, self.level) for problem in self.problems])
 
     @functools.cached_property
-    def counts(self) -> Float[np.ndarray, "members K"]:
-        """``n_k``."""
-        return np.stack([problem.counts for problem in self.problems]).astype(np.float64)
-
-    @functools.cached_property
     def multiplicities(self) -> Float[np.ndarray, "members rows"]:
         """``m_i``."""
         return np.stack([row_multiplicities(problem, self.level) for problem in self.problems]).astype(
             np.float64
         )
-
-    @functools.cached_property
-    def num_samples(self) -> Float[np.ndarray, " members"]:
-        """``N``."""
-        return self.counts.sum(axis=1)
-
-    @property
-    def priors(self) -> Float[np.ndarray, "members K"]:
-        """``n_k / N``."""
-        return self.counts / self.num_samples[:, None]
-
-    @functools.cached_property
-    def weight_decay(self) -> Float[np.ndarray, " members"]:
-        """``lambda_W``."""
-        return np.array([problem.weight_decay for problem in self.problems])
-
-    @functools.cached_property
-    def feature_decays(self) -> Float[np.ndarray, "members K"]:
-        """``lambda_H,k``."""
-        decays = [np.atleast_1d(problem.feature_decay) for problem in self.problems]
-        if any(len(own) > 1 for own in decays):
-            return np.stack([problem.feature_decays for problem in self.problems])
-        return np.broadcast_to(np.array(decays, np.float64), self.counts.shape)
-
-    @functools.cached_property
-    def charged_decay(self) -> Float[np.ndarray, " members"]:
-        """``lambda_W``, 0 where the classifier is fixed."""
-        return np.array([problem.charged_decay for problem in self.problems])
-
-    @functools.cached_property
-    def classifier(self) -> Float[np.ndarray, "members K d"] | None:
-        """The fixed classifiers, or None for problems whose classifier is free."""
-        if self.problems[0].classifier is None:
-            return None
-        return np.stack([np.asarray(problem.classifier) for problem in self.problems])
-
-    @functools.cached_property
-    def nuclear_weights(self) -> Float[np.ndarray, "members K"]:
-        """``l_k = sqrt(lambda_W lambda_H,k)``."""
-        return np.sqrt(self.weight_decay)[:, None] * np.sqrt(self.feature_decays)
-
-    @functools.cached_property
-    def bias(self) -> Float[np.ndarray, " members"] | None:
-        """``lambda_b``, or None for problems without a bias."""
-        if self.problems[0].bias is None:
-            return None
-        return np.array([problem.bias for problem in self.problems], np.float64)
 
     def scaling(self, coordinates: Coordinates) -> Scaling:
         """Return the factors that take ``(W, H, b)`` to the coordinates, stacked.

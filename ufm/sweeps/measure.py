@@ -21,7 +21,7 @@ from ufm.model.problem import Problem, row_labels
 from ufm.solvers.status import Status
 from ufm.solvers.task import Outcome
 from ufm.sweeps.member import Member
-from ufm.theory import ClosedFormError, Prediction, predict
+from ufm.theory import Prediction, predict_each
 from ufm.verification.representatives import Representatives
 from ufm.verification.resolution import divergences
 
@@ -233,7 +233,7 @@ def _comparison(
     members: Sequence[Member], rows: dict[str, np.ndarray], classes: Representatives
 ) -> dict[str, np.ndarray]:
     """Compare with the closed forms, or the certified optima of other starts; else everything is NaN, -1 or False."""
-    predictions = [_prediction(member) for member in members]
+    predictions = predict_each([member.problem for member in members])
     others = _other_starts(members, predictions, rows)
     known = np.array([prediction is not None for prediction in predictions]) | (others >= 0)
 
@@ -278,13 +278,6 @@ def _other_starts(
         if prediction is None:
             found[i] = next((j for j in alike.get(member.problem, []) if j != i), -1)
     return found
-
-
-def _prediction(member: Member) -> Prediction | None:
-    try:
-        return predict(member.problem)
-    except ClosedFormError:
-        return None
 
 
 def _relative(

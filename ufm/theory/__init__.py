@@ -1,6 +1,7 @@
 """Closed forms of the global optimum, in pure NumPy: `predict` picks the theorem, one module per family."""
 
-from collections.abc import Callable
+import collections
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from ufm.model.problem import Problem, a_problem
@@ -12,7 +13,7 @@ from ufm.theory.free_thresholds import (
     total_collapse_weight,
     twin_thresholds,
 )
-from ufm.theory.prediction import ClosedFormError, Prediction
+from ufm.theory.prediction import ClosedFormError, Prediction, or_none
 from ufm.theory.seli import SELI, WeakDecayLimit, seli, weak_decay_limit
 from ufm.theory.thresholds import (
     collapse_counts,
@@ -44,6 +45,7 @@ __all__ = [
     "largest_nuclear_weight",
     "minority_collapse_weight",
     "predict",
+    "predict_each",
     "seli",
     "total_collapse_weight",
     "twin_thresholds",
@@ -52,17 +54,21 @@ __all__ = [
 
 
 class Theorem(NamedTuple):
-    """A theorem: whether it is the one for a problem's loss, features and bias, and the prediction it makes."""
+    """A theorem: whether it is the one for a problem's loss, features and bias, and the prediction it makes.
+
+    Where ``several`` is given it makes those of problems of equal shape that share a loss, at once.
+    """
 
     applies: Callable[[Problem], bool]
     build: Callable[[Problem], Prediction]
+    several: Callable[[Sequence[Problem]], list[Prediction | None]] | None = None
 
 
 #: Tried in order: the first that applies makes the prediction, or says which of its assumptions fails.
 THEOREMS = (
     Theorem(lambda problem: problem.classifier is not None, prototypes.predict_prototypes),
     Theorem(free_mse.covers, free_mse.predict_mse_with_bias),
-    Theorem(symmetric.covers, symmetric.predict_symmetric),
+    Theorem(symmetric.covers, symmetric.predict_symmetric, symmetric.predict_several),
     Theorem(lambda problem: problem.features == "free", simplex_etf.predict_simplex),
 )
 
@@ -96,4 +102,22 @@ def predict(problem: Problem | Any) -> Prediction:
         0.076129240854
     """
     a_problem(problem)
-    return next(theorem.build(problem) for theorem in THEOREMS if theorem.applies(problem))
+    return _theorem_for(problem).build(problem)
+
+
+def predict_each(problems: Sequence[Problem]) -> list[Prediction | None]:
+    """Return the predictions of problems of equal shape, None where no theorem covers one; alike ones at once."""
+    found: list[Prediction | None] = [None] * len(problems)
+    alike = collections.defaultdict(list)
+    for i, problem in enumerate(problems):
+        alike[_theorem_for(problem), problem.loss].append(i)
+    for (theorem, _), places in alike.items():
+        own = [problems[i] for i in places]
+        several = theorem.several(own) if theorem.several else [or_none(theorem.build, each) for each in own]
+        for i, prediction in zip(places, several, strict=True):
+            found[i] = prediction
+    return found
+
+
+def _theorem_for(problem: Problem) -> Theorem:
+    return next(theorem for theorem in THEOREMS if theorem.applies(problem))

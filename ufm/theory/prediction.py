@@ -36,6 +36,14 @@ def not_covered(reason: str) -> ClosedFormError:
     )
 
 
+def or_none(predict: Callable[[Any], Prediction], about: Any) -> Prediction | None:
+    """Return what is predicted, None where no theorem covers it."""
+    try:
+        return predict(about)
+    except ClosedFormError:
+        return None
+
+
 def require_matrix_size(name: str, num_classes: int) -> None:
     """Raise `InputError` if a K x K matrix called ``name`` would be too large to form."""
     if num_classes > MAX_MATRIX_CLASSES:

@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from fractions import Fraction
 from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -24,6 +26,7 @@ from jaxtyping import Bool, Float
 from ufm.losses.base import Loss
 from ufm.losses.scalar import ScalarForm
 from ufm.model.problem import Problem
+from ufm.model.problems import Problems
 from ufm.theory.prediction import not_covered
 
 #: Relative distance to the threshold below which float64 cannot be trusted and fractions decide.
@@ -37,12 +40,12 @@ class ScalarProblems:
     """The scalar problems of a problem under one theorem.
 
     Attributes:
-        problem: the problem.
+        problem: the problem; or `Problems`, for which saturation, optimum and value have a leading axis.
         form: ``phi_k`` and its ray.
         squared_frame: ``a^2``.
     """
 
-    problem: Problem
+    problem: Any
     form: ScalarForm
     squared_frame: Fraction
 
@@ -63,20 +66,26 @@ class ScalarProblems:
         return decays * self.squared_frame / pull**2
 
     @cached_property
-    def saturation(self) -> Float[np.ndarray, " K"]:
+    def saturation(self) -> Float[np.ndarray, "... K"]:
         """``x_k = sqrt(threshold_k / n_k)``: class k collapses iff ``x_k >= 1``."""
         problem = self.problem
         with np.errstate(over="ignore", under="ignore"):  # class weights may be anything positive
-            x = problem.num_samples * problem.nuclear_weights * self.root / np.sqrt(problem.counts)
+            samples = np.asarray(problem.num_samples)[..., None]
+            x = samples * problem.nuclear_weights * self.root / np.sqrt(problem.counts)
         return np.maximum(x, _SMALLEST)
 
     @cached_property
-    def collapsed(self) -> Bool[np.ndarray, " K"]:
+    def collapsed(self) -> Bool[np.ndarray, "... K"]:
         """Which classes collapse, exactly: ties are decided in fractions, not by rounding."""
         flags = self.saturation >= 1
-        close = np.flatnonzero(np.abs(self.saturation - 1) <= _TIE)
-        if not len(close):
+        tied = np.abs(self.saturation - 1) <= _TIE
+        if not np.any(tied):
             return flags
+        if flags.ndim > 1:  # each by its own numbers, which are exact
+            for i in np.flatnonzero(np.any(tied, axis=1)):
+                flags[i] = dataclasses.replace(self, problem=self.problem.problems[i]).collapsed
+            return flags
+        close = np.flatnonzero(tied)
         alike = np.stack([self.problem.counts, self.form.pull, self.problem.feature_decays])[:, close]
         _, first, group = np.unique(alike, axis=1, return_index=True, return_inverse=True)
         total = Fraction(float(self.problem.num_samples))
@@ -88,33 +97,52 @@ class ScalarProblems:
         return flags
 
     @property
-    def share(self) -> Float[np.ndarray, " K"]:
+    def share(self) -> Float[np.ndarray, "... K"]:
         """``min(x_k, 1)``, the slope at the optimum over that at 0."""
         return np.where(self.collapsed, 1.0, np.minimum(self.saturation, 1.0))
 
     @cached_property
-    def optimum(self) -> Float[np.ndarray, " K"]:
+    def optimum(self) -> Float[np.ndarray, "... K"]:
         """``M_k``; exactly 0 for collapsed classes and never rounded down to 0 for living ones."""
         room = np.where(self.collapsed, 0.0, np.maximum(1.0 - self.saturation, np.finfo(np.float64).epsneg))
         return self.form.margins(self.share, room)
 
-    @property
-    def value(self) -> float:
-        """``P*``."""
+    @cached_property
+    def scale(self) -> Float[np.ndarray, "... K"]:
+        """``sqrt(lambda_W / (lambda_H,k n_k))``, root by root: the ratio of the decays may leave float64's range."""
+        problem = self.problem
+        decay = np.sqrt(problem.weight_decay)[..., None]
+        return decay / np.sqrt(problem.feature_decays) / np.sqrt(problem.counts)
+
+    @cached_property
+    def value(self) -> Any:
+        """``P*``: a number, or one for each of several problems."""
         problem = self.problem
         price = self.frame * problem.nuclear_weights * np.sqrt(problem.counts)
-        return float(problem.priors @ self.form.value(self.optimum) + price @ self.optimum)
+        return np.vecdot(problem.priors, self.form.value(self.optimum)) + np.vecdot(price, self.optimum)
 
     @property
     def living(self) -> int:
         """Number of classes that do not collapse."""
-        return int(np.sum(~self.collapsed))
+        return int(np.count_nonzero(~self.collapsed))
 
     @property
     def exchangeable(self) -> bool:
         """Whether all classes have the same count, loss and decay, so that they may be permuted freely."""
         parts = (self.problem.counts, self.form.pull, self.problem.feature_decays)
         return all(np.ptp(part) == 0 for part in parts)
+
+
+def one_by_one(problems: Sequence[Problem], like: ScalarProblems) -> list[ScalarProblems]:
+    """Return the scalar problems of every problem, like those of the first; what takes time is found at once."""
+    together = dataclasses.replace(like, problem=Problems(problems))
+    found = {
+        name: getattr(together, name) for name in ("saturation", "collapsed", "optimum", "scale", "value")
+    }
+    single = [dataclasses.replace(like, problem=problem) for problem in problems]
+    for i, scalar in enumerate(single):  # as `cached_property` keeps them
+        vars(scalar).update((name, part[i]) for name, part in found.items())
+    return single
 
 
 def symmetric_form(problem: Problem) -> ScalarForm:

@@ -72,7 +72,7 @@ def predict_simplex(problem: Problem) -> Prediction:
         return _total_collapse(scalar)
     if problem.dim < K - 1 and scalar.living:
         raise not_covered(f"a simplex ETF of {K} classes needs dim >= {K - 1}, and dim is {problem.dim}")
-    return _frame(scalar, SOURCE, scalar.optimum, scalar.collapsed, scalar.value)
+    return _frame(scalar, SOURCE, scalar.optimum, scalar.collapsed, float(scalar.value))
 
 
 def _total_collapse(scalar: ScalarProblems) -> Prediction:

@@ -20,6 +20,7 @@ As the decays vanish ``x_k`` does, and the margins become equal to first order (
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -27,8 +28,8 @@ from jaxtyping import Float
 
 from ufm.losses.scalar import ScalarForm
 from ufm.model.problem import Problem
-from ufm.theory.prediction import Prediction, not_covered
-from ufm.theory.scalar import ScalarProblems, symmetric_form
+from ufm.theory.prediction import ClosedFormError, Prediction, not_covered, or_none
+from ufm.theory.scalar import ScalarProblems, one_by_one, symmetric_form
 
 SOURCES = {
     False: "Dang, Tran, Nguyen, Ho, ICML 2024 (arXiv:2401.02058), main theorem, "
@@ -75,7 +76,20 @@ def predict_symmetric(problem: Problem) -> Prediction:
         >>> prediction.margins.round(4).tolist(), prediction.num_collapsed
         ([5.5457, 4.3859], 0)
     """
-    scalar = scalar_problems(problem)
+    return _prediction(scalar_problems(problem))
+
+
+def predict_several(problems: Sequence[Problem]) -> list[Prediction | None]:
+    """Return the predictions of problems of equal shape that share a loss; None where the theorem needs more."""
+    try:
+        like = scalar_problems(problems[0])
+    except ClosedFormError:
+        return [None] * len(problems)
+    return [or_none(_prediction, scalar) for scalar in one_by_one(problems, like)]
+
+
+def _prediction(scalar: ScalarProblems) -> Prediction:
+    problem = scalar.problem
     if problem.dim < scalar.living:
         raise not_covered(
             f"each of the {scalar.living} classes that do not collapse needs a dimension of its own, "
@@ -83,9 +97,7 @@ def predict_symmetric(problem: Problem) -> Prediction:
         )
     _require_zero_bias(scalar)
     form, margins = scalar.form, scalar.optimum
-    # root by root: the ratio of the decays may leave the range of float64
-    scale = np.sqrt(problem.weight_decay) / np.sqrt(problem.feature_decays) / np.sqrt(problem.counts)
-    squared_norms, energies = margins * scale * scalar.frame, margins / scale / scalar.frame
+    squared_norms, energies = margins * scalar.scale * scalar.frame, margins / scalar.scale / scalar.frame
     own, off = float(form.own), float(form.off)
     squared_weights = own * (own - 2 * off) * energies + off**2 * np.sum(energies)
     return Prediction(
@@ -95,7 +107,7 @@ def predict_symmetric(problem: Problem) -> Prediction:
         weight_norms=np.sqrt(np.maximum(squared_weights, 0.0)),
         margins=own * margins,
         collapsed=scalar.collapsed,
-        objective=scalar.value,
+        objective=float(scalar.value),
         _gram_features=partial(diagonal, squared_norms),
         _gram_weights=partial(_classifier_gram, form, energies),
         _logits=partial(logits_on_rays, form, margins),
