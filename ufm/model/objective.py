@@ -89,15 +89,17 @@ class Objective:
 
     def regulariser(self, point: Point) -> Float[Any, ""]:
         """Return the regularisation term."""
-        squares = self.weight_decay * jnp.vdot(point.weight, point.weight)
-        squares += jnp.vdot(self.row_decays, jnp.sum(point.features**2, axis=1))
+        xp = point.weight.__array_namespace__()
+        squares = self.weight_decay * xp.vdot(point.weight, point.weight)
+        squares += xp.vdot(self.row_decays, xp.sum(point.features**2, axis=1))
         if point.bias is not None:
-            squares += self.bias_decay * jnp.vdot(point.bias, point.bias)
+            squares += self.bias_decay * xp.vdot(point.bias, point.bias)
         return squares / 2
 
     def value(self, point: Point) -> Float[Any, ""]:
         """Return the objective."""
-        data = jnp.vdot(self.loss_weights, self.loss.value(self.logits(point), self.labels))
+        xp = point.weight.__array_namespace__()
+        data = xp.vdot(self.loss_weights, self.loss.value(self.logits(point), self.labels))
         return data + self.regulariser(point)
 
     def residual(self, point: Point) -> Float[Any, "rows K"]:

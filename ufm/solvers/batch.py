@@ -7,6 +7,7 @@ the same interface, in which everything has a leading axis of tasks: how points 
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -37,8 +38,10 @@ from ufm.solvers.compiled import (
     units_of,
 )
 from ufm.solvers.escape import Move, escape_all
+from ufm.solvers.finish import MOST, row_vector, second_order
 from ufm.solvers.group_escape import group_escape
 from ufm.solvers.task import Setup, Task
+from ufm.solvers.vectors import Vector
 
 #: Factor between the sizes that a batch passes through as members leave it, and the smallest one per device.
 SHRINK = 4
@@ -69,6 +72,16 @@ class _Stacked:
     def escapes(self, problems: Sequence[Problem], points: Any, least: Sequence[float]) -> list[Move | None]:
         """Return for every point a move that lowers its objective (if only by less than ``least``), or None."""
         return escape_all(self.stack_of(problems), points)
+
+    def descent(self, problem: Problem, point: Any, steps: int) -> Move | None:
+        """Return where so many steps of Newton's method lead from a point, or None if that is no better."""
+        if point.weight.size + point.features.size > MOST:
+            return None
+        move = second_order(row_vector(problem, self.stack.level, point), steps)
+        if move is None:
+            return None
+        scales = scaling(problem, self.stack.level, "balanced")
+        return dataclasses.replace(move, point=to_variables(move.point, scales))
 
     def expanded(self, point: Any) -> Variables:
         """Return a point as observers know it."""
@@ -193,6 +206,10 @@ class Grouped(Alone):
     def escapes(self, problems: Sequence[Problem], points: Any, least: Sequence[float]) -> list[Move | None]:
         """Return a move that lowers the objective by more than ``least``, or None."""
         return [group_escape(self.dual, member(points, 0), least[0])]
+
+    def descent(self, problem: Problem, point: Any, steps: int) -> Move | None:
+        """Return where so many steps of Newton's method lead from a point, or None if that is no better."""
+        return second_order(Vector(self.dual.objective, point), steps)
 
     def expanded(self, point: Any) -> Variables:
         """Return the point in full size."""

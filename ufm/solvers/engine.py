@@ -25,10 +25,10 @@ from ufm.solvers.checkpoint import Checkpoints
 from ufm.solvers.compiled import spare_programs
 from ufm.solvers.coordinates import going_on, in_few_numbers
 from ufm.solvers.escape import Move
-from ufm.solvers.finish import NEGLIGIBLE, quasi_newton
+from ufm.solvers.finish import NEGLIGIBLE
 from ufm.solvers.limits import Precision
 from ufm.solvers.run import Action, Run
-from ufm.solvers.starts import best_of_starts
+from ufm.solvers.starts import GROUP_STARTS, best_of_starts
 from ufm.solvers.status import Status
 from ufm.solvers.task import Outcome, Setup, Task
 from ufm.solvers.threads import few_threads
@@ -145,9 +145,7 @@ class Block:
             run = self.runs[slots[i]]
             small = move is None or not move.decrease > max(run.least, NEGLIGIBLE * found[i].gap)
             if run.late and small:
-                other = quasi_newton(
-                    run.task.problem, self.setup.level, member(points, i), run.quasi_newton_steps
-                )
+                other = self.device.descent(run.task.problem, member(points, i), run.newton_steps)
                 if other is not None and (move is None or other.decrease > move.decrease):
                     move = other
             if agreed(move is not None and (move.steps or move.decrease > run.least)):
@@ -190,7 +188,8 @@ def solve_one(
         def solve(tasks: Sequence[Task]) -> list[Outcome]:
             return in_few_numbers(tasks, setup, lambda own: [_run(own[0], setup)])
 
-        return best_of_starts([task], solve)[0]
+        roomy = setup.level == "group" and task.problem.dim >= task.problem.num_classes
+        return best_of_starts([task], solve, GROUP_STARTS if roomy else 1)[0]
     return _run(task, setup, checkpoints, resume)
 
 

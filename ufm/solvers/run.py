@@ -123,7 +123,7 @@ class Run:
             or self.steps >= self.limits.max_steps
             or self.idle >= PATIENCE
             or self._wants_escape(stand_in, residual)
-            or self._creeps((objective - self.bound) / objective if objective > 0 else math.inf)
+            or self._creeps((objective - self.bound) / objective if objective > 0 else math.inf, residual)
         )
 
     def judge(self, certificate: Certificate) -> Action:
@@ -132,7 +132,7 @@ class Run:
         self.bound = max(self.bound, certificate.lower_bound)
         status = self._finished(certificate)
         self.stuck = status is None and self._wants_escape(gap, residual)
-        if self.stuck or (status is None and self._creeps(gap)):
+        if self.stuck or (status is None and self._creeps(gap, residual)):
             return "escape"
         if self.steps >= self.suspicion:
             self.suspicion = min(2 * self.steps, LATE) if self.steps < LATE else 2 * self.steps
@@ -150,13 +150,13 @@ class Run:
 
     @property
     def late(self) -> bool:
-        """Whether the quasi-Newton descent may take over, from a rule that only wants to get down."""
+        """Whether Newton's method may take over, from a rule that only wants to get down."""
         return self.descends and self.steps >= LATE
 
     @property
-    def quasi_newton_steps(self) -> int:
-        """How many evaluations a quasi-Newton descent may take."""
-        return min(MOST_EVALUATIONS, 3 * self.steps, self.limits.max_steps - self.steps)
+    def newton_steps(self) -> int:
+        """How many evaluations Newton's method may take."""
+        return min(MOST_EVALUATIONS, self.steps, self.limits.max_steps - self.steps)
 
     def escaped(self, sentence: str, steps: int) -> None:
         """Start afresh after an escape move that took some steps itself."""
@@ -189,12 +189,13 @@ class Run:
         fresh = fresh and self.steps > self.escaped_steps
         return self.task.escapes and fresh and self._suspicious(relative_gap, residual)
 
-    def _creeps(self, relative_gap: float) -> bool:
-        """Return whether at this rate the gap would take many more looks to close."""
+    def _creeps(self, relative_gap: float, residual: float) -> bool:
+        """Return whether at this rate the gap, or late on the residual, would take many more looks to close."""
         slow = self.late or self.decrease < CREEP * relative_gap * self.objective
         again = LATE if self.late and self.refused_steps < LATE else 2 * self.refused_steps
         asked = self.steps >= max(self.suspicion, again)
-        return self.task.escapes and asked and relative_gap > self.limits.tol and self.convex and slow
+        left = relative_gap > self.limits.tol or (self.late and residual > self.limits.residual)
+        return self.task.escapes and asked and left and self.convex and slow
 
     def _stay(self, certificate: Certificate) -> Action:
         """Return the status of a run in which nothing moves or the steps are used up; first try shorter steps."""
