@@ -38,7 +38,7 @@ from ufm.solvers.compiled import (
     units_of,
 )
 from ufm.solvers.escape import Move, escape_all
-from ufm.solvers.finish import MOST, row_vector, second_order
+from ufm.solvers.finish import MANY, row_vector, second_order
 from ufm.solvers.group_escape import group_escape
 from ufm.solvers.task import Setup, Task
 from ufm.solvers.vectors import Vector
@@ -73,15 +73,19 @@ class _Stacked:
         """Return for every point a move that lowers its objective (if only by less than ``least``), or None."""
         return escape_all(self.stack_of(problems), points)
 
-    def descent(self, problem: Problem, point: Any, steps: int) -> Move | None:
-        """Return where so many steps of Newton's method lead from a point, or None if that is no better."""
-        if point.weight.size + point.features.size > MOST:
+    def descent(self, problem: Problem, point: Any, steps: int, stubborn: bool) -> Move | None:
+        """Return where so many steps of a second-order method lead from a point (`second_order`)."""
+        used = np.any(point.features, axis=0)  # nothing else moves a coordinate that no row has
+        if (len(point.weight) + len(point.features)) * np.count_nonzero(used) > MANY or not np.any(used):
             return None
-        move = second_order(row_vector(problem, self.stack.level, point), steps)
-        if move is None:
-            return None
-        scales = scaling(problem, self.stack.level, "balanced")
-        return dataclasses.replace(move, point=to_variables(move.point, scales))
+        own = point._replace(weight=point.weight[:, used], features=point.features[:, used])
+        move = second_order(row_vector(problem, self.stack.level, own), steps, stubborn)
+        if move is None or not move.steps:
+            return move
+        own = to_variables(move.point, scaling(problem, self.stack.level, "balanced"))
+        weight, features = np.zeros_like(point.weight), np.zeros_like(point.features)
+        weight[:, used], features[:, used] = own.weight, own.features
+        return dataclasses.replace(move, point=Variables(weight, features, own.bias))
 
     def expanded(self, point: Any) -> Variables:
         """Return a point as observers know it."""
@@ -207,9 +211,9 @@ class Grouped(Alone):
         """Return a move that lowers the objective by more than ``least``, or None."""
         return [group_escape(self.dual, member(points, 0), least[0])]
 
-    def descent(self, problem: Problem, point: Any, steps: int) -> Move | None:
-        """Return where so many steps of Newton's method lead from a point, or None if that is no better."""
-        return second_order(Vector(self.dual.objective, point), steps)
+    def descent(self, problem: Problem, point: Any, steps: int, stubborn: bool) -> Move | None:
+        """Return where so many steps of a second-order method lead from a point (`second_order`)."""
+        return second_order(Vector(self.dual.objective, point), steps, stubborn)
 
     def expanded(self, point: Any) -> Variables:
         """Return the point in full size."""

@@ -28,7 +28,7 @@ from ufm.solvers.escape import Move
 from ufm.solvers.finish import NEGLIGIBLE
 from ufm.solvers.limits import Precision
 from ufm.solvers.run import Action, Run
-from ufm.solvers.starts import GROUP_STARTS, best_of_starts
+from ufm.solvers.starts import best_of_starts
 from ufm.solvers.status import Status
 from ufm.solvers.task import Outcome, Setup, Task
 from ufm.solvers.threads import few_threads
@@ -144,15 +144,16 @@ class Block:
         for i, move in zip(stuck, moves, strict=True):
             run = self.runs[slots[i]]
             small = move is None or not move.decrease > max(run.least, NEGLIGIBLE * found[i].gap)
+            other = None
             if run.late and small:
-                other = self.device.descent(run.task.problem, member(points, i), run.newton_steps)
-                if other is not None and (move is None or other.decrease > move.decrease):
+                other = self.device.descent(run.task.problem, member(points, i), *run.second_order)
+                if other is not None and other.steps and (move is None or other.decrease > move.decrease):
                     move = other
             if agreed(move is not None and (move.steps or move.decrease > run.least)):
                 point = agreed(member(points, i) if move is None else move.point)
                 yield slots[i], self._escape(slots[i], point, move)
             else:
-                actions[i] = run.refuse(found[i])
+                actions[i] = run.refuse(found[i], minimal=other is not None)
         for i, action in enumerate(actions):
             if isinstance(action, Status):
                 yield slots[i], self._end(slots[i], member(points, i), found[i], action)
@@ -188,8 +189,7 @@ def solve_one(
         def solve(tasks: Sequence[Task]) -> list[Outcome]:
             return in_few_numbers(tasks, setup, lambda own: [_run(own[0], setup)])
 
-        roomy = setup.level == "group" and task.problem.dim >= task.problem.num_classes
-        return best_of_starts([task], solve, GROUP_STARTS if roomy else 1)[0]
+        return best_of_starts([task], solve)[0]
     return _run(task, setup, checkpoints, resume)
 
 

@@ -1,10 +1,12 @@
-"""Moves for runs that first-order steps do not bring to an end: Newton's method, and a start drawn in."""
+"""Moves for runs that first-order steps do not bring to an end: second-order methods, and a start drawn in."""
 
 from __future__ import annotations
 
 import math
 
 import numpy as np
+from jaxtyping import Float
+from scipy.optimize import minimize
 from scipy.sparse.linalg import LinearOperator, eigsh
 
 from ufm.duality.certificate import objective_values
@@ -15,41 +17,82 @@ from ufm.solvers.escape import Move
 from ufm.solvers.newton import newton
 from ufm.solvers.vectors import RowVector, Vector
 
-#: Steps after which a run that creeps is given to Newton's method; easy problems never get there.
-LATE = 500
+#: Steps after which a run that creeps is given to a second-order method (easy problems never get there), and after
+#: which it has resisted the cheaper one.
+LATE, STUBBORN = 500, 2000
 #: Evaluations that it may take at a time: then it is for escape moves again.
-MOST_EVALUATIONS = 1000
+MOST_EVALUATIONS = 2000
 #: An escape move that closes less than this share of the gap does not keep a run from it.
 NEGLIGIBLE = 1e-2
-#: Variables up to which it forms Hessians, up to which all of their eigenvalues are computed, and the relative step
-#: of the differences that stand for products with larger ones.
-MOST, DENSE, DIFFERENCE = 4000, 400, 1e-7
+#: Variables up to which Newton's method is tried first, at all, and L-BFGS-B: at K = d = 100 an evaluation on the
+#: host costs several steps. And up to which all eigenvalues of a Hessian are computed.
+FEW, MOST, MANY, DENSE = 1500, 4000, 20_000, 400
+#: Relative step of the differences that stand for products with larger ones.
+DIFFERENCE = 1e-7
+#: Pairs that L-BFGS-B remembers, and times it begins anew, in units of the point that it has reached.
+MEMORY, ROUNDS = 30, 4
 #: Objectives that differ by less are equal: then the more stationary point is the better one.
 EQUAL = 1e-14
 #: A start is drawn in until its objective is at most so many times that at zero, by at most so many halvings.
 WORSE, HALVINGS = 2.0, 60
 
 
-def second_order(vector: Vector, evaluations: int) -> Move | None:
-    """Return where Newton's method leads from the start of a convex loss's objective, or None if that is no better.
+def second_order(vector: Vector, evaluations: int, stubborn: bool) -> Move | None:
+    """Return where Newton's method, or with many variables L-BFGS-B, leads from the start: of a convex loss.
 
     Args:
         vector: the objective, in balanced coordinates.
         evaluations: at most so many of it.
+        stubborn: whether Newton's method is to be tried with many variables too.
+
+    Returns:
+        A move of no steps if that is no better than where it began; None if it has too many variables, or is of a
+        fixed classifier.
     """
-    x = vector.start
-    if len(x) > MOST or not vector.objective.weight_decay > 0:
+    if len(vector.start) > MANY or not vector.objective.weight_decay > 0:
         return None
+    exactly = len(vector.start) <= (MOST if stubborn else FEW)
     with np.errstate(all="ignore"):
-        reached, spent = newton(vector, evaluations)
-    (before, at), (after, there) = vector(x), vector(reached)
-    flatter = vector.residual(reached, after, there) < vector.residual(x, before, at)
-    better = after < before or (after <= before * (1 + EQUAL) and flatter)
-    return (
-        Move(vector.point(reached), f"{spent} Newton steps", max(before - after, 0.0), spent)
-        if better
-        else None
-    )
+        x, spent = (newton if exactly else quasi_newton)(vector, evaluations)
+    (before, at), (after, there) = vector(vector.start), vector(x)
+    flatter = vector.residual(x, after, there) < vector.residual(vector.start, before, at) / 2
+    if after < before * (1 - EQUAL) or (after <= before * (1 + EQUAL) and flatter):
+        kind = "Newton steps" if exactly else "quasi-Newton evaluations"
+        return Move(vector.point(x), f"{spent} {kind}", max(before - after, 0.0), spent)
+    return Move(vector.point(vector.start), "nothing", 0.0)
+
+
+def quasi_newton(vector: Vector, most: int) -> tuple[Float[np.ndarray, " all"], int]:
+    """Return where L-BFGS-B leads from a vector's start, and the evaluations that it took, about ``most`` at most.
+
+    It learns the curvature from its own steps, but not what is ten orders of magnitude below the largest.
+    """
+    x, left = vector.start, most
+    value = vector(x)[0]
+    bounds = np.stack([vector.lowest, np.full(len(x), np.inf)], axis=1)
+    for _ in range(ROUNDS):
+        unit = math.sqrt(np.mean(x[: vector.bias_from] ** 2)) or 1.0
+        found = minimize(
+            lambda y, unit=unit, scale=value: _scaled(vector, y, unit, scale),
+            x / unit,
+            jac=True,
+            method="L-BFGS-B",
+            bounds=bounds,
+            options={"maxcor": MEMORY, "maxfun": left, "maxiter": left, "ftol": 0.0, "gtol": 1e-13},
+        )
+        left -= found.nfev
+        reached = vector(found.x * unit)[0]
+        if not reached < value:
+            break
+        x, value = found.x * unit, reached
+        if left <= 0:
+            break
+    return x, most - left
+
+
+def _scaled(vector: Vector, y: np.ndarray, unit: float, scale: float) -> tuple[float, np.ndarray]:
+    value, gradient = vector(y * unit)
+    return value / scale, gradient * (unit / scale)
 
 
 def row_vector(problem: Problem, level: Level, variables: Variables) -> RowVector:

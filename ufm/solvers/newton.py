@@ -28,6 +28,11 @@ DAMPING, LEAST, MOST_DAMPING = 1e-3, 1e-12, 1e8
 MORE, LESS, GOOD, POOR = 4.0, 5.0, 0.75, 0.25
 #: Share of the promised decrease that a step must keep; promises below this share of the objective are rounding.
 KEPT, ROUNDING = 1e-4, 1e-13
+#: Negative curvature down to this, in units of the regulariser's, is that of directions that nothing uses; what is
+#: more negative says that the model does not hold for long, and damping is right.
+MILD = 3.0
+#: Variables up to which a spectrum costs about as much as a few factorisations.
+SPECTRAL = 1500
 #: Changes of the set of held coordinates in one model; it settles in two or three.
 CHANGES = 12
 
@@ -62,12 +67,14 @@ def newton(objective: Vector, most: int) -> tuple[Float[np.ndarray, " all"], int
 def _step(objective: Vector, point: _Point, damping: float, most: int) -> tuple[_Point | None, float, int]:
     """Return the next point, None where there is none, the next damping, and the evaluations that it took."""
     x, value, gradient, held = point
-    hessian, tried, refused, convex = objective.hessian(x), 0, False, False
+    hessian, tried, refused, clipped = objective.hessian(x), 0, False, False
     while tried < most and damping < MOST_DAMPING and np.all(np.isfinite(hessian)):
         found = box_minimum(hessian, gradient, objective.lowest - x, held, damping)
-        if found is None and not convex:
-            hessian, convex = without_negative_curvature(hessian, ~held), True
-            continue
+        if found is None and not clipped and damping < MILD and len(x) <= SPECTRAL:
+            clipped = True
+            if box_minimum(hessian, gradient, objective.lowest - x, held, MILD) is not None:
+                hessian = without_negative_curvature(hessian, ~held)
+                continue
         if found is not None:
             at = np.maximum(x + found[0], objective.lowest)
             step, (new, slope) = at - x, objective(at)
@@ -90,7 +97,7 @@ def without_negative_curvature(
     """Return the Hessian with negative eigenvalues of its moving part set to zero.
 
     Damping alone would have to exceed them, and hold back what has less curvature than that: next to a saddle whose
-    way down is never taken, such as a direction that no class uses, everything else would creep.
+    way down is never taken, everything else would creep. Escape moves take it.
     """
     there = np.ix_(moving, moving)
     values, vectors = np.linalg.eigh(hessian[there])

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from ufm.duality.certificate import Certificate
 from ufm.model.groups import GroupPoint
 from ufm.model.objective import Variables
-from ufm.solvers.finish import LATE, MOST_EVALUATIONS
+from ufm.solvers.finish import LATE, MOST_EVALUATIONS, STUBBORN
 from ufm.solvers.status import Status
 from ufm.solvers.task import Outcome, Record, Task
 
@@ -143,33 +143,42 @@ class Run:
         """By how much an escape move must lower the objective: more than a chunk of steps, if it creeps."""
         return 0.0 if self.stuck else self.decrease
 
-    def refuse(self, certificate: Certificate) -> Action:
-        """Remember that there is no escape from here: ask again only when the point is much more exact."""
+    def refuse(self, certificate: Certificate, minimal: bool = False) -> Action:
+        """Remember that there is no escape from here: ask again only when the point is much more exact.
+
+        Args:
+            certificate: of the point.
+            minimal: whether a second-order method has found nothing better around it.
+        """
         self.refused_residual, self.refused_steps = certificate.residual, self.steps
-        return self._stay(certificate)
+        return Status.STALLED if minimal and self._exact(certificate) else self._stay(certificate)
+
+    def _exact(self, certificate: Certificate) -> bool:
+        return certificate.residual <= self.limits.residual
 
     @property
     def late(self) -> bool:
-        """Whether Newton's method may take over, from a rule that only wants to get down."""
-        return self.descends and self.steps >= LATE
+        """Whether a second-order method may take over, from a rule that only wants to get down."""
+        return self.descends and self.convex and self.steps >= LATE
 
     @property
-    def newton_steps(self) -> int:
-        """How many evaluations Newton's method may take."""
-        return min(MOST_EVALUATIONS, self.steps, self.limits.max_steps - self.steps)
+    def second_order(self) -> tuple[int, bool]:
+        """How many evaluations a second-order method may take, and whether the run has resisted the cheaper one."""
+        most = min(MOST_EVALUATIONS, 3 * self.steps, self.limits.max_steps - self.steps)
+        return most, self.steps >= STUBBORN
 
     def escaped(self, sentence: str, steps: int) -> None:
         """Start afresh after an escape move that took some steps itself."""
         self.steps += min(steps, self.limits.max_steps - self.steps)
         self.due = self.steps + self.task.chunk(self.steps)
-        self.suspicion = max(self.suspicion, 2 * self.steps if steps else 0)
+        self.suspicion = max(self.suspicion, self.steps + LATE if steps else 0)
         self.start_afresh(self.steps)
         self.escapes += 1
         self.event = f"escape: {sentence}"
 
     def _finished(self, certificate: Certificate) -> Status | None:
         """Return the status of a run that has reached all that was asked for, else None."""
-        if not certificate.residual <= self.limits.residual:
+        if not self._exact(certificate):
             return None
         if certificate.certifies(self.limits.tol):
             return Status.CERTIFIED

@@ -1,43 +1,49 @@
 """The best of several random starts, for problems in which a start may end short of the optimum.
 
-Those are the problems of d < K, and now and then groups, which have fewer moves than classes to get away.
+Those are problems of d < K; and one start in thousands of the others, where classes share directions.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 
 from ufm.solvers.status import Status
 from ufm.solvers.task import Outcome, Task
 
-#: Starts of a grouped task that stalls although every class could have a coordinate of its own.
-GROUP_STARTS = 4
+#: Starts of a task that stalls although the loss is convex and every class could have a coordinate of its own.
+IF_STALLED = 4
 
 
-def best_of_starts(
-    tasks: Sequence[Task], solve: Callable[[Sequence[Task]], list[Outcome]], if_stalled: int = 1
-) -> list[Outcome]:
+def best_of_starts(tasks: Sequence[Task], solve: Callable[[Sequence[Task]], list[Outcome]]) -> list[Outcome]:
     """Solve tasks; those that end uncertified begin again with the next seeds, and the lowest end counts.
+
+    Its steps are those of all starts.
 
     Args:
         tasks: the tasks, each with how many starts it has.
         solve: solves tasks, each from one start.
-        if_stalled: how many starts a task has that stalls.
     """
     ends = solve(tasks)
-    for number in range(1, max(if_stalled, *(task.starts for task in tasks))):
+    for number in itertools.count(1):
         left = [
-            i
-            for i, (task, end) in enumerate(zip(tasks, ends, strict=True))
-            if task.start is None
-            and end.status is not Status.CERTIFIED
-            and number < max(task.starts, if_stalled if end.status is Status.STALLED else 1)
+            i for i, (task, end) in enumerate(zip(tasks, ends, strict=True)) if number < _starts(task, end)
         ]
         if not left:
             break
         again = [dataclasses.replace(tasks[i], seed=tasks[i].seed + number) for i in left]
         for i, end in zip(left, solve(again), strict=True):
             lower = end.certificate.objective < ends[i].certificate.objective
-            ends[i] = end if lower or end.status is Status.CERTIFIED else ends[i]
+            best = end if lower or end.status is Status.CERTIFIED else ends[i]
+            ends[i] = dataclasses.replace(best, steps=ends[i].steps + end.steps)
     return ends
+
+
+def _starts(task: Task, end: Outcome) -> int:
+    """Return how many starts a task has, given how it ended."""
+    problem = task.problem
+    if task.start is not None or end.status is Status.CERTIFIED:
+        return 1
+    roomy = problem.loss.convex and problem.loss.labelled and problem.dim >= problem.num_classes
+    return max(task.starts, IF_STALLED if end.status is Status.STALLED and roomy and task.escapes else 1)
