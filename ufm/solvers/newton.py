@@ -22,8 +22,9 @@ from ufm.solvers.vectors import Vector
 
 #: Residual that is exact enough: a little above rounding.
 STATIONARY = 1e-11
-#: Damping of the first step in units of the regulariser's curvature, the least after a refusal, and the most.
-DAMPING, LEAST, MOST_DAMPING = 1e-3, 1e-12, 1e8
+#: Damping of the first step in units of the regulariser's curvature, the least after a refusal, and how many times
+#: the largest entry of the Hessian it may be: that is a gradient step too short to matter.
+DAMPING, LEAST, HOPELESS = 1e-3, 1e-12, 1e4
 #: What refusals multiply it by, and good steps divide it by; from which share of the promise a step is good or poor.
 MORE, LESS, GOOD, POOR = 4.0, 5.0, 0.75, 0.25
 #: Share of the promised decrease that a step must keep; promises below this share of the objective are rounding.
@@ -68,7 +69,8 @@ def _step(objective: Vector, point: _Point, damping: float, most: int) -> tuple[
     """Return the next point, None where there is none, the next damping, and the evaluations that it took."""
     x, value, gradient, held = point
     hessian, tried, refused, clipped = objective.hessian(x), 0, False, False
-    while tried < most and damping < MOST_DAMPING and np.all(np.isfinite(hessian)):
+    largest = float(np.max(np.abs(hessian)))
+    while tried < most and damping < HOPELESS * largest < np.inf:
         found = box_minimum(hessian, gradient, objective.lowest - x, held, damping)
         if found is None and not clipped and damping < MILD and len(x) <= SPECTRAL:
             clipped = True

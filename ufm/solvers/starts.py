@@ -19,7 +19,7 @@ IF_STALLED = 4
 def best_of_starts(tasks: Sequence[Task], solve: Callable[[Sequence[Task]], list[Outcome]]) -> list[Outcome]:
     """Solve tasks; those that end uncertified begin again with the next seeds, and the lowest end counts.
 
-    Its steps are those of all starts.
+    Its steps are its own, with those of starts that stalled where only one was asked for.
 
     Args:
         tasks: the tasks, each with how many starts it has.
@@ -36,7 +36,8 @@ def best_of_starts(tasks: Sequence[Task], solve: Callable[[Sequence[Task]], list
         for i, end in zip(left, solve(again), strict=True):
             lower = end.certificate.objective < ends[i].certificate.objective
             best = end if lower or end.status is Status.CERTIFIED else ends[i]
-            ends[i] = dataclasses.replace(best, steps=ends[i].steps + end.steps)
+            steps = best.steps if number < tasks[i].starts else ends[i].steps + end.steps
+            ends[i] = dataclasses.replace(best, steps=steps)
     return ends
 
 
