@@ -6,6 +6,8 @@ import pytest
 import ufm
 from experiments.stress.few_dimensions import largest_cosine
 from ufm.inputs.checks import InputError
+from ufm.losses.by_name import parse_loss
+from ufm.solvers import starts
 from ufm.sweeps.batch_work import solve_together
 from ufm.sweeps.member import build_member
 
@@ -66,3 +68,22 @@ def test_vanishing_decays_pack_the_icosahedron():
 @pytest.mark.slow
 def test_vanishing_decays_find_28_equiangular_lines():
     assert largest_cosine(7, 56, seed=0) == pytest.approx(1 / 3, abs=1e-4)
+
+
+#: Groups that end in a local minimum from this seed: its classes would do better apart, as they end from the next.
+LONG = np.array([28037, 201, 201, 201, 431])
+STALLING = ufm.Problem(LONG, 5, 5.8e-5, 8.6e-4, loss=parse_loss("adjustment", LONG))
+
+
+def test_a_run_that_stalls_where_every_class_has_room_begins_again(monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setitem(starts.IF_STALLED, "group", 1)
+        alone = [ufm.solve(STALLING, level="group", seed=seed) for seed in (3, 4)]
+    stalled, certified = alone
+    assert stalled.status == "stalled"
+    assert certified.certified
+    again = ufm.solve(STALLING, level="group", seed=3)
+    assert again.objective == certified.objective
+    assert again.steps == stalled.steps + certified.steps
+    fixed = ufm.solve(STALLING, level="group", seed=3, escapes=False)
+    assert fixed.steps < again.steps

@@ -189,7 +189,7 @@ def solve_one(
         def solve(tasks: Sequence[Task]) -> list[Outcome]:
             return in_few_numbers(tasks, setup, lambda own: [_run(own[0], setup)])
 
-        return best_of_starts([task], solve)[0]
+        return best_of_starts([task], setup.level, solve)[0]
     return _run(task, setup, checkpoints, resume)
 
 
@@ -254,7 +254,7 @@ def solve_many(
             tasks, setup, lambda tasks: _run_together(tasks, setup, width, sharding, report)
         )
 
-    return best_of_starts(tasks, solve)
+    return best_of_starts(tasks, setup.level, solve)
 
 
 def _run_together(

@@ -72,7 +72,8 @@ def solve(
         max_steps: limit on the number of steps.
         progress: True for a progress bar on stderr, or a function that is given every record of the history.
         starts: random starts to try, from ``seed`` on, until one is certified; the best one is returned, with its own
-            steps. Where ``dim < K`` the ends of several starts differ.
+            steps. Where ``dim < K`` the ends of several starts differ. A run that stalls although every class could
+            have a coordinate of its own tries a few more by itself, and tells the steps of all.
         start: a `Solution` or a tuple ``(weight, features)`` or ``(weight, features, bias)`` to start from. The
             default rule draws it in along its ray where its regulariser is above the objective at zero.
         escapes: whether to use escape moves when stuck.

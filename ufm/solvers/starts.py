@@ -9,26 +9,33 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
 
+from ufm.model.problem import Level
 from ufm.solvers.status import Status
 from ufm.solvers.task import Outcome, Task
 
-#: Starts of a task that stalls although the loss is convex and every class could have a coordinate of its own.
-IF_STALLED = 4
+#: Starts of a task that stalls although the loss is convex and every class could have a coordinate of its own. Groups
+#: have local minima that classes have not, and are cheap.
+IF_STALLED: dict[Level, int] = {"group": 10, "class": 4, "sample": 1}
 
 
-def best_of_starts(tasks: Sequence[Task], solve: Callable[[Sequence[Task]], list[Outcome]]) -> list[Outcome]:
+def best_of_starts(
+    tasks: Sequence[Task], level: Level, solve: Callable[[Sequence[Task]], list[Outcome]]
+) -> list[Outcome]:
     """Solve tasks; those that end uncertified begin again with the next seeds, and the lowest end counts.
 
     Its steps are its own, with those of starts that stalled where only one was asked for.
 
     Args:
         tasks: the tasks, each with how many starts it has.
+        level: of their feature rows.
         solve: solves tasks, each from one start.
     """
     ends = solve(tasks)
     for number in itertools.count(1):
         left = [
-            i for i, (task, end) in enumerate(zip(tasks, ends, strict=True)) if number < _starts(task, end)
+            i
+            for i, (task, end) in enumerate(zip(tasks, ends, strict=True))
+            if number < _starts(task, end, level)
         ]
         if not left:
             break
@@ -41,10 +48,11 @@ def best_of_starts(tasks: Sequence[Task], solve: Callable[[Sequence[Task]], list
     return ends
 
 
-def _starts(task: Task, end: Outcome) -> int:
+def _starts(task: Task, end: Outcome, level: Level) -> int:
     """Return how many starts a task has, given how it ended."""
     problem = task.problem
     if task.start is not None or end.status is Status.CERTIFIED:
         return 1
     roomy = problem.loss.convex and problem.loss.labelled and problem.dim >= problem.num_classes
-    return max(task.starts, IF_STALLED if end.status is Status.STALLED and roomy and task.escapes else 1)
+    again = end.status is Status.STALLED and roomy and task.escapes
+    return max(task.starts, IF_STALLED[level] if again else 1)
