@@ -134,11 +134,11 @@ def box_minimum(
     for _ in range(CHANGES):
         moving = np.flatnonzero(~held)
         step = np.where(held, lowest, 0.0)
-        known = gradient[moving] + hessian[moving] @ step
+        known = (gradient + hessian @ step)[moving]
+        own = hessian[np.ix_(moving, moving)]
+        own[np.diag_indices_from(own)] += damping
         try:
-            factor = cho_factor(
-                hessian[np.ix_(moving, moving)] + damping * np.eye(len(moving)), check_finite=False
-            )
+            factor = cho_factor(own, overwrite_a=True, check_finite=False)
         except LinAlgError:
             return None
         step[moving] = -cho_solve(factor, known, check_finite=False)

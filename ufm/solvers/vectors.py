@@ -96,8 +96,9 @@ class RowVector(Vector):
             matrix[split:end, end:] = of.bias_scale * (weight.T @ scaled).reshape(-1, K)
             matrix[end:, end:] = of.bias_scale**2 * bends.sum(axis=0)
             decays.append(np.full(K, of.bias_decay))
-        upper = np.triu(matrix, 1)
-        matrix = upper + upper.T + np.diag(np.diag(matrix) + np.concatenate(decays))
+        matrix[split:, :split] = matrix[:split, split:].T
+        matrix[end:, split:end] = matrix[split:end, end:].T
+        matrix[np.diag_indices_from(matrix)] += np.concatenate(decays)
         return matrix
 
 
