@@ -89,3 +89,15 @@ def test_verdicts_tell_the_bound_from_the_point():
     assert family.verdict(record | {"complaints": ["objective"]}) == "FALSE"
     assert family.verdict(record | {"status": "stalled"}) == "open: bound"
     assert family.verdict(record | {"status": "stalled", "judged_gap": 1e-3}) == "open: point"
+
+
+#: Problems that 20,000 first-order steps left open: squared error, logit adjustment, CDT, without biases and with.
+ONCE_OPEN = (2060, 3185, 3441, 1920, 1974, 4216, 2983)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", ONCE_OPEN)
+def test_problems_that_stayed_open_are_certified_and_confirmed(number):
+    record = family.solve_and_judge(number)
+    assert family.verdict(record) == ""
+    assert record["steps"] < family.MAX_STEPS / 2
