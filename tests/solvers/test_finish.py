@@ -17,9 +17,9 @@ WIDE = [7736519, 60380560, 106988577, 1, 653922]
 SMALL = ufm.Problem([300, 100, 30, 5], 6, 1e-2, 1e-3)
 
 
-def moved(problem, seed=0, evaluations=2000, stubborn=False):
+def moved(problem, seed=0, evaluations=2000, costly=False):
     start = random_start(problem, "class", seed)
-    return second_order(row_vector(problem, "class", start), evaluations, stubborn)
+    return second_order(row_vector(problem, "class", start), evaluations, costly)
 
 
 def certificate(problem, move):
@@ -45,12 +45,12 @@ def test_squared_error_at_vanishing_decays_meets_the_closed_form_without_a_singl
     assert reached.objective >= ufm.predict(TINY).objective * (1 - 1e-12)
 
 
-@pytest.mark.parametrize("stubborn", [False, True])
-def test_many_variables_are_for_newtons_method_only_where_a_run_resists(stubborn, monkeypatch):
+@pytest.mark.parametrize("costly", [False, True])
+def test_many_variables_are_for_newtons_method_only_where_a_run_resists(costly, monkeypatch):
     few_variables(monkeypatch)
-    assert ("quasi" not in moved(SMALL, 1, 200, stubborn).description) == stubborn
+    assert ("quasi" not in moved(SMALL, 1, 200, costly).description) == costly
     monkeypatch.setattr(finish, "MANY", 10)
-    assert moved(SMALL, 1, 200, stubborn) is None
+    assert moved(SMALL, 1, 200, costly) is None
 
 
 @pytest.mark.parametrize("many", [False, True])
@@ -67,7 +67,7 @@ def test_features_stay_nonnegative_and_the_objective_falls_as_said(many, monkeyp
 def test_a_move_of_no_steps_says_that_nothing_is_better():
     best = row_vector(SMALL, "class", random_start(SMALL, "class", 1))
     best.start, _ = newton(best, 200)
-    move = second_order(best, 200, stubborn=False)
+    move = second_order(best, 200, costly=False)
     assert move is not None
     assert move.steps == 0
     assert np.array_equal(move.point.weight, best.point(best.start).weight)

@@ -73,13 +73,13 @@ class _Stacked:
         """Return for every point a move that lowers its objective (if only by less than ``least``), or None."""
         return escape_all(self.stack_of(problems), points)
 
-    def descent(self, problem: Problem, point: Any, steps: int, stubborn: bool) -> Move | None:
+    def descent(self, problem: Problem, point: Any, steps: int, costly: bool) -> Move | None:
         """Return where so many steps of a second-order method lead from a point (`second_order`)."""
         used = np.any(point.features, axis=0)  # nothing else moves a coordinate that no row has
         if (len(point.weight) + len(point.features)) * np.count_nonzero(used) > MANY or not np.any(used):
             return None
         own = point._replace(weight=point.weight[:, used], features=point.features[:, used])
-        move = second_order(row_vector(problem, self.stack.level, own), steps, stubborn)
+        move = second_order(row_vector(problem, self.stack.level, own), steps, costly)
         if move is None or not move.steps:
             return move
         own = to_variables(move.point, scaling(problem, self.stack.level, "balanced"))
@@ -211,9 +211,9 @@ class Grouped(Alone):
         """Return a move that lowers the objective by more than ``least``, or None."""
         return [group_escape(self.dual, member(points, 0), least[0])]
 
-    def descent(self, problem: Problem, point: Any, steps: int, stubborn: bool) -> Move | None:
+    def descent(self, problem: Problem, point: Any, steps: int, costly: bool) -> Move | None:
         """Return where so many steps of a second-order method lead from a point (`second_order`)."""
-        return second_order(Vector(self.dual.objective, point), steps, stubborn)
+        return second_order(Vector(self.dual.objective, point), steps, costly)
 
     def expanded(self, point: Any) -> Variables:
         """Return the point in full size."""

@@ -146,7 +146,7 @@ class Block:
             small = move is None or not move.decrease > max(run.least, NEGLIGIBLE * found[i].gap)
             other = None
             if run.late and small:
-                other = self.device.descent(run.task.problem, member(points, i), *run.second_order)
+                other = self.device.descent(run.task.problem, member(points, i), *run.second_order())
                 if other is not None and other.steps and (move is None or other.decrease > move.decrease):
                     move = other
             if agreed(move is not None and (move.steps or move.decrease > run.least)):

@@ -27,6 +27,8 @@ NEGLIGIBLE = 1e-2
 #: Variables up to which Newton's method is tried first, at all, and L-BFGS-B: at K = d = 100 an evaluation on the
 #: host costs several steps. And up to which all eigenvalues of a Hessian are computed.
 FEW, MOST, MANY, DENSE = 1500, 4000, 20_000, 400
+#: Evaluations of Newton's method with more than the first of these: a second each with 3,000.
+COSTLY = 300
 #: Relative step of the differences that stand for products with larger ones.
 DIFFERENCE = 1e-7
 #: Pairs that L-BFGS-B remembers, and times it begins anew, in units of the point that it has reached.
@@ -37,13 +39,13 @@ EQUAL = 1e-14
 WORSE, HALVINGS = 2.0, 60
 
 
-def second_order(vector: Vector, evaluations: int, stubborn: bool) -> Move | None:
+def second_order(vector: Vector, evaluations: int, costly: bool) -> Move | None:
     """Return where Newton's method, or with many variables L-BFGS-B, leads from the start: of a convex loss.
 
     Args:
         vector: the objective, in balanced coordinates.
         evaluations: at most so many of it.
-        stubborn: whether Newton's method is to be tried with many variables too.
+        costly: whether Newton's method is to be tried with many variables too.
 
     Returns:
         A move of no steps if that is no better than where it began; None if it has too many variables, or is of a
@@ -51,7 +53,9 @@ def second_order(vector: Vector, evaluations: int, stubborn: bool) -> Move | Non
     """
     if len(vector.start) > MANY or not vector.objective.weight_decay > 0:
         return None
-    exactly = len(vector.start) <= (MOST if stubborn else FEW)
+    many = len(vector.start) > FEW
+    exactly = not many or (costly and len(vector.start) <= MOST)
+    evaluations = min(evaluations, COSTLY) if many and exactly else evaluations
     with np.errstate(all="ignore"):
         x, spent = (newton if exactly else quasi_newton)(vector, evaluations)
     (before, at), (after, there) = vector(vector.start), vector(x)

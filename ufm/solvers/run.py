@@ -57,6 +57,7 @@ class Run:
         self.caution, self.retreats, self.calmed, self.escapes = 1.0, 0, 0, 0
         self.latest, self.bound, self.suspicion = math.inf, -math.inf, FIRST_SUSPICION
         self.event: str | None = None
+        self.tried_costly = False
         self.history: list[Record] = []
         self.before_look: dict[str, Any] = {}
         self.may_end = self.stuck = False
@@ -161,11 +162,14 @@ class Run:
         """Whether a second-order method may take over, from a rule that only wants to get down."""
         return self.descends and self.convex and self.steps >= LATE
 
-    @property
     def second_order(self) -> tuple[int, bool]:
-        """How many evaluations a second-order method may take, and whether the run has resisted the cheaper one."""
-        most = min(MOST_EVALUATIONS, 3 * self.steps, self.limits.max_steps - self.steps)
-        return most, self.steps >= STUBBORN
+        """Return how many evaluations a second-order method may take, and whether it is time for the costly one.
+
+        That is once, when the run has resisted the cheaper one.
+        """
+        costly = self.steps >= STUBBORN and not self.tried_costly
+        self.tried_costly = self.tried_costly or costly
+        return min(MOST_EVALUATIONS, 3 * self.steps, self.limits.max_steps - self.steps), costly
 
     def escaped(self, sentence: str, steps: int) -> None:
         """Start afresh after an escape move that took some steps itself."""
