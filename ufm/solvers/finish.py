@@ -26,9 +26,9 @@ MOST_EVALUATIONS = 2000
 NEGLIGIBLE = 1e-2
 #: Variables up to which Newton's method is tried first, at all, and L-BFGS-B: at K = d = 100 an evaluation on the
 #: host costs several steps. And up to which all eigenvalues of a Hessian are computed.
-FEW, MOST, MANY, DENSE = 1500, 4000, 20_000, 400
-#: Evaluations of Newton's method with more than the first of these: a second each with 3,000.
-COSTLY = 300
+FEW, MOST, MANY, DENSE = 1500, 2500, 20_000, 400
+#: Evaluations of Newton's method with more variables than the first of these, where each takes up to a second.
+COSTLY = 150
 #: Relative step of the differences that stand for products with larger ones.
 DIFFERENCE = 1e-7
 #: Pairs that L-BFGS-B remembers, and times it begins anew, in units of the point that it has reached.
