@@ -70,6 +70,11 @@ def test_vanishing_decays_find_28_equiangular_lines():
     assert largest_cosine(7, 56, seed=0) == pytest.approx(1 / 3, abs=1e-4)
 
 
+@pytest.mark.slow
+def test_vanishing_decays_find_the_kissing_configuration_of_eight_dimensions():
+    assert largest_cosine(8, 240, seed=0) == pytest.approx(1 / 2, abs=1e-4)
+
+
 #: Groups that end in a local minimum from this seed: its classes would do better apart, as they end from the next.
 LONG = np.array([28037, 201, 201, 201, 431])
 STALLING = ufm.Problem(LONG, 5, 5.8e-5, 8.6e-4, loss=parse_loss("adjustment", LONG))
