@@ -64,7 +64,7 @@ def test_the_minimum_of_a_convex_model_under_bounds_is_that_of_least_squares(see
     rng = np.random.default_rng(seed)
     root, gradient, damping = rng.normal(size=(12, 8)), rng.normal(size=8), 10.0 ** rng.integers(-6, 1)
     lowest = np.where(rng.random(8) < 0.5, -np.abs(rng.normal(size=8)) * rng.integers(0, 2, 8), -np.inf)
-    step, held = box_minimum(root.T @ root, gradient, lowest, rng.random(8) < 0.0, damping)
+    step, held = box_minimum(root.T @ root, gradient, lowest, np.zeros(8, dtype=bool), damping)
     # |R s + c|^2/2 with R' c = g and the damping as further rows
     rows = np.vstack([root, np.sqrt(damping) * np.eye(8)])
     right = -np.concatenate([np.linalg.lstsq(root.T, gradient, rcond=None)[0], np.zeros(8)])

@@ -90,5 +90,8 @@ def test_a_run_that_stalls_where_every_class_has_room_begins_again(monkeypatch):
     again = ufm.solve(STALLING, level="group", seed=3)
     assert again.objective == certified.objective
     assert again.steps == stalled.steps + certified.steps
+    short = ufm.solve(STALLING, level="group", seed=3, max_steps=stalled.steps + 20)
+    assert not short.certified
+    assert short.steps <= stalled.steps + 20
     fixed = ufm.solve(STALLING, level="group", seed=3, escapes=False)
     assert fixed.steps < again.steps

@@ -28,7 +28,8 @@ def problems() -> list[ufm.Problem]:
     few = [
         ufm.Problem(counts, 1, decay, 1e-4) for decay in (1e-6, 1.0)
     ]  # no room, and nothing to make room for
-    return [*varied, *equal, *by_class, *few]
+    squared = [ufm.Problem([40, 40, 40], 3, 1e-3, 1e-4, loss=MSE(), bias=bias) for bias in (None, 0.1)]
+    return [*varied, *equal, *by_class, *few, *squared]
 
 
 def test_many_at_once_are_those_of_each() -> None:

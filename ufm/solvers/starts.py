@@ -39,7 +39,7 @@ def best_of_starts(
         ]
         if not left:
             break
-        again = [dataclasses.replace(tasks[i], seed=tasks[i].seed + number) for i in left]
+        again = [_next_start(tasks[i], ends[i], number) for i in left]
         for i, end in zip(left, solve(again), strict=True):
             lower = end.certificate.objective < ends[i].certificate.objective
             best = end if lower or end.status is Status.CERTIFIED else ends[i]
@@ -48,11 +48,18 @@ def best_of_starts(
     return ends
 
 
+def _next_start(task: Task, end: Outcome, number: int) -> Task:
+    """Return the task from the next seed; with the steps that are left, if only one start was asked for."""
+    most = task.limits.max_steps - (0 if number < task.starts else end.steps)
+    limits = dataclasses.replace(task.limits, max_steps=most)
+    return dataclasses.replace(task, seed=task.seed + number, limits=limits)
+
+
 def _starts(task: Task, end: Outcome, level: Level) -> int:
     """Return how many starts a task has, given how it ended."""
     problem = task.problem
     if task.start is not None or end.status is Status.CERTIFIED:
         return 1
     roomy = problem.loss.convex and problem.loss.labelled and problem.dim >= problem.num_classes
-    again = end.status is Status.STALLED and roomy and task.escapes
+    again = end.status is Status.STALLED and end.steps < task.limits.max_steps and roomy and task.escapes
     return max(task.starts, IF_STALLED[level] if again else 1)

@@ -17,7 +17,7 @@ from ufm.model.objective import Objective, Point
 
 #: Step of the central differences that give the Hessian of a loss in its logits, which are in nats.
 STEP = 1e-4
-#: Step of the differences of gradients, in units of the vector's mean entry.
+#: Step of the differences of gradients, in units of the root mean square of the vector.
 DIFFERENCE = 1e-5
 
 

@@ -56,7 +56,7 @@ __all__ = [
 class Theorem(NamedTuple):
     """A theorem: whether it is the one for a problem's loss, features and bias, and the prediction it makes.
 
-    Where ``several`` is given it makes those of problems of equal shape that share a loss, at once.
+    Where ``several`` is given it makes those of problems of equal shape that share a loss and kind of bias, at once.
     """
 
     applies: Callable[[Problem], bool]
@@ -110,8 +110,8 @@ def predict_each(problems: Sequence[Problem]) -> list[Prediction | None]:
     found: list[Prediction | None] = [None] * len(problems)
     alike = collections.defaultdict(list)
     for i, problem in enumerate(problems):
-        alike[_theorem_for(problem), problem.loss].append(i)
-    for (theorem, _), places in alike.items():
+        alike[_theorem_for(problem), problem.loss, problem.bias is None].append(i)
+    for (theorem, *_), places in alike.items():
         own = [problems[i] for i in places]
         several = theorem.several(own) if theorem.several else [or_none(theorem.build, each) for each in own]
         for i, prediction in zip(places, several, strict=True):

@@ -80,7 +80,7 @@ def predict_symmetric(problem: Problem) -> Prediction:
 
 
 def predict_several(problems: Sequence[Problem]) -> list[Prediction | None]:
-    """Return the predictions of problems of equal shape that share a loss; None where the theorem needs more."""
+    """Return the predictions of problems that share shape, loss and kind of bias; None where (T) needs more."""
     try:
         like = scalar_problems(problems[0])
     except ClosedFormError:
