@@ -102,6 +102,16 @@ def test_starts_of_any_size_are_certified(size):
     assert solution.steps <= 200
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_float32_ends_where_newtons_method_leads_though_its_own_steps_cannot_stay_there(seed):
+    """Steps in float32 rounded the point that Newton's method had made exact, up to the last of 20,000."""
+    wide = ufm.Problem([37618, 329], 2, 4.6e-8, 3.8e-6, loss=ufm.MSE())
+    solution = solve(wide, seed=seed, tol=1e-3, precision="float32", max_steps=3000)
+    assert solution.certified
+    assert solution.steps < 1000
+    assert solution.certificate.residual < 1e-9
+
+
 CREEPING = {
     "squared error, free": TINY,
     "squared error, non-negative": TINY.replace(features="nonnegative"),

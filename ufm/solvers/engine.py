@@ -161,16 +161,19 @@ class Block:
                 yield slots[i], [member(points, i)]
 
     def _escape(self, slot: int, point: Any, move: Move | None) -> Result:
-        """Go on from where an escape move leads, or end there if the steps are used up."""
+        """Go on from where an escape move leads, or end there: if it took steps to the end, or the last of them."""
         run, task = self.runs[slot], self.runs[slot].task
-        run.escaped("" if move is None else move.sentence, 0 if move is None else move.steps)
-        if task.report is None and run.steps < task.limits.max_steps:
+        steps = 0 if move is None else move.steps
+        run.escaped("" if move is None else move.sentence, steps)
+        used_up = run.steps >= task.limits.max_steps
+        if task.report is None and not steps and not used_up:
             return [point]
         certificate = self._certify([slot], member(point, None))[0]
         run.bound = max(run.bound, certificate.lower_bound)
         self._record(slot, certificate.objective, certificate.residual, point)
-        used_up = run.steps >= task.limits.max_steps
-        return self._end(slot, point, certificate, Status.MAX_STEPS) if used_up else [point]
+        ended = run.finished(certificate) if steps else None
+        ended = ended or (Status.MAX_STEPS if used_up else None)
+        return [point] if ended is None else self._end(slot, point, certificate, ended)
 
 
 def solve_one(

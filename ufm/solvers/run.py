@@ -131,7 +131,7 @@ class Run:
         """Judge the point by its certificate: the end, an escape move, shorter steps, or nothing to do."""
         gap, residual = certificate.relative_gap, certificate.residual
         self.bound = max(self.bound, certificate.lower_bound)
-        status = self._finished(certificate)
+        status = self.finished(certificate)
         self.stuck = status is None and self._wants_escape(gap, residual)
         if self.stuck or (status is None and self._creeps(gap, residual)):
             return "escape"
@@ -178,9 +178,10 @@ class Run:
         self.suspicion = max(self.suspicion, self.steps + LATE if steps else 0)
         self.start_afresh(self.steps)
         self.escapes += 1
+        self.may_end = self.may_end or steps > 0
         self.event = f"escape: {sentence}"
 
-    def _finished(self, certificate: Certificate) -> Status | None:
+    def finished(self, certificate: Certificate) -> Status | None:
         """Return the status of a run that has reached all that was asked for, else None."""
         if not self._exact(certificate):
             return None
