@@ -89,7 +89,9 @@ class Run:
         if not math.isfinite(objective):
             self._retreat("overflow", 4)
             return "back"
-        if self.descends and objective > CLIMB * self.latest and self.retreats < RETREATS:
+        # what an escape move has gained must be kept by the steps that follow it
+        climb = CLIMB if self.steps > self.escaped_steps else 1 + self.limits.stationary
+        if self.descends and objective > climb * self.latest and self.retreats < RETREATS:
             self._retreat("climbed", 2)
             return "back"
         self.steps, self.latest = self.steps + steps, objective
