@@ -45,6 +45,8 @@ class DeepHead:
 def deep_linear_head(counts: Any, depth: Any, weight_decay: Any, feature_decay: Any) -> DeepHead:
     """Return the optimum of MSE with a linear head of ``depth`` layers, each as wide as K at least.
 
+    Accuracy: logits 1e-13, the objective 1e-13 of itself.
+
     Args:
         counts: samples per class.
         depth: number D of weight matrices; 1 is the usual model (`ufm.predict`).

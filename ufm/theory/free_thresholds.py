@@ -92,6 +92,8 @@ def twin_thresholds(problem: Problem) -> tuple[TwinThreshold, ...]:
     (cross-entropy: ``sqrt(n) / N``). It holds with any bias or none. A class without a twin has no such
     threshold.
 
+    Accuracy: 1e-13, relative.
+
     Args:
         problem: free features, a softmax loss, ``dim`` at least K; its decays are not used.
 
@@ -126,6 +128,8 @@ def minority_collapse_weight(problem: Problem) -> float:
 
     ``sqrt(n_minority) / N`` for cross-entropy, with any bias or none: see `twin_thresholds`.
 
+    Accuracy: 1e-13, relative.
+
     Raises:
         ClosedFormError: if the smallest classes are not at least two equals, or the problem is not covered.
 
@@ -150,6 +154,8 @@ def total_collapse_weight(problem: Problem) -> float:
     optimal bias alone and ``T = (1-e) I + e/K`` the targets. For cross-entropy on a step profile with at
     least two majority classes it is ``sqrt(n_majority) / N``, whatever the bias: p mixes the uniform and the
     empirical distribution, and for both of these ``|diag(sqrt(n)) (1 p' - I)| <= sqrt(n_majority)``.
+
+    Accuracy: 1e-13, relative.
 
     Args:
         problem: free features and a softmax loss, any dim; of its decays only the bias's is used.
@@ -215,8 +221,8 @@ def _regularised_bias(
         # every step is orthogonal to this direction, which the data term does not see
         hessian += total * np.outer(sizes / scales, sizes / scales)
         step = np.linalg.solve(hessian, gradient)
-        if gradient @ step <= 1e-26 * total:
-            break
+        if gradient @ step <= 1e-18 * total:  # so near that the last step, in full, squares the error
+            return bias - step
         size, start = 1.0, value(bias)
         while size > 1e-10 and value(bias - size * step) > start:
             size /= 2

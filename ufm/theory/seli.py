@@ -49,6 +49,8 @@ def seli(counts: Any) -> SELI:
     each up to scale. ``C diag(sqrt(n))`` is the simplex-encoded label matrix with the equal columns of
     every class merged into one. The feature dimension must be at least K - 1.
 
+    Accuracy: 1e-13 in Frobenius norm, ``H H'`` 1e-15 times the root of the imbalance ratio, if that is more.
+
     Args:
         counts: samples per class.
 
@@ -76,6 +78,8 @@ def weak_decay_limit(counts: Any, charge: float | int = 0) -> WeakDecayLimit:
 
     Margins become equal, features stay orthogonal with ``|h_k|^2`` proportional to ``n_k^{-(1-g)/2}``, and the
     classifier is the centred frame ``C diag(n^{(1-g)/2}) C`` with ``C = I - 11'/K``.
+
+    Accuracy: 1e-13 in Frobenius norm.
 
     Args:
         counts: samples per class.
