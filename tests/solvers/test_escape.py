@@ -17,7 +17,7 @@ from ufm.solvers.atoms import Atoms, strengths, violating_atoms
 from ufm.solvers.escape import escape
 from ufm.solvers.limits import Limits
 from ufm.solvers.run import Run
-from ufm.solvers.task import Task
+from ufm.solvers.task import Setup, Task
 
 COUNTS = [50, 40, 30, 20, 6]
 BASE = ufm.Problem(COUNTS, 5, 1e-2, 1e-3)
@@ -337,7 +337,8 @@ def test_strengths_are_finite_where_the_slope_never_rises():
 
 @pytest.mark.parametrize("rounding", [1e-13, 1e-6])
 def test_what_a_move_has_gained_is_kept_by_the_steps_that_follow(rounding):
-    run = Run(0, Task(BASE, Limits(1e-8, 1e-7, rounding, 10_000)), descends=True)
+    setup = Setup("class", ufm.Accelerated(), "float64")
+    run = Run(0, Task(BASE, Limits(1e-8, 1e-7, rounding, 10_000)), setup)
     assert run.passed(20, 1.0) == "due"
     run.due = 1000
     assert run.passed(20, 1.0 + 1e-5) is None  # momentum may climb a little

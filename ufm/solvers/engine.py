@@ -208,7 +208,7 @@ def _run(task: Task, setup: Setup, checkpoints: Checkpoints | None = None, resum
     spare_programs()
     with precision(setup.dtype), few_threads(task.problem, setup.level):
         device = (Grouped if setup.level == "group" else Alone)(task, setup)
-        run = Run(0, task, setup.rule.descends)
+        run = Run(0, task, setup)
         block = Block(device, [run], 1, setup)
         if checkpoints is not None and resume:
             checkpoints.restore(device, run)
@@ -272,7 +272,7 @@ def _run_together(
     solved: dict[int, Outcome] = {}
     half = math.ceil(width / 2)
     with precision(setup.dtype), few_threads(tasks[0].problem, setup.level):
-        waiting = deque(Run(i, task, setup.rule.descends) for i, task in enumerate(tasks))
+        waiting = deque(Run(i, task, setup) for i, task in enumerate(tasks))
         blocks: list[Block] = []
         while waiting and len(blocks) < 2:
             taken = [waiting.popleft() for _ in range(min(half, len(waiting)))]

@@ -17,9 +17,9 @@ from ufm.solvers.escape import Move
 from ufm.solvers.newton import newton
 from ufm.solvers.vectors import RowVector, Vector
 
-#: Steps after which a run that creeps is given to a second-order method (easy problems never get there), and after
-#: which it has resisted the cheaper one.
-LATE, STUBBORN = 500, 2000
+#: Steps after which a run that creeps is given to a second-order method, Newton's or L-BFGS-B, which easy problems
+#: never need; and after which it has resisted the cheaper one.
+LATE, LATER, STUBBORN = 300, 500, 2000
 #: Evaluations that it may take at a time: then it is for escape moves again.
 MOST_EVALUATIONS = 2000
 #: An escape move that closes less than this share of the gap does not keep a run from it.
@@ -37,6 +37,13 @@ MEMORY, ROUNDS = 30, 4
 EQUAL = 1e-14
 #: A start is drawn in until its objective is at most so many times that at zero, by at most so many halvings.
 WORSE, HALVINGS = 2.0, 60
+
+
+def late_from(problem: Problem, level: Level) -> int:
+    """Return the steps after which a run that creeps is given to the second-order method for its size."""
+    rows = problem.num_samples if level == "sample" else problem.num_classes
+    few = level == "group" or (problem.num_classes + rows) * problem.dim <= FEW
+    return LATE if few else LATER
 
 
 def second_order(vector: Vector, evaluations: int, costly: bool) -> Move | None:

@@ -13,9 +13,9 @@ from typing import Any, Literal
 from ufm.duality.certificate import Certificate
 from ufm.model.groups import GroupPoint
 from ufm.model.objective import Variables
-from ufm.solvers.finish import LATE, MOST_EVALUATIONS, STUBBORN
+from ufm.solvers.finish import MOST_EVALUATIONS, STUBBORN, late_from
 from ufm.solvers.status import Status
-from ufm.solvers.task import Outcome, Record, Task
+from ufm.solvers.task import Outcome, Record, Setup, Task
 
 #: Without a gap to compare with, a point is suspected to be stuck when its residual is within this of the target.
 NEARLY_STATIONARY = 1e2
@@ -47,12 +47,13 @@ class Run:
     Args:
         index: which of the tasks.
         task: the task.
-        descends: whether its step rule should never climb.
+        setup: what it shares with others: its step rule says whether it should never climb.
     """
 
-    def __init__(self, index: int, task: Task, descends: bool) -> None:
-        self.index, self.task, self.descends = index, task, descends
+    def __init__(self, index: int, task: Task, setup: Setup) -> None:
+        self.index, self.task, self.descends = index, task, setup.rule.descends
         self.limits, self.convex = task.limits, task.problem.loss.convex
+        self.late_from = late_from(task.problem, setup.level)
         self.steps, self.due = 0, task.chunk(0)
         self.caution, self.retreats, self.calmed, self.escapes = 1.0, 0, 0, 0
         self.latest, self.bound, self.suspicion = math.inf, -math.inf, FIRST_SUSPICION
@@ -74,7 +75,7 @@ class Run:
     @property
     def memory(self) -> dict[str, Any]:
         """What must be known to go on from a checkpoint."""
-        fixed = ("index", "task", "descends", "limits", "convex", "started", "before_look")
+        fixed = ("index", "task", "descends", "limits", "convex", "late_from", "started", "before_look")
         kept = {name: value for name, value in vars(self).items() if name not in fixed}
         return kept | {"history": list(self.history)}
 
@@ -138,7 +139,8 @@ class Run:
         if self.stuck or (status is None and self._creeps(gap, residual)):
             return "escape"
         if self.steps >= self.suspicion:
-            self.suspicion = min(2 * self.steps, LATE) if self.steps < LATE else 2 * self.steps
+            late = self.late_from
+            self.suspicion = min(2 * self.steps, late) if self.steps < late else 2 * self.steps
         return status or self._stay(certificate)
 
     @property
@@ -162,7 +164,7 @@ class Run:
     @property
     def late(self) -> bool:
         """Whether a second-order method may take over, from a rule that only wants to get down."""
-        return self.descends and self.convex and self.steps >= LATE
+        return self.descends and self.convex and self.steps >= self.late_from
 
     def second_order(self) -> tuple[int, bool]:
         """Return how many evaluations a second-order method may take, and whether it is time for the costly one.
@@ -177,7 +179,7 @@ class Run:
         """Start afresh after an escape move that took some steps itself."""
         self.steps += min(steps, self.limits.max_steps - self.steps)
         self.due = self.steps + self.task.chunk(self.steps)
-        self.suspicion = max(self.suspicion, self.steps + LATE if steps else 0)
+        self.suspicion = max(self.suspicion, self.steps + self.late_from if steps else 0)
         self.start_afresh(self.steps)
         self.escapes += 1
         self.may_end = self.may_end or steps > 0
@@ -208,7 +210,8 @@ class Run:
     def _creeps(self, relative_gap: float, residual: float) -> bool:
         """Return whether at this rate the gap, or late on the residual, would take many more looks to close."""
         slow = self.late or self.decrease < CREEP * relative_gap * self.objective
-        again = LATE if self.late and self.refused_steps < LATE else 2 * self.refused_steps
+        first = self.late and self.refused_steps < self.late_from
+        again = self.late_from if first else 2 * self.refused_steps
         asked = self.steps >= max(self.suspicion, again)
         left = relative_gap > self.limits.tol or (self.late and residual > self.limits.residual)
         return self.task.escapes and asked and left and self.convex and slow
