@@ -342,9 +342,9 @@ def test_what_a_move_has_gained_is_kept_by_the_steps_that_follow(rounding):
     assert run.passed(20, 1.0) == "due"
     run.due = 1000
     assert run.passed(20, 1.0 + 1e-5) is None  # momentum may climb a little
-    run.escaped("moved", 0)
+    run.escaped(module.Move(None, "moved", 0.3))
     run.due = 1000
-    assert run.passed(20, (1.0 + 1e-5) * (1 + 2 * rounding)) == "back"
-    assert run.passed(20, 1.0 - 1e-9) is None
-    assert run.passed(20, 1.0 + 1e-5) is None
+    assert run.passed(20, 0.7 + 1e-5 + 2 * rounding) == "back"
+    assert run.passed(20, 0.7 - 1e-5) is None
+    assert run.passed(20, 0.7 + 1e-5) is None
     assert run.retreats == 1

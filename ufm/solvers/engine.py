@@ -149,9 +149,10 @@ class Block:
                 other = self.device.descent(run.task.problem, member(points, i), *run.second_order())
                 if other is not None and other.steps and (move is None or other.decrease > move.decrease):
                     move = other
-            if agreed(move is not None and (move.steps or move.decrease > run.least)):
-                point = agreed(member(points, i) if move is None else move.point)
-                yield slots[i], self._escape(slots[i], point, move)
+            move = move or Move(member(points, i), "", 0.0)
+            if agreed(move.steps > 0 or move.decrease > run.least):
+                point, decrease, steps = agreed((move.point, move.decrease, move.steps))
+                yield slots[i], self._escape(slots[i], Move(point, move.description, decrease, steps))
             else:
                 actions[i] = run.refuse(found[i], minimal=other is not None)
         for i, action in enumerate(actions):
@@ -160,20 +161,19 @@ class Block:
             elif action == "calm":
                 yield slots[i], [member(points, i)]
 
-    def _escape(self, slot: int, point: Any, move: Move | None) -> Result:
+    def _escape(self, slot: int, move: Move) -> Result:
         """Go on from where an escape move leads, or end there: if it took steps to the end, or the last of them."""
         run, task = self.runs[slot], self.runs[slot].task
-        steps = 0 if move is None else move.steps
-        run.escaped("" if move is None else move.sentence, steps)
+        run.escaped(move)
         used_up = run.steps >= task.limits.max_steps
-        if task.report is None and not steps and not used_up:
-            return [point]
-        certificate = self._certify([slot], member(point, None))[0]
+        if task.report is None and not move.steps and not used_up:
+            return [move.point]
+        certificate = self._certify([slot], member(move.point, None))[0]
         run.bound = max(run.bound, certificate.lower_bound)
-        self._record(slot, certificate.objective, certificate.residual, point)
-        ended = run.finished(certificate) if steps else None
+        self._record(slot, certificate.objective, certificate.residual, move.point)
+        ended = run.finished(certificate) if move.steps else None
         ended = ended or (Status.MAX_STEPS if used_up else None)
-        return [point] if ended is None else self._end(slot, point, certificate, ended)
+        return [move.point] if ended is None else self._end(slot, move.point, certificate, ended)
 
 
 def solve_one(

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from ufm.duality.certificate import Certificate
 from ufm.model.groups import GroupPoint
 from ufm.model.objective import Variables
+from ufm.solvers.escape import Move
 from ufm.solvers.finish import MOST_EVALUATIONS, STUBBORN, late_from
 from ufm.solvers.status import Status
 from ufm.solvers.task import Outcome, Record, Setup, Task
@@ -90,8 +91,7 @@ class Run:
         if not math.isfinite(objective):
             self._retreat("overflow", 4)
             return "back"
-        # what an escape move has gained must be kept by the steps that follow it
-        climb = CLIMB if self.steps > self.escaped_steps else 1 + self.limits.stationary
+        climb = CLIMB if self.steps > self.escaped_steps else 1.0  # what a move has gained is kept
         if self.descends and objective > climb * self.latest and self.retreats < RETREATS:
             self._retreat("climbed", 2)
             return "back"
@@ -175,15 +175,16 @@ class Run:
         self.tried_costly = self.tried_costly or costly
         return min(MOST_EVALUATIONS, 3 * self.steps, self.limits.max_steps - self.steps), costly
 
-    def escaped(self, sentence: str, steps: int) -> None:
-        """Start afresh after an escape move that took some steps itself."""
-        self.steps += min(steps, self.limits.max_steps - self.steps)
+    def escaped(self, move: Move) -> None:
+        """Start afresh after an escape move, which may have taken steps itself."""
+        self.latest += self.limits.stationary * self.latest - move.decrease  # to rounding
+        self.steps += min(move.steps, self.limits.max_steps - self.steps)
         self.due = self.steps + self.task.chunk(self.steps)
-        self.suspicion = max(self.suspicion, self.steps + self.late_from if steps else 0)
+        self.suspicion = max(self.suspicion, self.steps + self.late_from if move.steps else 0)
         self.start_afresh(self.steps)
         self.escapes += 1
-        self.may_end = self.may_end or steps > 0
-        self.event = f"escape: {sentence}"
+        self.may_end = self.may_end or move.steps > 0
+        self.event = f"escape: {move.sentence}"
 
     def finished(self, certificate: Certificate) -> Status | None:
         """Return the status of a run that has reached all that was asked for, else None."""
