@@ -71,6 +71,7 @@ def test_sets_of_labels_that_are_the_same_become_one():
         (lambda: targets.noisy(COUNTS, 0.1, "cyclic"), "kind must be"),
         (lambda: targets.multilabel([(0,), ()], [1, 2]), "patterns must be"),
         (lambda: targets.multilabel([(0,), (3,)], [1, 2], 2), "labels from 0 to 1"),
+        (lambda: targets.multilabel([(-1, 3), (0,)], [5, 3]), "labels from 0 to 3, got -1"),
         (lambda: targets.mixup(COUNTS, 0), "alpha must be"),
         (lambda: targets.next_token([1, 2]), "pairs must be"),
         (lambda: targets.parse_targets("noise", COUNTS), "targets must be one of"),

@@ -145,8 +145,10 @@ def multilabel(patterns: Iterable[Any], counts: Any, num_labels: int | None = No
         )
     largest = max(max(each) for each in sets)
     K = largest + 1 if num_labels is None else positive_integer("num_labels", num_labels)
-    if min(min(each) for each in sets) < 0 or largest >= K:
-        raise InputError(f"patterns must hold labels from 0 to {K - 1}, got {largest}")
+    smallest = min(min(each) for each in sets)
+    if smallest < 0 or largest >= K:
+        got = smallest if smallest < 0 else largest
+        raise InputError(f"patterns must hold labels from 0 to {K - 1}, got {got}")
     _check_table(len(sets), K)
     targets = np.zeros((len(sets), K))
     for row, each in zip(targets, sets, strict=True):

@@ -114,3 +114,8 @@ def test_a_loss_with_its_own_value_declares_for_itself():
     assert not Own().grouped
     assert not Own().shift_invariant
     assert ufm.WeightedCrossEntropy([1.0, 1.0]).scalar_form(2) is not None
+    assert not Own().bounded
+    assert ufm.Focal(2.0).bounded
+    problem = ufm.Problem([3, 2], 2, 0.1, 0.1, loss=Own())
+    zero = np.zeros((2, 2))
+    assert not np.isfinite(ufm.certify(problem, zero, zero, np.arange(2)).relative_gap)

@@ -104,3 +104,9 @@ def test_batches_have_a_bound_each_and_lose_what_they_do_not_tie():
 def test_bad_batches_are_named(batches):
     with pytest.raises(InputError, match="batches must"):
         SupervisedContrastive([3, 2], 2, 1.0, batches=batches)
+
+
+def test_pairs_alone_in_their_batches_cost_nothing():
+    solution = SupervisedContrastive([2, 2], 4, 0.5, batches=[[0, 1], [2, 3]]).solve()
+    assert solution.certified
+    assert solution.objective == solution.lower_bound == solution.relative_gap == 0

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ufm.losses import (
+    MSE,
     CrossEntropy,
     Focal,
     LabelSmoothing,
@@ -254,6 +255,18 @@ def test_uncovered_problems_say_why_and_what_to_do(changes, reason):
         predict(problem)
     assert "ufm.solve" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("loss", "features", "bias"),
+    [(CrossEntropy(), "free", None), (CrossEntropy(), "nonnegative", None), (MSE(), "free", 0)],
+)
+def test_decays_whose_ratio_leaves_the_range_of_floats_give_finite_norms(loss, features, bias):
+    near, far = (
+        predict(make([50] * 3, 3, decay, 1e-10 / decay, loss=loss, features=features, bias=bias))
+        for decay in (1e-5, 1e160)
+    )
+    np.testing.assert_allclose(far.norms, near.norms * 1e165**0.5, rtol=1e-12)
 
 
 def test_extreme_class_weights_stay_finite():

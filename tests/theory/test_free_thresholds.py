@@ -93,3 +93,9 @@ def test_twins_are_told_apart_by_their_weights():
     assert heavy.nuclear_weight == pytest.approx(2 * light.nuclear_weight)
     with pytest.raises(ClosedFormError):
         minority_collapse_weight(problem)
+
+
+def test_twins_of_real_counts_keep_them():
+    problem = make([500.5] * 5 + [2.5] * 5, 10, 1e-3, 1e-3, features="free")
+    assert [twins.count for twins in twin_thresholds(problem)] == [2.5, 500.5]
+    assert minority_collapse_weight(problem) == pytest.approx(2.5**0.5 / problem.num_samples, rel=1e-13)

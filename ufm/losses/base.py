@@ -36,7 +36,7 @@ class Loss(ABC):
 
     What else is known of a loss it *declares*; every default is the safe answer "nothing". A class that defines
     its own ``value`` inherits no declaration, only what it says itself, since what holds for another value need not
-    hold for its own.
+    hold for its own; with the conjugate of another it is not `bounded`, and certifies nothing.
 
     Shapes: logits and gradients (rows, K), labels (rows,) in ``0..K-1``, values (rows,). ``value`` sets the unit.
 
@@ -71,6 +71,8 @@ class Loss(ABC):
             for name in _DECLARED:
                 if name not in vars(cls):
                     setattr(cls, name, vars(Loss)[name])
+            if not {"conjugate", "bounded"} & set(vars(cls)) and cls.conjugate is not Loss.conjugate:
+                cls.bounded = False
 
     @abstractmethod
     def value(

@@ -281,7 +281,7 @@ def group_objective(problem: Problem, groups: Groups, dtype: str = "float64") ->
 
 
 def group_start(problem: Problem, groups: Groups, seed: int) -> Point:
-    """Return a random point of the algebra whose logits are of order one, on the scale of `ufm.solvers.start`.
+    """Return a random point of the algebra whose logits are of order one, on the scale of `Stack.random_starts`.
 
     A share `OWN` of the squared norm of a class is in its own coordinate, the rest in all of them.
 

@@ -96,8 +96,8 @@ class ContrastiveSolution:
 
     @property
     def relative_gap(self) -> float:
-        """``(L - bound)/bound``."""
-        return (self.objective - self.lower_bound) / self.lower_bound
+        """``(L - bound)/bound``; where the bound is 0, ``L``."""
+        return (self.objective - self.lower_bound) / (self.lower_bound or 1.0)
 
     @property
     def certified(self) -> bool:
@@ -233,7 +233,7 @@ class SupervisedContrastive:
             if not np.isfinite(value):
                 status = Status.NONFINITE
                 break
-            if -ROUNDING * len(features) <= value / bound - 1 <= tol:
+            if -ROUNDING * len(features) <= (value - bound) / (bound or 1.0) <= tol:
                 status = Status.CERTIFIED
                 break
             if not value < best * (1 - tol / 10):

@@ -49,7 +49,7 @@ def predict_mse_with_bias(problem: Problem) -> Prediction:
         raise not_covered(
             f"the {alive} directions that do not collapse need as large a dim, got {problem.dim}"
         )
-    balance = np.sqrt(problem.weight_decay / float(problem.feature_decays[0]))
+    balance = np.sqrt(problem.weight_decay) / np.sqrt(problem.feature_decays[0])  # their ratio may overflow
     features = (left * kept) @ left.T * balance / np.outer(roots, roots)
     weights = (right.T * kept) @ right / balance
     plain = (left * kept) @ right / roots[:, None]

@@ -39,7 +39,7 @@ class TwinThreshold:
         reaches this.
     """
 
-    count: int
+    count: float
     classes: Int[np.ndarray, " twins"]
     nuclear_weight: float
 
@@ -116,7 +116,7 @@ def twin_thresholds(problem: Problem) -> tuple[TwinThreshold, ...]:
     thresholds = kinds.contrasts(problem.num_samples)
     groups = np.split(kinds.order, np.cumsum(kinds.sizes)[:-1])
     found = [
-        TwinThreshold(int(problem.counts[group[0]]), group, float(threshold))
+        TwinThreshold(problem.counts[group[0]].item(), group, float(threshold))
         for group, threshold in zip(groups, thresholds, strict=True)
         if len(group) > 1
     ]

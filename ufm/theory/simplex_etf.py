@@ -100,8 +100,7 @@ def _frame(
     objective: float,
 ) -> Prediction:
     problem, K = scalar.problem, scalar.problem.num_classes
-    scale = np.sqrt(problem.weight_decay / problem.feature_decays / problem.counts)
-    features, classifier = margins * scale, margins / scale
+    features, classifier = margins * scalar.scale, margins / scalar.scale
     return Prediction(
         problem=problem,
         theorem=theorem,
