@@ -17,7 +17,7 @@ import ufm
 from ufm.model import devices
 from ufm.model.objective import to_point
 from ufm.model.stack import build_objective, random_start, scaling
-from ufm.solvers import batch, compiled, group_escape
+from ufm.solvers import batch, compiled
 from ufm.solvers.compiled import advance_rounds, begin
 
 PLATFORMS = ("cuda", "tpu")
@@ -71,7 +71,7 @@ def programs(request):
 
         # several blocks of several rows, as on an accelerator
         patch.setattr(devices, "CACHED_BYTES", 2**9)
-        for module, names in ((batch, FUNCTIONS), (compiled, FUNCTIONS), (group_escape, ["_strengths"])):
+        for module, names in ((batch, FUNCTIONS), (compiled, FUNCTIONS)):
             for name in names:
                 if hasattr(module, name):
                     patch.setattr(module, name, watched(getattr(module, name), name))

@@ -7,6 +7,7 @@ strength theta it adds ``theta w u'`` to the balanced logits and theta to the re
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Float
@@ -98,21 +99,32 @@ def strengths(
         gradient = problem.loss.gradient(moved, classes) * weights
         return 1 + np.sum((atoms.u @ gradient) * atoms.w, axis=1)
 
-    # Bracket, then regula falsi (Illinois) for all at once: exact when atoms touch disjoint classes, as most do.
-    low = np.zeros(len(atoms.u))
     high = np.full(len(atoms.u), (problem.nuclear_weights * np.sqrt(problem.counts)).min())
-    at_low = slope(low)
-    if len(low) >= MANY:
-        ray = np.maximum(-at_low, 0.0)
-        moves = (ray[:, None] * atoms.u).T @ atoms.w
+    if len(high) < MANY:
+        return where_zero(slope, high)  # exact when atoms touch disjoint classes, as most do
+    ray = np.maximum(-slope(np.zeros(len(high))), 0.0)
+    moves = (ray[:, None] * atoms.u).T @ atoms.w
 
-        def along(length: float) -> float:
-            gradient = problem.loss.gradient(mean_logits + length * reach[:, None] * moves, classes) * weights
-            return float(ray.sum() + np.vdot(gradient, moves))
+    def along(length: float) -> float:
+        gradient = problem.loss.gradient(mean_logits + length * reach[:, None] * moves, classes) * weights
+        return float(ray.sum() + np.vdot(gradient, moves))
 
-        longest = next((2.0**i * high[0] for i in range(DOUBLINGS) if along(2.0**i * high[0]) > 0), None)
-        return ray * (high[0] if longest is None else brentq(along, 0.0, longest, rtol=1e-2))
-    at_high = slope(high)
+    longest = next((2.0**i * high[0] for i in range(DOUBLINGS) if along(2.0**i * high[0]) > 0), None)
+    return ray * (high[0] if longest is None else brentq(along, 0.0, longest, rtol=1e-2))
+
+
+def where_zero(
+    slope: Callable[[Float[np.ndarray, " atoms"]], Float[np.ndarray, " atoms"]],
+    high: Float[np.ndarray, " atoms"],
+) -> Float[np.ndarray, " atoms"]:
+    """Return about where rising slopes, negative at 0, are zero: regula falsi (Illinois) for all at once.
+
+    Args:
+        slope: the slopes in all strengths; that of each may depend a little on the others.
+        high: where to look first; it is doubled until a slope is positive.
+    """
+    low = np.zeros(len(high))
+    at_low, at_high = slope(low), slope(high)
     for _ in range(DOUBLINGS):
         short = at_high < 0
         if not np.any(short):

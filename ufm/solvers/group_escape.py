@@ -12,29 +12,23 @@ the objective.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Bool, Float
 
 from ufm.duality.groups import GroupDual
 from ufm.model.algebra import Blocks
-from ufm.model.groups import GroupObjective
 from ufm.model.objective import Point
+from ufm.solvers.atoms import MARGIN, where_zero
 from ufm.solvers.escape import Move
+from ufm.solvers.own_coordinates import NEGLIGIBLE
 
-#: Constraints count as violated above 1 plus this margin.
-MARGIN = 1e-9
 #: A class is as good as dead when its features carry less than this share of the norm that they start with.
 NEARLY_DEAD = 1e-3
-#: Directions below this share of the largest are not used.
-NEGLIGIBLE = 1e-8
-REFINEMENTS = 6
 SHRINKS = 8
 
 
+@np.errstate(all="ignore")  # a move that overflows is not better, and refused
 def group_escape(dual: GroupDual, point: Point, least: float = 0.0) -> Move | None:
     """Return a move that lowers the objective by more than ``least``, or None if there is none to be found.
 
@@ -108,59 +102,20 @@ def _with_atoms(dual: GroupDual, base: Point, chosen: Bool[np.ndarray, " G"], sh
     weight = np.where(columns, 0.0, base.weight)
     features = np.where(columns | chosen[:, None], 0.0, base.features)
     cleared = Point(weight, features, base.bias)
-    slopes = dual.objective.slopes(cleared)
-    sizes = np.sqrt(np.sum(algebra.times * slopes**2, axis=1))
+    objective = dual.objective
+    slopes, times = objective.slopes(cleared), algebra.times
+    sizes = np.sqrt(np.sum(times * slopes**2, axis=1))
     directions = -slopes / np.where(sizes > 0, sizes, 1.0)[:, None]
-    moves = dual.objective.logit_scales[:, None] * directions
-    found = _strengths(dual.objective, dual.objective.logits(cleared), moves)
-    strengths = np.where(chosen, np.asarray(found), 0.0)
+    logits, moves = objective.logits(cleared), objective.logit_scales[:, None] * directions
+
+    def slope(strengths: Float[np.ndarray, " G"]) -> Float[np.ndarray, " G"]:
+        gradient = objective.loss.gradient(logits + strengths[:, None] * moves, objective.labels, times)
+        return 1 + objective.loss_weights * np.sum(times * gradient * moves, axis=1)
+
+    strengths = np.where(chosen, where_zero(slope, 1 / objective.logit_scales), 0.0)
     roots = np.sqrt(share * strengths)
     added = algebra.transpose(roots[:, None] * algebra.roots * directions)
     return Point(weight + added, features + algebra.diagonal(roots), base.bias)
-
-
-@jax.jit
-def _strengths(
-    objective: GroupObjective, logits: Float[Array, "G columns"], moves: Float[Array, "G columns"]
-) -> Float[Array, " G"]:
-    """Return near-optimal strengths: where the slope of the objective in each vanishes (regula falsi, Illinois).
-
-    Args:
-        objective: the objective.
-        logits: logits of one class of every group.
-        moves: how they move with an atom of unit strength.
-    """
-    times = objective.algebra.times
-
-    def slope(strengths: Any) -> Any:
-        gradient = objective.loss.gradient(logits + strengths[:, None] * moves, objective.labels, times)
-        return 1 + objective.loss_weights * jnp.sum(times * gradient * moves, axis=1)
-
-    def short(state: Any) -> Any:
-        _, _, at_low, at_high = state
-        return (at_high < 0) & (at_low < 0)
-
-    def double(state: Any) -> Any:
-        low, high, at_low, at_high = state
-        up = short(state)
-        low, high = jnp.where(up, high, low), jnp.where(up, 2 * high, high)
-        return low, high, jnp.where(up, at_high, at_low), slope(high)
-
-    def refine(_: Any, state: Any) -> Any:
-        low, high, at_low, at_high, _, last = state
-        down, up = jnp.maximum(-at_low, 0), jnp.maximum(at_high, 0)
-        middle = jnp.where(up > 0, low + (high - low) * (down / jnp.where(up > 0, down + up, 1)), high)
-        at_middle = slope(middle)
-        side = jnp.sign(at_middle)
-        keep = jnp.where(side == last, 0.5, 1.0)  # an end that stays twice is made to give way
-        low, at_low = jnp.where(side < 0, middle, low), jnp.where(side < 0, at_middle, keep * at_low)
-        high, at_high = jnp.where(side < 0, high, middle), jnp.where(side < 0, keep * at_high, at_middle)
-        return low, high, at_low, at_high, middle, side
-
-    low, high = jnp.zeros(len(moves)), 1 / objective.logit_scales
-    bracket = (low, high, slope(low), slope(high))
-    bracket = jax.lax.while_loop(lambda state: jnp.any(short(state)), double, bracket)
-    return jax.lax.fori_loop(0, REFINEMENTS, refine, (*bracket, low, low))[4]
 
 
 def _free_moves(dual: GroupDual, point: Point, share: float) -> Iterator[tuple[Point, str]]:

@@ -18,9 +18,8 @@ from ufm.duality.lower_bound import dual_scales
 from ufm.duality.row_sums import by_row, logits_of
 from ufm.model.objective import Scaling, Variables
 from ufm.model.stack import Stack
-from ufm.solvers.atoms import DOUBLINGS, MARGIN
+from ufm.solvers.atoms import MARGIN, where_zero
 
-BISECTIONS = 16
 #: Class means below this share of the largest singular value are zero.
 NEGLIGIBLE = 1e-8
 
@@ -87,7 +86,7 @@ def _strengths(
     directions: Float[np.ndarray, "wanting K"],
     wanting: Bool[np.ndarray, "members C"],
 ) -> Float[np.ndarray, " wanting"]:
-    """Return where the slope of the objective in each atom's strength is zero, by bisection.
+    """Return about where the slope of the objective in each atom's strength is zero.
 
     An atom of strength theta moves the logits of its own class only, by ``theta w / (sqrt(n_k) l_k)``, and
     costs theta.
@@ -97,18 +96,8 @@ def _strengths(
     reach = 1 / (np.sqrt(stack.counts) * stack.nuclear_weights)
     share, reach = (stack.priors * reach)[wanting], reach[wanting]
 
-    def falling(theta: Float[np.ndarray, " wanting"]) -> Bool[np.ndarray, " wanting"]:
+    def slope(theta: Float[np.ndarray, " wanting"]) -> Float[np.ndarray, " wanting"]:
         slopes = stack.loss.gradient(logits + (reach * theta)[:, None] * directions, labels)
-        return 1 + share * np.sum(slopes * directions, axis=1) < 0
+        return 1 + share * np.sum(slopes * directions, axis=1)
 
-    low, high = np.zeros(len(labels)), 1 / reach
-    for _ in range(DOUBLINGS):
-        short = falling(high)
-        if not np.any(short):
-            break
-        low, high = np.where(short, high, low), np.where(short, 2 * high, high)
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        below = falling(middle)
-        low, high = np.where(below, middle, low), np.where(below, high, middle)
-    return (low + high) / 2
+    return where_zero(slope, 1 / reach)
