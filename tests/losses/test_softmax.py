@@ -112,7 +112,6 @@ def every_result(z, labels):
         *results,
         sm.softmax_residual(z, labels),
         sm.softmax_jacobian(p),
-        sm.hessian_vector_product(p, z),
         sm.weight_gradient(p, z, z.mT @ z, 0.1),
         sm.feature_gradient(p, z.mT @ z, z, 0.1),
     ]
@@ -153,12 +152,6 @@ def test_jacobian_is_the_hessian_of_cross_entropy_for_every_label():
         auto = jax.jit(jax.hessian(lambda x, y: sm.cross_entropy_from_logits(x[None], y[None])[0]))
         for label in range(len(z)):
             np.testing.assert_allclose(hessian, auto(jnp.asarray(z), jnp.asarray(label)), atol=20 * EPS)
-
-
-def test_hessian_vector_product_is_the_product():
-    p, v = sm.softmax(logits_of()), logits_of(seed=1)
-    product = np.einsum("rkl,rl->rk", sm.softmax_jacobian(p), v)
-    np.testing.assert_allclose(sm.hessian_vector_product(p, v), product, atol=20 * EPS)
 
 
 def regularised(weight, features, labels, weighting, decays):

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from helpers.groups import reduced, reduced_point
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,7 +15,6 @@ from ufm.model.groups import (
     group_objective,
     group_start,
     groups_of,
-    reduce_point,
 )
 from ufm.model.objective import to_point
 from ufm.model.problem import Problem
@@ -32,7 +32,7 @@ def elements(draw, number):
     first = np.array([int(np.flatnonzero(of_class == g)[0]) for g in range(len(sizes))])
     groups = Groups(of_class, first, np.array(sizes))
     K = len(of_class)
-    return groups, [groups.reduce(rng.standard_normal((K, K))) for _ in range(number)]
+    return groups, [reduced(groups, rng.standard_normal((K, K))) for _ in range(number)]
 
 
 @settings(max_examples=30, deadline=None)
@@ -45,7 +45,7 @@ def test_the_algebra_is_that_of_the_matrices(drawn):
     np.testing.assert_allclose(expand(product), X @ Y, atol=1e-12)
     np.testing.assert_allclose(expand(algebra.transpose(x)), X.T)
     np.testing.assert_allclose(np.vdot(x, y), np.vdot(X, Y), atol=1e-12)
-    np.testing.assert_allclose(groups.reduce(X), x, atol=1e-12)
+    np.testing.assert_allclose(reduced(groups, X), x, atol=1e-12)
     np.testing.assert_allclose(algebra.element(algebra.blocks(x)), x, atol=1e-12)
     np.testing.assert_allclose(expand(np.maximum(x, 0)), np.maximum(X, 0))
     transposed = algebra.element(algebra.blocks(x).transpose)
@@ -71,13 +71,13 @@ def test_reduction_is_the_average_over_permutations_inside_groups(drawn, seed):
     groups, _ = drawn
     rng = np.random.default_rng(seed)
     matrix = rng.standard_normal((len(groups.of_class),) * 2)
-    nearest = groups.expand(groups.reduce(matrix))
+    nearest = groups.expand(reduced(groups, matrix))
     for _ in range(3):  # what is orthogonal to the algebra stays so under every permutation
         order = np.lexsort((rng.random(len(matrix)), groups.of_class))
         back = np.empty_like(order)
         back[np.argsort(groups.of_class, kind="stable")] = order
         np.testing.assert_allclose(nearest[np.ix_(back, back)], nearest, atol=1e-12)
-    np.testing.assert_allclose(groups.reduce(matrix - nearest), 0, atol=1e-12)
+    np.testing.assert_allclose(reduced(groups, matrix - nearest), 0, atol=1e-12)
 
 
 def test_classes_are_alike_if_counts_and_loss_parameters_are():
@@ -117,7 +117,7 @@ def test_objective_and_gradient_are_those_of_classes(features, bias, loss):
     if bias is not None:
         point = point._replace(bias=np.linspace(-1, 1, len(groups)))
     variables = expand_point(problem, groups, point)
-    for back, part in zip(reduce_point(problem, groups, variables), point, strict=True):
+    for back, part in zip(reduced_point(problem, groups, variables), point, strict=True):
         if part is not None:
             np.testing.assert_allclose(back, part, atol=1e-14)
     with jax.enable_x64(True):

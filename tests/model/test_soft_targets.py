@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from helpers.groups import reduced
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
@@ -284,7 +285,7 @@ def test_the_loss_of_groups_is_that_of_the_logits_written_out():
     problem = make(noise_by_frequency(counts, 0.4), counts, loss=WeightedCrossEntropy(counts / 40), dim=9)
     groups = groups_of(problem)
     assert groups.members.tolist() == [3, 1, 2]
-    element = groups.reduce(np.random.default_rng(0).standard_normal((6, 6)))
+    element = reduced(groups, np.random.default_rng(0).standard_normal((6, 6)))
     rows, entries = groups.expand_rows(element), groups.algebra.entries(element)
     few, times = problem.loss.of_columns(groups.places), groups.algebra.times
     np.testing.assert_allclose(

@@ -6,11 +6,12 @@ import itertools
 import numpy as np
 import pytest
 from helpers.cases import few_daily
+from helpers.groups import reduced, reduced_point
 
 import ufm
 from ufm.duality.groups import GroupDual
 from ufm.losses import MSE, CrossEntropy, LabelSmoothing, LogitAdjustment, VectorScaling, WeightedCrossEntropy
-from ufm.model.groups import group_start, groups_of, reduce_point
+from ufm.model.groups import group_start, groups_of
 from ufm.model.objective import Point, Variables
 from ufm.model.problem import Problem
 from ufm.profiles import parse_counts
@@ -88,7 +89,7 @@ def test_a_start_that_lies_on_one_shared_direction_is_left():
     problem = Problem(COUNTS, 20, 1e-3, 1e-5)
     K = problem.num_classes
     ones = Variables(np.zeros((K, 20)), np.ones((K, 20)) / 20)
-    checked(solve_from(problem, reduce_point(problem, groups_of(problem), ones)))
+    checked(solve_from(problem, reduced_point(problem, groups_of(problem), ones)))
 
 
 def test_the_dead_point_is_left():
@@ -101,7 +102,7 @@ def test_turning_onto_axes_changes_no_logit_where_nothing_is_clipped():
     problem = Problem(COUNTS, 20, 1e-3, 1e-5)
     groups = groups_of(problem)
     dual, rng = GroupDual.of(problem, groups), np.random.default_rng(0)
-    blocks = groups.algebra.blocks(groups.reduce(np.diag(np.arange(1.0, 21.0))))
+    blocks = groups.algebra.blocks(reduced(groups, np.diag(np.arange(1.0, 21.0))))
     point = Point(rng.standard_normal((3, 4)) * groups.algebra.roots, groups.algebra.element(blocks))
     turned = onto_axes(dual, point)
     np.testing.assert_allclose(dual.objective.logits(turned), dual.objective.logits(point), atol=1e-9)

@@ -202,17 +202,6 @@ def softmax_jacobian(p: Float[Any, "*rows K"]) -> Float[Any, "*rows K K"]:
     return p[..., :, None] * (xp.eye(p.shape[-1], dtype=p.dtype) - p[..., None, :])
 
 
-def hessian_vector_product(p: Float[Any, "*rows K"], v: Float[Any, "*rows K"]) -> Float[Any, "*rows K"]:
-    """Return ``(diag(p) - p p') v`` without forming the matrix.
-
-    Example:
-        >>> hessian_vector_product(np.array([0.5, 0.5]), np.array([1.0, 0.0])).tolist()
-        [0.25, -0.25]
-    """
-    xp = p.__array_namespace__()
-    return p * (v - xp.sum(p * v, axis=-1, keepdims=True))
-
-
 def weight_gradient(
     residual: Float[Any, "rows K"], features: Float[Any, "rows d"], weight: Float[Any, "K d"], decay: Any
 ) -> Float[Any, "K d"]:

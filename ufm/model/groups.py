@@ -95,14 +95,6 @@ class Groups:
         """Return the element whose matrix has these rows of the first class of every group."""
         return self.algebra.roots * np.take_along_axis(rows, self.places, axis=1)
 
-    def reduce(self, matrix: Float[np.ndarray, "K K"]) -> Float[np.ndarray, "G columns"]:
-        """Return the element of the algebra nearest to a K x K matrix: its average over permutations."""
-        roots = self.algebra.roots
-        onehot = (self.of_class[:, None] == np.arange(len(self))).astype(np.float64)
-        own = onehot.T @ np.diagonal(matrix)
-        sums = np.column_stack([onehot.T @ matrix @ onehot - np.diag(own), own])
-        return np.where(roots > 0, sums / np.where(roots > 0, roots, 1.0), 0.0)
-
 
 def groups_of(problem: Problem) -> Groups:
     """Return the groups of classes of equal count, feature decay and loss parameters."""
@@ -169,14 +161,6 @@ class GroupObjective(Objective):
         shift = xp.concat([xp.broadcast_to(bias, (len(bias), len(bias))), bias[:, None]], axis=1)
         return logits + xp.where(algebra.roots > 0, shift, 0.0)
 
-    def regulariser(self, point: Point) -> Float[Any, ""]:
-        """Return the regularisation term."""
-        xp = point.weight.__array_namespace__()
-        squares = xp.vdot(point.weight, point.weight) + xp.vdot(point.features, point.features)
-        if point.bias is not None:
-            squares = squares + self.bias_decay * xp.vdot(point.bias, point.bias)
-        return squares / 2
-
     def value(self, point: Point) -> Float[Any, ""]:
         """Return the objective."""
         xp = point.weight.__array_namespace__()
@@ -240,13 +224,6 @@ class GroupObjective(Objective):
             unit = longest / xp.maximum(xp.linalg.vector_norm(longest), xp.finfo(square.dtype).tiny)
             longest = (square @ unit) @ square
         return xp.maximum(xp.sqrt(xp.linalg.vector_norm(longest)), xp.max(xp.abs(dual.single)))
-
-    def project(self, point: Point) -> Point:
-        """Return the nearest feasible point: features clipped at zero where they must be non-negative."""
-        if not self.nonnegative:
-            return point
-        xp = point.features.__array_namespace__()
-        return point._replace(features=xp.maximum(point.features, 0))
 
     def curvature_bound(self, point: Point) -> Float[Any, ""]:
         """Return a bound on the norm of the Hessian at the point, as for classes."""
@@ -353,12 +330,7 @@ class GroupPoint:
     @functools.cached_property
     def logits(self) -> Float[np.ndarray, "G columns"]:
         """Entries of ``H W' + b``."""
-        entries = self._entries(self.point.features, self.point.weight)
-        entries = entries / (self._scales * math.sqrt(self.problem.weight_decay))
-        if self.bias is None:
-            return entries
-        shift = np.column_stack([np.broadcast_to(self.bias, (len(self.bias),) * 2), self.bias])
-        return entries + np.where(self.groups.algebra.times > 0, shift, 0.0)
+        return group_objective(self.problem, self.groups).logits(self.point)
 
     @functools.cached_property
     def gram_features(self) -> Float[np.ndarray, "G columns"]:
@@ -387,15 +359,3 @@ def expand_point(problem: Problem, groups: Groups, point: Point) -> Variables:
     if point.bias is not None:
         bias = (np.asarray(point.bias) / np.sqrt(groups.members))[groups.of_class] / scales.bias
     return Variables(weight / scales.weight, features / scales.rows[:, None], bias)
-
-
-def reduce_point(problem: Problem, groups: Groups, variables: Variables) -> Point:
-    """Return the point of the algebra nearest to ``(W, H, b)``, whose first K coordinates belong to the classes."""
-    scales, K = scaling(problem, "class", "balanced"), problem.num_classes
-    weight = groups.reduce(variables.weight[:, :K] * scales.weight)
-    features = groups.reduce(variables.features[:, :K] * scales.rows[:, None])
-    bias = None
-    if variables.bias is not None:
-        sums = np.bincount(groups.of_class, variables.bias, len(groups))
-        bias = scales.bias * sums / np.sqrt(groups.members)
-    return Point(weight, features, bias)

@@ -235,7 +235,7 @@ def _by_blocks(
 def _one_block(
     objective: Objective, classifier: Classifier, move: Move, features: Any, previous: Any, old: Any
 ) -> Passed:
-    slope = feature_gradient(old, classifier.before, features, jnp.zeros(()))
+    slope = old @ classifier.before
     moved = move_part(features, previous, slope, objective.row_decays[:, None], move, objective.nonnegative)
     residual, scaled, weight_slope = _evaluate(objective, moved.ahead, classifier)
     bend = _bend(old, scaled, slope, classifier)
@@ -319,7 +319,7 @@ def _bend(old: Any, new: Any, slope: Any, classifier: Classifier) -> Float[Any, 
     """
     K, dim = classifier.weight.shape
     if dim <= 3 * K:
-        change = feature_gradient(new, classifier.weight, slope, jnp.zeros(())) - slope
+        change = new @ classifier.weight - slope
         return _inner(change, change)
     change, shift = new - old, classifier.weight - classifier.before
     square = jnp.sum((change.T @ change) * (classifier.weight @ classifier.weight.T))
