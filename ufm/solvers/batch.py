@@ -87,10 +87,6 @@ class _Stacked:
         weight[:, used], features[:, used] = own.weight, own.features
         return dataclasses.replace(move, point=Variables(weight, features, own.bias))
 
-    def expanded(self, point: Any) -> Variables:
-        """Return a point as observers know it."""
-        return point
-
     def answer(self, point: Any) -> Variables | GroupPoint:
         """Return a point as the answer of a task."""
         return point
@@ -115,7 +111,7 @@ class Alone(_Stacked):
         self.goes_far_back = self.layout is not None
         self._place(jax.tree.map(lambda part: part[0], units))
         self.host: list[Variables] = []
-        self._begin(to_point(_start(task, self.stack), self.scales, self.dtype, self.layout), 1.0)
+        self._begin(self._inward(_start(task, self.stack)), 1.0)
 
     def _place(self, units: Units) -> None:
         """Put what stays the same on the device; without a layout a copy in NumPy is what runs begin with."""
@@ -140,7 +136,7 @@ class Alone(_Stacked):
         if self.layout is not None and self.kept is not point.features:
             self.kept = point.features
             self.host.clear()
-            self.host.append(to_variables(point, self.scales))
+            self.host.append(self._outward(point))
 
     def advance(self, steps: int) -> None:
         """Take a chunk of steps."""
@@ -158,11 +154,11 @@ class Alone(_Stacked):
         """Return the check of the chunk."""
         return Check(*(np.asarray(part, np.float64)[None] for part in self.seen))
 
-    def variables(self, slots: Sequence[int], before: bool = False) -> Variables:
-        """Return the point now, or before the last chunk."""
+    def variables(self, slots: Sequence[int], before: bool = False) -> Any:
+        """Return the point now, or before the last chunk, in float64."""
         if self.layout is None:
             point = self.before if before and self.before is not None else self.rule.point(self.state)
-            return member(to_variables(jax.tree.map(np.asarray, point), self.scales), None)
+            return member(self._outward(jax.tree.map(np.asarray, point)), None)
         if not before:
             self._keep()
         return member(self.host[0], None)
@@ -171,7 +167,13 @@ class Alone(_Stacked):
         """Begin again where that is asked for."""
         for box, caution in restarts.values():
             self.host.clear()
-            self._begin(to_point(box.pop(), self.scales, self.dtype, self.layout), caution)
+            self._begin(self._inward(box.pop()), caution)
+
+    def _inward(self, point: Any) -> Point:
+        return to_point(point, self.scales, self.dtype, self.layout)
+
+    def _outward(self, point: Point) -> Any:
+        return to_variables(point, self.scales)
 
 
 class Grouped(Alone):
@@ -185,21 +187,13 @@ class Grouped(Alone):
         self.objective = group_objective(problem, groups, self.dtype)
         self._place(Units(self.objective.logit_scales, np.ones((), self.dtype)))
         start = group_start(problem, groups, task.seed) if task.start is None else task.start()
-        self._begin(self._cast(start, self.dtype), 1.0)
+        self._begin(self._inward(start), 1.0)
 
-    @staticmethod
-    def _cast(point: Any, dtype: str) -> Point:
-        return jax.tree.map(lambda part: np.asarray(part).astype(dtype), point)
+    def _inward(self, point: Any) -> Point:
+        return jax.tree.map(lambda part: np.asarray(part, self.dtype), point)
 
-    def variables(self, slots: Sequence[int], before: bool = False) -> Any:
-        """Return the point now, or before the last chunk, in float64."""
-        point = self.before if before and self.before is not None else self.rule.point(self.state)
-        return member(self._cast(point, "float64"), None)
-
-    def renew(self, kept: Sequence[int], new: Sequence[int], restarts: Restarts) -> None:
-        """Begin again where that is asked for."""
-        for box, caution in restarts.values():
-            self._begin(self._cast(box.pop(), self.dtype), caution)
+    def _outward(self, point: Point) -> Point:
+        return jax.tree.map(lambda part: np.asarray(part, np.float64), point)
 
     def certify(
         self, problems: Sequence[Problem], points: Any, tol: Any, residual: Any, thorough: bool
@@ -214,10 +208,6 @@ class Grouped(Alone):
     def descent(self, problem: Problem, point: Any, steps: int, costly: bool) -> Move | None:
         """Return where so many steps of a second-order method lead from a point (`second_order`)."""
         return second_order(Vector(self.dual.objective, point), steps, costly)
-
-    def expanded(self, point: Any) -> Variables:
-        """Return the point in full size."""
-        return self.answer(point).variables
 
     def answer(self, point: Any) -> GroupPoint:
         """Return the point as the answer of the task."""

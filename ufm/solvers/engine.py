@@ -99,7 +99,7 @@ class Block:
         found: dict[str, float] = {}
         if task.observe is not None:
             point = member(self.device.variables([slot]), 0) if point is None else point
-            found = task.observe(self.device.expanded(point), row_labels(task.problem, self.setup.level))
+            found = task.observe(point, row_labels(task.problem, self.setup.level))
         self.runs[slot].record(objective, residual, found)
 
     def _go_back(self, slot: int) -> Result:
@@ -187,13 +187,16 @@ def solve_one(
         checkpoints: where to keep the state of the run, if anywhere.
         resume: go on from the checkpoint.
     """
-    if checkpoints is None:
+    if checkpoints is not None:
+        return _run(task, setup, checkpoints, resume)
+    return _solved([task], setup, lambda tasks: [_run(tasks[0], setup)])[0]
 
-        def solve(tasks: Sequence[Task]) -> list[Outcome]:
-            return in_few_numbers(tasks, setup, lambda own: [_run(own[0], setup)])
 
-        return best_of_starts([task], setup.level, solve)[0]
-    return _run(task, setup, checkpoints, resume)
+def _solved(
+    tasks: Sequence[Task], setup: Setup, run: Callable[[Sequence[Task]], list[Outcome]]
+) -> list[Outcome]:
+    """Solve tasks from as many starts as they need, each in as few numbers as it can."""
+    return best_of_starts(tasks, setup.level, lambda left: in_few_numbers(left, setup, run))
 
 
 def as_asked(task: Task, end: Outcome, setup: Setup, level: Level | Literal["auto"]) -> Outcome:
@@ -251,13 +254,7 @@ def solve_many(
             ends.append(solve_one(task, setup))
             report(1)
         return ends
-
-    def solve(tasks: Sequence[Task]) -> list[Outcome]:
-        return in_few_numbers(
-            tasks, setup, lambda tasks: _run_together(tasks, setup, width, sharding, report)
-        )
-
-    return best_of_starts(tasks, setup.level, solve)
+    return _solved(tasks, setup, lambda own: _run_together(own, setup, width, sharding, report))
 
 
 def _run_together(
