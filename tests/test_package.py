@@ -29,6 +29,7 @@ PUBLIC = [
     "InputError",
     "LDAM",
     "LabelSmoothing",
+    "LayerPeeled",
     "LogitAdjustment",
     "Loss",
     "MSE",

@@ -25,6 +25,7 @@ from .metrics.separability import separability as separability
 from .metrics.statistics import FeatureStatistics as FeatureStatistics
 from .model.problem import Problem as Problem
 from .models.contrastive import SupervisedContrastive as SupervisedContrastive
+from .models.layer_peeled import LayerPeeled as LayerPeeled
 from .prediction.advice import advise as advise
 from .prediction.limits import hard_margin_limit as hard_margin_limit
 from .prediction.solved import predict as predict

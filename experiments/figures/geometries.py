@@ -40,7 +40,7 @@ from experiments.common import Outputs
 from ufm.conventions import from_nuclear
 from ufm.losses.by_name import parse_loss
 from ufm.metrics import gram
-from ufm.models.layer_peeled import LayerPeeled, collapse_ratio, solve_layer_peeled
+from ufm.models.layer_peeled import LayerPeeled, collapse_ratio
 from ufm.plots.style import BLACK, BLUE, GREEN, PAGE, VERMILLION, canvas
 from ufm.prediction.solved import best_known
 from ufm.text import track
@@ -168,7 +168,7 @@ def compare(model: Model, decay: float, accuracy: float) -> dict[str, Any]:
 
 def compare_layer_peeled() -> dict[str, Any]:
     """Return the solution of the Layer-Peeled Model, which has no closed form."""
-    solution = solve_layer_peeled(LayerPeeled(COUNTS.astype(float), K))
+    solution = LayerPeeled(COUNTS.astype(float), K).solve()
     return _record(LPM, None, solution, solution.relative_gap, solution.certified)
 
 

@@ -21,7 +21,7 @@ from tyro.conf import OmitArgPrefixes
 
 from experiments.common import Outputs
 from ufm.metrics import cosines, logit_margins, norms
-from ufm.models.layer_peeled import LayerPeeled, LayerPeeledSolution, collapse_ratio, solve_layer_peeled
+from ufm.models.layer_peeled import LayerPeeled, LayerPeeledSolution, collapse_ratio
 from ufm.plots.style import BLACK, BLUE, GREEN, PAGE, VERMILLION, canvas
 from ufm.text import track
 
@@ -56,7 +56,7 @@ def curve(ratios: np.ndarray, majority: int, weight_cap: float, feature_cap: flo
     previous: LayerPeeledSolution | None = None
     for ratio in track(ratios, "imbalance ratios"):
         counts = np.repeat([ratio, 1.0], [majority, K - majority])
-        previous = solve_layer_peeled(LayerPeeled(counts, K, weight_cap, feature_cap), start=previous)
+        previous = LayerPeeled(counts, K, weight_cap, feature_cap).solve(start=previous)
         records.append({"R": float(ratio), "certified": previous.certified} | observe(previous, majority))
     return records
 

@@ -72,6 +72,10 @@ CALLS = {
         ufm.SupervisedContrastive,
         {"counts": [4, 3], "dim": 3, "temperature": 0.5, "radius": 1.0},
     ),
+    "LayerPeeled": (
+        ufm.LayerPeeled,
+        {"counts": [4, 3], "dim": 3, "weight_cap": 1.0, "feature_cap": 5.0, "features": "nonnegative"},
+    ),
     **{
         f"targets.{name}": (getattr(ufm.targets, name), arguments)
         for name, arguments in {

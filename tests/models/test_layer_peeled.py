@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from scipy import optimize
 
+import ufm
 from ufm.inputs.checks import InputError
 from ufm.metrics import cosines
-from ufm.models.layer_peeled import BEST_ACCURACY, LayerPeeled, collapse_ratio, solve_layer_peeled
+from ufm.models.layer_peeled import BEST_ACCURACY, LayerPeeled, collapse_ratio
 from ufm.theory import twin_thresholds
 
 MINORITY = slice(5, 10)
@@ -21,7 +22,7 @@ def mean_cosine(rows):
 
 
 def test_balanced_classes_form_a_simplex():
-    solution = solve_layer_peeled(step_model(1.0))
+    solution = step_model(1.0).solve()
     assert solution.certified
     assert mean_cosine(solution.weight) == pytest.approx(-1 / 9, abs=1e-7)
     assert mean_cosine(solution.weight[MINORITY]) == pytest.approx(-0.111, abs=5e-4)
@@ -98,7 +99,7 @@ def test_collapse_ratio_is_bracketed_by_the_criterion(accuracy):
     """The price of the caps reaches ``n_B/N`` between ``R_0`` less and ``R_0`` plus its accuracy."""
     ratio = collapse_ratio(5, 5, accuracy=accuracy)
     for side in (-1, 1):
-        solution = solve_layer_peeled(step_model(ratio * (1 + side * accuracy)), tol=1e-13)
+        solution = step_model(ratio * (1 + side * accuracy)).solve(tol=1e-13)
         threshold = 1 / solution.model.counts.sum()
         assert np.sign(solution.nuclear_weight - threshold) == side
 
@@ -121,7 +122,7 @@ def test_an_accuracy_that_float64_cannot_keep_is_refused():
 )
 def test_the_gap_asked_for_is_reached_with_few_solves(ratio, tol):
     """Also where classes are about to merge, and the norm of a penalised solution is least certain."""
-    solution = solve_layer_peeled(step_model(ratio), tol=tol)
+    solution = step_model(ratio).solve(tol=tol)
     assert solution.certified
     assert solution.solves <= 25
 
@@ -130,14 +131,14 @@ def test_the_gap_asked_for_is_reached_with_few_solves(ratio, tol):
 @pytest.mark.parametrize("cap", [1e-6, 1.0, 1e4])
 def test_prices_far_from_the_first_guess_are_found(cap):
     """Caps of eleven decades: the optimum barely off zero, and losses down to ``exp(-1000)``."""
-    solution = solve_layer_peeled(LayerPeeled(np.array([9.0, 3.0, 1.0]), 3, feature_cap=cap))
+    solution = LayerPeeled(np.array([9.0, 3.0, 1.0]), 3, feature_cap=cap).solve()
     assert solution.certified
     assert solution.solves <= 40
 
 
 @pytest.mark.parametrize(("ratio", "collapsed"), [(11.9, False), (12.5, True)])
 def test_minority_classifiers_merge_at_that_ratio(ratio, collapsed):
-    solution = solve_layer_peeled(step_model(ratio), tol=1e-10)
+    solution = step_model(ratio).solve(tol=1e-10)
     assert solution.certified
     assert (1 - mean_cosine(solution.weight[MINORITY]) < 1e-6) == collapsed
     threshold = twin_thresholds(solution.model.penalised(1.0))[0]
@@ -148,15 +149,15 @@ def test_minority_classifiers_merge_at_that_ratio(ratio, collapsed):
 @pytest.mark.parametrize(("ratio", "collapsed"), [(12.19, False), (12.193, True)])
 def test_solutions_on_either_side_bracket_the_ratio_to_four_digits(ratio, collapsed):
     """By solving alone, no criterion: the minority rows are one row exactly from R_0 on."""
-    solution = solve_layer_peeled(step_model(ratio), tol=1e-10)
+    solution = step_model(ratio).solve(tol=1e-10)
     assert solution.certified
     apart = 1 - mean_cosine(solution.weight[MINORITY])
     assert apart < 1e-12 if collapsed else apart > 5e-4
 
 
 def test_a_start_in_which_classes_have_merged_lets_them_part_again():
-    together = solve_layer_peeled(step_model(12.5))
-    apart = solve_layer_peeled(step_model(11.9), start=together)
+    together = step_model(12.5).solve()
+    apart = step_model(11.9).solve(start=together)
     assert apart.certified
     assert 1 - mean_cosine(apart.weight[MINORITY]) == pytest.approx(0.0888, abs=1e-3)
 
@@ -167,7 +168,7 @@ def test_caps_are_met_and_no_random_point_within_them_is_below_the_bound(feature
     model = LayerPeeled(
         np.array([40.0, 10.0, 4.0, 1.0]), 5, weight_cap=0.7, feature_cap=3.0, features=features
     )
-    solution = solve_layer_peeled(model)
+    solution = model.solve()
     assert solution.certified
     assert np.mean(np.sum(solution.weight**2, axis=1)) == pytest.approx(0.7, rel=1e-12)
     assert np.mean(np.sum(solution.features**2, axis=1)) == pytest.approx(3.0, rel=1e-12)
@@ -196,28 +197,22 @@ def test_data_loss_is_the_mean_over_samples():
 
 @pytest.mark.slow
 def test_only_ratios_of_counts_and_the_product_of_caps_matter_for_the_loss():
-    first = solve_layer_peeled(
-        LayerPeeled(np.array([8.0, 8.0, 1.0, 1.0]), 4, weight_cap=1.0, feature_cap=6.0)
-    )
-    second = solve_layer_peeled(
-        LayerPeeled(np.array([80.0, 80.0, 10.0, 10.0]), 4, weight_cap=2.0, feature_cap=3.0)
-    )
+    first = LayerPeeled(np.array([8.0, 8.0, 1.0, 1.0]), 4, weight_cap=1.0, feature_cap=6.0).solve()
+    second = LayerPeeled(np.array([80.0, 80.0, 10.0, 10.0]), 4, weight_cap=2.0, feature_cap=3.0).solve()
     assert second.objective == pytest.approx(first.objective, rel=1e-7)
     assert second.nuclear_weight == pytest.approx(first.nuclear_weight, rel=1e-3)
 
 
 def test_a_neighbouring_solution_is_a_good_start():
-    cold = solve_layer_peeled(step_model(5.0))
-    near = solve_layer_peeled(step_model(5.2))
-    warm = solve_layer_peeled(step_model(5.2), start=cold)
+    cold = step_model(5.0).solve()
+    near = step_model(5.2).solve()
+    warm = step_model(5.2).solve(start=cold)
     assert warm.certified
     assert warm.objective == pytest.approx(near.objective, rel=1e-7)
 
 
 def test_larger_caps_cost_less():
-    losses = [
-        solve_layer_peeled(step_model(10.0, feature_cap=cap), tol=1e-6).objective for cap in (0.1, 1.0, 10.0)
-    ]
+    losses = [step_model(10.0, feature_cap=cap).solve(tol=1e-6).objective for cap in (0.1, 1.0, 10.0)]
     assert losses[0] > losses[1] > losses[2] > 0
 
 
@@ -239,3 +234,28 @@ def test_bad_models_are_named(options, message):
 def test_a_single_minority_class_has_no_twin():
     with pytest.raises(InputError, match="num_minority"):
         collapse_ratio(5, 1)
+
+
+@pytest.mark.parametrize(
+    ("counts", "features", "cap"),
+    [
+        ([40, 10, 4, 1], "nonnegative", 3.0),
+        ([40, 10, 4, 1], "nonnegative", 0.3),
+        ([7, 7, 7], "free", 5.0),
+        ([500] * 3 + [1] * 2, "nonnegative", 20.0),
+    ],
+)
+def test_the_closed_form_meets_the_caps_and_the_certified_optimum(counts, features, cap):
+    model = LayerPeeled(counts, len(counts), weight_cap=0.7, feature_cap=cap, features=features)
+    prediction, solution = model.predict(), model.solve(tol=1e-10)
+    assert np.mean(prediction.weight_norms**2) == pytest.approx(0.7, rel=1e-9)
+    assert np.mean(prediction.norms**2) == pytest.approx(cap, rel=1e-9)
+    price = prediction.problem.nuclear_weight
+    assert prediction.objective - price * model.reach == pytest.approx(solution.objective, rel=1e-9)
+    np.testing.assert_allclose(prediction.norms, np.linalg.norm(solution.features, axis=1), atol=1e-4)
+    np.testing.assert_allclose(prediction.logits, solution.features @ solution.weight.T, atol=1e-3)
+
+
+def test_without_a_closed_form_the_prediction_says_why():
+    with pytest.raises(ufm.ClosedFormError, match="equal"):
+        step_model(5.0).predict()

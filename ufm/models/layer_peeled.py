@@ -36,6 +36,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -46,8 +47,7 @@ from ufm.inputs.checks import InputError, finite_vector, gap_tolerance, positive
 from ufm.losses import WeightedCrossEntropy
 from ufm.model.problem import FeatureSet, Problem
 from ufm.solvers.settings import RESIDUALS
-from ufm.solvers.solution import Solution
-from ufm.solvers.solve import solve
+from ufm.theory import Prediction, predict
 
 #: Most iterations of one scalar equation, once its root is bracketed.
 MAX_ITERATIONS = 60
@@ -63,7 +63,7 @@ BEST_ACCURACY = 1e-9
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LayerPeeled:
-    """The Layer-Peeled Model with cross-entropy.
+    """The Layer-Peeled Model with cross-entropy: norms capped instead of penalised.
 
     Args:
         counts: samples per class; only their ratios matter, so any positive numbers will do.
@@ -76,13 +76,18 @@ class LayerPeeled:
         InputError: naming the argument, its value and the requirement.
 
     Source: Fang, He, Long, Su, PNAS 2021 (arXiv:2101.12699).
+
+    Example:
+        >>> model = LayerPeeled([10] * 5 + [1] * 5, dim=10, features="nonnegative")
+        >>> model.predict().margins.round(4).tolist()[4:6]
+        [4.5325, 0.1815]
     """
 
-    counts: Float[np.ndarray, " K"]
-    dim: int
-    weight_cap: float = 1.0
-    feature_cap: float = 5.0
-    features: FeatureSet = "free"
+    counts: Float[np.ndarray, " K"] | Any
+    dim: int | Any
+    weight_cap: float | Any = 1.0
+    feature_cap: float | Any = 5.0
+    features: FeatureSet | Any = "free"
 
     def __post_init__(self) -> None:
         """Normalise and check every field."""
@@ -112,6 +117,58 @@ class LayerPeeled:
             loss=WeightedCrossEntropy(K * self.counts / self.counts.sum()),
             features=self.features,
         )
+
+    def predict(self) -> Prediction:
+        """Return the optimum in closed form: that of the penalised problem whose optimum meets the caps.
+
+        Its objective is the penalised one; ``L`` is smaller by ``l K sqrt(E_W E_H)``.
+
+        Raises:
+            ClosedFormError: naming the assumption that fails (free features need equal counts).
+            InputError: if the caps are too small or too large for floating-point arithmetic.
+
+        Source: `ufm.theory.predict`, and the equivalence of the module's docstring.
+        """
+
+        def predicted(log_price: float) -> Prediction:
+            return predict(self.penalised(math.exp(log_price)))
+
+        def excess(log_price: float) -> float:
+            found = predicted(log_price)
+            return float(np.linalg.norm(found.weight_norms) * np.linalg.norm(found.norms)) / self.reach - 1
+
+        return predicted(_crossing(excess, math.log(_balanced_price(self)), 0.4))
+
+    def solve(
+        self,
+        seed: int = 0,
+        *,
+        tol: float = 1e-8,
+        start: LayerPeeledSolution | None = None,
+        max_steps: int = 100_000,
+    ) -> LayerPeeledSolution:
+        """Find the penalties whose optimum meets the caps, and certify the result within the caps.
+
+        Args:
+            seed: of the random start.
+            tol: relative gap to certify, below 1.
+            start: the solution of a similar model, to start from.
+            max_steps: step limit of every penalised problem.
+
+        Raises:
+            InputError: naming the argument, its value and the requirement.
+
+        Example:
+            >>> solution = LayerPeeled([10] * 5 + [1] * 5, dim=10).solve()
+            >>> solution.certified, round(float(np.mean(solution.weight**2)) * 10, 9)
+            (True, 1.0)
+        """
+        trials = _Trials(self, gap_tolerance("tol", tol), seed, max_steps, start)
+        first, step = (_balanced_price(self), 0.4) if start is None else (start.nuclear_weight, 0.05)
+        _crossing(trials.excess, math.log(first), step)
+        if trials.best is None:
+            raise InputError(f"caps of product {self.reach:g} are too small for floating-point arithmetic")
+        return dataclasses.replace(trials.best, solves=trials.solves)
 
     def data_loss(self, weight: Float[np.ndarray, "K d"], features: Float[np.ndarray, "K d"]) -> float:
         """Return ``L`` of a classifier and class means."""
@@ -154,45 +211,14 @@ class LayerPeeledSolution:
         return bool(-ROUNDING * len(self.weight) <= self.relative_gap <= self.tol)
 
 
-def solve_layer_peeled(
-    model: LayerPeeled,
-    *,
-    tol: float = 1e-8,
-    seed: int = 0,
-    start: LayerPeeledSolution | None = None,
-    max_steps: int = 100_000,
-) -> LayerPeeledSolution:
-    """Find the penalties whose optimum meets the caps, and certify the result within the caps.
-
-    Args:
-        model: the model.
-        tol: relative gap to certify, below 1.
-        seed: of the random start.
-        start: the solution of a similar model, to start from.
-        max_steps: step limit of every penalised problem.
-
-    Raises:
-        InputError: naming the argument, its value and the requirement.
-
-    Example:
-        >>> solution = solve_layer_peeled(LayerPeeled([10.0] * 5 + [1.0] * 5, dim=10))
-        >>> solution.certified, round(float(np.mean(solution.weight**2)) * 10, 9)
-        (True, 1.0)
-    """
-    trials = _Trials(model, gap_tolerance("tol", tol), seed, max_steps, start)
-    first, step = (_balanced_price(model), 0.4) if start is None else (start.nuclear_weight, 0.05)
-    _crossing(trials.excess, math.log(first), step)
-    if trials.best is None:
-        raise InputError(f"caps of product {model.reach:g} are too small for floating-point arithmetic")
-    return dataclasses.replace(trials.best, solves=trials.solves)
-
-
 class _Trials:
     """Penalised problems solved so far, each from the one before, and the best point within the caps."""
 
     def __init__(
         self, model: LayerPeeled, tol: float, seed: int, max_steps: int, start: LayerPeeledSolution | None
     ) -> None:
+        from ufm.solvers.solve import solve  # `predict` needs no JAX
+
         self.model, self.tol, self.solves = model, tol, 0
         self.best: LayerPeeledSolution | None = None
         self.warm = None if start is None else (start.weight, start.features)
@@ -250,6 +276,8 @@ def collapse_ratio(
         >>> round(collapse_ratio(5, 5), 5)
         12.19245
     """
+    from ufm.solvers.solve import solve
+
     majority = positive_integer("num_majority", num_majority)
     minority = positive_integer("num_minority", num_minority)
     if minority < 2:
@@ -273,7 +301,7 @@ def collapse_ratio(
     return math.exp(_crossing(excess, math.log(4.0), -1.0, accuracy / 2))
 
 
-def _merged(solution: Solution, majority: int) -> tuple[np.ndarray, np.ndarray]:
+def _merged(solution: Any, majority: int) -> tuple[np.ndarray, np.ndarray]:
     """Return a solution with one minority row, which is what it has at its threshold.
 
     There nothing pulls minority rows together to first or second order: from rows apart the solver creeps.
@@ -310,11 +338,11 @@ def _balanced_price(model: LayerPeeled) -> float:
     return 1 / (math.exp(min(model.reach / (K - 1), 500.0)) + K - 1)
 
 
-def _norms_product(solution: Solution) -> float:
+def _norms_product(solution: Any) -> float:
     return float(np.linalg.norm(solution.weight) * np.linalg.norm(solution.features))
 
 
-def _onto_caps(model: LayerPeeled, found: Solution, price: float, tol: float) -> LayerPeeledSolution:
+def _onto_caps(model: LayerPeeled, found: Any, price: float, tol: float) -> LayerPeeledSolution:
     """Scale a solution of the penalised problem to meet both caps, and bound the capped problem."""
     K = len(model.counts)
     weight = found.weight * (math.sqrt(K * model.weight_cap) / np.linalg.norm(found.weight))
