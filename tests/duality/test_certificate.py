@@ -5,9 +5,10 @@ import itertools
 
 import numpy as np
 import pytest
+from helpers.objective import objective_value
 
 import ufm
-from ufm.duality.certificate import Certificate, objective_value
+from ufm.duality.certificate import Certificate
 from ufm.model.problem import row_labels
 
 EPS = np.finfo(np.float64).eps

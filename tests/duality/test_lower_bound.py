@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from helpers.cases import few_daily
 from helpers.losses import BIASES, CLASSES, EVERYDAY, made_for
+from helpers.objective import objective_value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ufm
-from ufm.duality.certificate import class_means, objective_value
+from ufm.duality.certificate import class_means
 from ufm.duality.faces import onto_cone_face, onto_spectral_face
 from ufm.duality.lower_bound import best_lower_bound, dual_scales, dual_value, feasible_value
 from ufm.duality.polar import DENSE_LIMIT, perron_bound, polar_bound

@@ -5,9 +5,9 @@ import itertools
 import numpy as np
 import pytest
 from helpers.cases import few_daily
+from helpers.objective import objective_value
 
 import ufm
-from ufm.duality.certificate import objective_value
 from ufm.duality.lower_bound import dual_scales
 from ufm.model.objective import Variables
 from ufm.model.problem import row_labels

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from helpers.objective import objective_value
 
 import ufm
-from ufm.duality.certificate import objective_value
 from ufm.model.objective import to_variables
 from ufm.model.stack import random_start, scaling
 from ufm.solvers import finish

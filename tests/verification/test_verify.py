@@ -16,7 +16,7 @@ from ufm.duality.certificate import certify
 from ufm.duality.row_sums import add_up
 from ufm.inputs.checks import InputError
 from ufm.losses import MSE, CrossEntropy, Focal, LabelSmoothing, WeightedCrossEntropy
-from ufm.losses.divergence import binary_interval, concordant_radius
+from ufm.losses.divergence import binary_shift, concordant_radius
 from ufm.metrics.nearest_mean import NearestMeanAgreement
 from ufm.metrics.statistics import FeatureStatistics
 from ufm.model.problem import Problem
@@ -576,9 +576,9 @@ def test_bad_subjects():
 
 @SETTINGS
 @given(log_s=st.floats(-30, -0.01), log_kappa=st.floats(-28, 3))
-def test_binary_interval_inverts_the_divergence(log_s, log_kappa):
+def test_binary_shift_inverts_the_divergence(log_s, log_kappa):
     s, kappa = math.exp(log_s), math.exp(log_kappa)
-    fall, rise = (float(x[0]) for x in binary_interval(np.array([s]), np.array([kappa])))
+    fall, rise = (float(binary_shift(np.array([s]), np.array([kappa]), way)[0]) for way in (-1.0, 1.0))
     for shift in (-fall, rise):
         if abs(shift) < 699:
             divergence = math.log1p(s * math.expm1(shift)) - s * shift

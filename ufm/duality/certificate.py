@@ -233,19 +233,6 @@ def _judged(
     return objective, lower_bound, polar, np.where(positive, residual, math.inf), sums
 
 
-def objective_value(
-    problem: Problem,
-    weight: Float[np.ndarray, "K d"],
-    features: Float[np.ndarray, "rows d"],
-    labels: Int[np.ndarray, " rows"],
-    bias: Float[np.ndarray, " K"] | None = None,
-) -> float:
-    """Return ``P(W, H, b)`` in float64; rows stand for samples as in `certify`."""
-    multiplicities = (problem.counts / np.bincount(labels, minlength=problem.num_classes))[labels]
-    point = Variables(weight, features, bias)
-    return float(objective_values(problem, point, np.asarray(labels), multiplicities))
-
-
 def objective_values(problem: Any, point: Variables, labels: np.ndarray, multiplicities: np.ndarray) -> Any:
     """Return ``P`` of a point, or of a stack of points, in float64."""
     decays = np.take(problem.feature_decays, labels, axis=-1) * multiplicities

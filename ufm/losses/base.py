@@ -188,10 +188,6 @@ class Loss(ABC):
                     f"got {len(value)}"
                 )
 
-    def class_parameters(self) -> list[Any]:
-        """Return the per-class parameters: classes with the same are alike."""
-        return [value for _, value in self._parameters() if np.ndim(value)]
-
     def _parameters(self) -> list[tuple[str, Any]]:
         return [(field.name, getattr(self, field.name)) for field in dataclasses.fields(self)]
 

@@ -13,10 +13,10 @@ _LARGEST_SHIFT = 700.0
 _BISECTIONS, _NEWTON_STEPS = 120, 60
 
 
-def binary_interval(
-    probability: Float[np.ndarray, " K"], divergence: Float[np.ndarray, " K"]
-) -> tuple[Float[np.ndarray, " K"], Float[np.ndarray, " K"]]:
-    """Return how far the log-odds may fall and rise while ``kl(s, s') <= kappa`` for two-point distributions.
+def binary_shift(
+    probability: Float[np.ndarray, "*#members K"], divergence: Float[np.ndarray, "*#members K"], sign: float
+) -> Float[np.ndarray, "*#members K"]:
+    """Return how far the log-odds may move while ``kl(s, s') <= kappa`` for two-point distributions.
 
     With ``u`` the change of the log-odds ``log(s/(1-s))`` the divergence is ``log(1 + s (e^u - 1)) - s u``,
     convex with minimum 0 at ``u = 0``. Generalised self-concordance bounds both branches from above, and Newton's
@@ -25,22 +25,15 @@ def binary_interval(
     Args:
         probability: ``s`` in [0, 1), one per class.
         divergence: ``kappa >= 0``.
+        sign: -1 for the largest fall, 1 for the largest rise.
 
     Returns:
-        Two positive vectors (largest fall, largest rise), at most 700.
+        Positive, at most 700.
 
     Example:
-        >>> fall, rise = binary_interval(np.array([0.5]), np.array([1e-6]))
-        >>> fall.round(6).tolist(), rise.round(6).tolist()
-        ([0.002828], [0.002828])
+        >>> binary_shift(np.array([0.5]), np.array([1e-6]), -1.0).round(6).tolist()
+        [0.002828]
     """
-    return binary_shift(probability, divergence, -1.0), binary_shift(probability, divergence, 1.0)
-
-
-def binary_shift(
-    probability: Float[np.ndarray, "*#members K"], divergence: Float[np.ndarray, "*#members K"], sign: float
-) -> Float[np.ndarray, "*#members K"]:
-    """Return one side of `binary_interval`: the largest fall (sign -1) or rise (1)."""
     # what s loses 1 - s gains: the smaller of both keeps its digits
     s = np.minimum(probability, 1 - probability)
     way = np.where(probability > 0.5, -sign, sign)

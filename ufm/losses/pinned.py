@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import xlog1py, xlogy
 
-from ufm.losses.divergence import binary_interval, concordant_radius, curvature_loss
+from ufm.losses.divergence import binary_shift, concordant_radius, curvature_loss
 from ufm.losses.softmax import label_mask
 
 
@@ -49,7 +49,7 @@ def pinned_by_kl(
     own = p[np.arange(len(labels)), labels]
     others = np.where(label_mask(labels, p.shape[1]), 0.0, p)
     radius = concordant_radius(p.min(axis=1), divergence)
-    rise, fall = binary_interval(others.sum(axis=1), divergence)
+    rise, fall = (binary_shift(others.sum(axis=1), divergence, sign) for sign in (-1.0, 1.0))
     pair = own + others.max(axis=1)
     share = own / pair
     # least divergence from p to a distribution that does not prefer the own class

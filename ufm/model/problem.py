@@ -100,23 +100,19 @@ class Problem(Readable):
             targets = np.array(loss.targets(np.arange(len(counts)), rows.shape[1]))
             targets.flags.writeable = False
         loss.check_classes(len(counts))
+        dim = positive_integer("dim", self.dim, most=MAX_DIM)
         fields = {
             "counts": counts,
             "targets": targets,
-            "dim": positive_integer("dim", self.dim, most=MAX_DIM),
+            "dim": dim,
             "weight_decay": positive_float("weight_decay", self.weight_decay),
             "feature_decay": _feature_decay(self.feature_decay, len(counts)),
             "loss": loss,
             "features": one_of("features", features, FEATURE_SETS),
             "bias": None if self.bias is None else nonnegative_float("bias", self.bias),
         }
-        fields["classifier"] = (
-            None
-            if self.classifier is None
-            else self._prototypes(
-                positive_integer("dim", self.dim, most=MAX_DIM), counts if targets is None else targets[0]
-            )
-        )
+        if self.classifier is not None:
+            fields["classifier"] = self._prototypes(dim, counts if targets is None else targets[0])
         for name, value in fields.items():
             object.__setattr__(self, name, value)
         if not math.isfinite(self.strength) or self.strength <= 0:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,8 @@ from ufm.conventions import charged, sampled_counts
 from ufm.losses.by_name import parse_loss
 from ufm.model.problem import Problem
 from ufm.prediction.solved import best_known, predict
-from ufm.theory import ClosedFormError, Prediction
+from ufm.theory import Prediction
+from ufm.theory.prediction import or_none
 from ufm.theory.prototypes import predict_fixed_simplex
 
 #: Name -> loss as text, and the power of the counts that the sampler draws by.
@@ -76,25 +76,18 @@ def predicted_remedies(
         decay: Any = charged(feature_decay, counts, charge) if charge else feature_decay
         changed = problem.replace(counts=counts, feature_decay=decay, loss=parse_loss(loss, problem.counts))
         found.append(Remedy(name, _prediction(changed, solve)))
-    return (*found, Remedy(FIXED, _fixed(problem, found[0].prediction)))
+    return (*found, Remedy(FIXED, _fixed(found[0].prediction)))
 
 
 def _prediction(problem: Problem, solve: bool) -> Prediction | None:
-    return best_known(problem)[0] if solve else _or_none(predict, problem)
+    return best_known(problem)[0] if solve else or_none(predict, problem)
 
 
-def _fixed(problem: Problem, plain: Prediction | None) -> Prediction | None:
+def _fixed(plain: Prediction | None) -> Prediction | None:
     if plain is None or not np.any(plain.weight_norms > 0):  # nothing says how long the rows should be
         return None
     length = float(np.sqrt(np.mean(plain.weight_norms**2)))
-    return _or_none(predict_fixed_simplex, plain.problem, length)
-
-
-def _or_none(predicted: Callable[..., Prediction], *args: Any) -> Prediction | None:
-    try:
-        return predicted(*args)
-    except ClosedFormError:
-        return None
+    return or_none(predict_fixed_simplex, plain.problem, length)
 
 
 def remedy_table(remedies: tuple[Remedy, ...]) -> str:

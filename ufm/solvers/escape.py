@@ -27,8 +27,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from ufm.duality.certificate import class_means, objective_value
+from ufm.duality.certificate import class_means, objective_values
 from ufm.duality.lower_bound import dual_scales
+from ufm.duality.row_sums import logits_of
 from ufm.losses import Loss
 from ufm.model.objective import Variables
 from ufm.model.problem import Level, Problem, row_labels, row_multiplicities
@@ -130,14 +131,9 @@ class _Evaluated:
             variables.weight * self.scales.weight,
             variables.features * self.scales.rows[:, None],
         )
-        self.logits = self.logits_of(variables)
+        self.logits = logits_of(*variables)
         self.slopes = problem.loss.gradient(self.logits, self.labels)
         self.value = self.value_of(variables)
-
-    def logits_of(self, variables: Variables) -> Float[np.ndarray, "rows K"]:
-        """Return the logits at a point."""
-        logits = variables.features @ variables.weight.T
-        return logits if variables.bias is None else logits + variables.bias
 
     def means(self, rows: Float[np.ndarray, "rows any"]) -> Float[np.ndarray, "C any"]:
         """Return class means of rows."""
@@ -149,9 +145,7 @@ class _Evaluated:
 
     def value_of(self, variables: Variables) -> float:
         """Return the objective at a point."""
-        return objective_value(
-            self.problem, variables.weight, variables.features, self.labels, variables.bias
-        )
+        return float(objective_values(self.problem, variables, self.labels, self.multiplicities))
 
 
 def _add_atoms(here: _Evaluated, base: Balanced, atoms: Atoms, count: int) -> Move | None:
@@ -175,7 +169,7 @@ def _add_atoms(here: _Evaluated, base: Balanced, atoms: Atoms, count: int) -> Mo
 def _slide(here: _Evaluated, base: Balanced) -> Move | None:
     """Take a projected gradient step from a rotated point, which need not be stationary any more."""
     weight, features = base
-    slopes = here.problem.loss.gradient(here.logits_of(here.variables(*base)), here.labels)
+    slopes = here.problem.loss.gradient(logits_of(*here.variables(*base)), here.labels)
     slopes = slopes * (here.multiplicities / here.problem.num_samples)[:, None]
     scaled = slopes / (here.scales.weight * here.scales.rows[:, None])
     in_weight, in_features = scaled.T @ features + weight, scaled @ weight + features

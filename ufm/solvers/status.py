@@ -6,13 +6,9 @@ import enum
 
 
 class Status(enum.StrEnum):
-    """Why the solver stopped; ``sentence`` says what to do. Only the certificate decides about ``certified``.
+    """Why the solver stopped; ``sentence`` says what it means and what to do.
 
-    * ``certified``: the relative duality gap ``(P - D)/P`` is at most ``tol``, proof of the global optimum.
-    * ``max_steps``: the step limit came first.
-    * ``stalled``: nothing improves the point any more, yet the gap is open.
-    * ``no_certificate``: a stationary point of a loss that is not convex, whose gap is open.
-    * ``nonfinite``: the iterates overflowed.
+    Only the certificate decides about ``certified``: that the relative duality gap ``(P - D)/P`` is at most ``tol``.
 
     Example:
         >>> str(Status.MAX_STEPS), Status("certified") is Status.CERTIFIED

@@ -36,10 +36,10 @@ def not_covered(reason: str) -> ClosedFormError:
     )
 
 
-def or_none(predict: Callable[[Any], Prediction], about: Any) -> Prediction | None:
+def or_none(predict: Callable[..., Prediction], *about: Any) -> Prediction | None:
     """Return what is predicted, None where no theorem covers it."""
     try:
-        return predict(about)
+        return predict(*about)
     except ClosedFormError:
         return None
 
