@@ -10,6 +10,7 @@ over 20,000. *Natural* coordinates are ``(W, H, b)`` themselves, where the field
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
@@ -185,13 +186,9 @@ def loss_arrays(loss: Loss, dtype: str) -> Loss:
     return jax.tree.unflatten(structure, [np.asarray(leaf, dtype) for leaf in leaves])
 
 
-_REGISTERED: set[type[Loss]] = set()
-
-
+@functools.cache
 def _register(loss: type[Loss]) -> None:
-    """Make a loss class a pytree without running its validation on tracers."""
-    if loss in _REGISTERED:
-        return
+    """Make a loss class a pytree, once, without running its validation on tracers."""
     names = [field.name for field in dataclasses.fields(loss)]
 
     def flatten(instance: Loss) -> tuple[list[object], None]:
@@ -204,7 +201,6 @@ def _register(loss: type[Loss]) -> None:
         return instance
 
     jax.tree_util.register_pytree_node(loss, flatten, unflatten)
-    _REGISTERED.add(loss)
 
 
 def to_point(variables: Variables, scales: Scaling, dtype: str, layout: Layout | None = None) -> Point:

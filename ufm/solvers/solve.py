@@ -84,7 +84,7 @@ def solve(
         observe: called with ``(variables, labels)`` at every record; its dict of numbers joins the record.
         devices: devices that share the samples at sample level; all that JAX sees, in every process, if omitted.
         checkpoint: file to write the state of the run to, now and then, so that it can go on after a kill. It must
-            not exist unless ``resume``.
+            not exist unless ``resume``. Such a run is one start, in all its coordinates.
         checkpoint_every: least number of seconds between two of them.
         resume: go on from ``checkpoint``; the answer is that of the undisturbed run.
         parameters: of a step rule by name: ``learning_rate`` of sgd, momentum and adam, ``window`` of accelerated.
