@@ -240,3 +240,16 @@ def test_class_means_of_any_order_and_multiplicity():
     rows = np.array([[1.0], [3.0], [10.0]])
     np.testing.assert_array_equal(class_means(rows, np.array([1, 1, 0]), 2), [[10.0], [2.0]])
     np.testing.assert_array_equal(class_means(rows, np.array([2, 0, 1]), 3), [[3.0], [10.0], [1.0]])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("K", [200, 1000])
+def test_the_bound_follows_classes_that_share_directions_up_to_many_classes(K):
+    counts = np.repeat([1280, 200, 40, 5], K // 4)
+    decay = 0.3 * np.sqrt(5) / counts.sum()
+    loss = ufm.VectorScaling((counts / 1280) ** 0.3, np.zeros(K))
+    problem = ufm.Problem(counts, K, decay, decay, loss=loss)
+    found = ufm.solve(problem, "group")
+    assert found.certified
+    of_classes = ufm.certify(problem, found.weight, found.features, found.labels)
+    assert -1e-12 < of_classes.relative_gap < 1e-9

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ufm.duality.faces import has_free_bias, onto_cone_face, onto_shared_face, onto_spectral_face
-from ufm.duality.polar import LARGEST, ROUNDING, SHARING_LIMIT, polar_bound
+from ufm.duality.polar import LARGEST, LAST_LIMIT, ROUNDING, polar_bound
 from ufm.duality.row_sums import by_row
 from ufm.model.problem import Problem
 
@@ -154,7 +154,7 @@ def _candidates(
         if thorough:
             face = onto_cone_face(problem, scales * safe, means @ means.mT)
             yield np.where(usable, face / scales, math.nan)
-        if thorough and sharing and dual.shape[-2] <= SHARING_LIMIT:
+        if thorough and sharing and dual.shape[-2] <= LAST_LIMIT:
             face = onto_shared_face(problem, scales * safe, means @ means.mT)
             yield np.where(usable, face / scales, math.nan)
     if thorough:
