@@ -62,6 +62,16 @@ def test_predict_says_why_there_is_no_closed_form(capsys):
     assert (code, json.loads(out)["closed_form"]) == (1, None)
 
 
+def test_starred_columns_are_called_predicted_where_no_theorem_holds(capsys, tmp_path):
+    flags = ("--dim", "3", "--weight-decay", "5e-3", "--feature-decay", "1e-4", "--features", "free")
+    code, out, _ = run(
+        capsys, "solve", "--counts", "60,40,20", *flags, "--figure", str(tmp_path / "figure.png")
+    )
+    assert code == 0
+    assert "Columns with * are predicted." in out
+    assert "closed form" not in out.partition("Columns")[2].partition("\n")[0]
+
+
 def test_solve_certifies_verifies_and_draws(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     figure, archive = tmp_path / "figure.png", tmp_path / "solution.npz"

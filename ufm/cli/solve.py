@@ -92,7 +92,7 @@ def _solution_text(solution: Any, report: Any) -> str:
         str(solution),
         "",
         class_table(solution.problem.counts, columns),
-        *(["Columns with * are the closed form."] if prediction is not None else []),
+        *(["Columns with * are predicted."] if prediction is not None else []),
         "",
         report.table(),
     ]
