@@ -574,6 +574,17 @@ def test_bad_subjects():
         verify(statistics=empty, problem=NETWORK)
 
 
+@pytest.mark.parametrize("contexts", [3, 4])
+def test_statistics_of_classes_say_nothing_of_contexts(contexts):
+    rng = np.random.default_rng(0)
+    targets = rng.dirichlet(np.ones(3), contexts)
+    problem = ufm.Problem([2] * contexts, 4, 1e-3, 1e-3, targets=targets)
+    statistics = FeatureStatistics(weight=rng.standard_normal((3, 4)))
+    statistics.update(rng.random((6, 4)), np.repeat(np.arange(3), 2))
+    with pytest.raises(InputError, match="statistics must be of classes"):
+        verify(statistics=statistics, problem=problem)
+
+
 @SETTINGS
 @given(log_s=st.floats(-30, -0.01), log_kappa=st.floats(-28, 3))
 def test_binary_shift_inverts_the_divergence(log_s, log_kappa):

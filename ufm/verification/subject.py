@@ -123,12 +123,17 @@ def subject_of_statistics(
     """Return streamed statistics as a subject; what needs the features themselves is not measured.
 
     Raises:
-        InputError: if they do not fit the problem.
+        InputError: if they do not fit the problem, or it has soft targets.
     """
     weight, bias = statistics.classifier
     if statistics.rows == 0:
         raise InputError("statistics must hold at least one batch, got none")
     if problem is not None:
+        if not problem.loss.labelled:
+            raise InputError(
+                "statistics must be of classes, and the rows of a problem with soft targets belong to contexts: "
+                "pass features, labels and weight instead"
+            )
         _check_problem(problem, weight.shape, bias)
         if not np.array_equal(statistics.counts, problem.counts):
             raise _wrong_counts(problem, statistics.counts)
