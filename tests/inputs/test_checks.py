@@ -65,6 +65,13 @@ def test_limits():
     assert finite_vector("v", [0.0])[0] == 0
 
 
+@pytest.mark.parametrize("bad", [-1.0, 0, math.nan, math.inf])
+def test_counts_name_the_entry_that_is_not_positive_or_finite(bad):
+    """Fractions are allowed: weights of a sampler."""
+    with pytest.raises(InputError, match=rf"counts must be positive and finite, got counts\[1\] = {bad:g}$"):
+        class_counts([2.5, bad])
+
+
 @exact
 @given(anything)
 @pytest.mark.parametrize(

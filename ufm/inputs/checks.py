@@ -159,14 +159,14 @@ def class_counts(counts: Any) -> Int[np.ndarray, " K"] | Float[np.ndarray, " K"]
         raise InputError(f"counts must be a flat sequence of integers, got an array of shape {array.shape}")
     if array.size == 0:
         raise InputError("counts must name at least two classes, got an empty sequence")
-    real = array.dtype.kind == "f" and bool(np.all(np.isfinite(array))) and bool(np.all(array > 0))
-    if not _is_whole(array) and not real:
-        values = array.tolist() if entries is counts or array.dtype.kind == "f" else entries
+    if array.dtype.kind not in "iuf":
+        values = array.tolist() if entries is counts else entries
         bad = [value for value in values if not _is_integer(value)] or [max(values, key=abs)]
         raise InputError(f"counts must be positive integers below 2^53, got {bad[0]!r}")
-    smallest = int(np.argmin(array))
-    if array[smallest] < 1 and not real:
-        raise InputError(f"counts must be positive integers, got counts[{smallest}] = {array[smallest]:g}")
+    good = (array > 0) & (array < np.inf)  # false for NaN
+    if not np.all(good):
+        where = int(np.argmin(good))
+        raise InputError(f"counts must be positive and finite, got counts[{where}] = {array[where]:g}")
     if array.size < 2:
         raise InputError(f"counts must name at least two classes, got one class of {array[0]:.15g} samples")
     total = float(array.sum(dtype=np.float64))
