@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import ufm
+from ufm.sweeps import summary
 
 
 @pytest.mark.slow
@@ -16,6 +17,8 @@ def test_starts_are_compared_with_each_other():
     for name in ("objective_deviation", "margin_deviation", "norm_deviation", "nc2_h", "nc3_wh"):
         assert np.nanmax(np.abs(found[name].values)) < 1e-5, name
     assert np.abs(found.margin_deviation.values).max() > 0  # of another start, not of itself
+    assert "closed form known" not in summary(found)
+    assert "predictions (closed forms, else other starts) for 4" in summary(found)
     alone = ufm.sweep(fixed, {"feature_decay": [1e-3, 2e-3]})
     assert np.isnan(alone.margin_deviation.values).all()
     assert np.all(alone.predicted_num_collapsed.values == -1)

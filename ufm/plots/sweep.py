@@ -247,7 +247,7 @@ def _label_sparsely(axis: Axis, values: np.ndarray) -> None:
 
 
 def _known(dataset: xr.Dataset) -> np.ndarray:
-    """Predicted number of collapsed classes, NaN where no closed form is known."""
+    """Predicted number of collapsed classes, NaN where there is none: no closed form, and no other start."""
     predicted = dataset.predicted_num_collapsed.values
     return np.where(predicted >= 0, predicted, np.nan)
 

@@ -35,8 +35,8 @@ def sweep(
     Args:
         fixed: fields that all members share: those of `ufm.Problem` (``counts`` and ``loss`` also as text, as on the
             command line; ``nuclear_weight`` and ``decay_ratio`` in place of the decays), of `ufm.solve` (``level``,
-            ``seed``, ``tol``, ``max_steps``, ``residual_tol``, ``precision``, ``escapes``, ``solver`` and what step
-            rules take). Losses and step rules are given by name or as objects.
+            ``seed``, ``starts``, ``tol``, ``max_steps``, ``residual_tol``, ``precision``, ``escapes``, ``solver`` and
+            what step rules take). Losses and step rules are given by name or as objects.
         axes: field -> values, or -> ``{"start": 1, "stop": 100, "num": 64, "spacing": "log"}``. ``counts.ratio`` and
             the like are parameters of the profile that ``counts`` names, ``loss.parameter`` is that of the loss,
             ``targets.flip`` the probability of a wrong label.
@@ -154,7 +154,7 @@ def draw_figures(
 
 
 def summary(dataset: xr.Dataset) -> str:
-    """Return in a few lines how a sweep went: members, statuses, and agreement with the closed forms."""
+    """Return in a few lines how a sweep went: members, statuses, and agreement with predictions."""
     import numpy as np
 
     statuses, numbers = np.unique(dataset.status.values.astype(str), return_counts=True)
@@ -164,6 +164,8 @@ def summary(dataset: xr.Dataset) -> str:
     if np.any(known):
         worst = float(np.abs(dataset.objective_deviation.values[known]).max())
         mismatches = int(np.sum(dataset.collapse_mismatches.values[known] > 0))
-        lines.append(f"closed form known for {int(known.sum())}: objectives agree to {worst:.1e},")
+        lines.append(
+            f"predictions (closed forms, else other starts) for {known.sum()}: objectives agree to {worst:.1e},"
+        )
         lines.append(f"collapsed classes differ in {mismatches}")
     return "\n".join(lines)
