@@ -147,6 +147,14 @@ def test_a_class_without_samples_takes_no_part():
     assert simplex_distance(np.zeros((3, 2))) == 0.5
 
 
+def test_a_process_that_saw_no_batch_knows_what_it_merged():
+    features, labels, weight, bias = layer(3)
+    busy, idle = Monitor(K, D), Monitor(K, D)
+    busy.update(features, labels, weight, bias)
+    idle.merge(pickle.loads(pickle.dumps(busy.record())))
+    np.testing.assert_equal(idle.epoch(), busy.epoch())
+
+
 BAD = [
     (lambda m, f, y, w: m.update(f[:, 1:], y, w), "features must have"),
     (lambda m, f, y, w: m.update(f, y + K, w), "labels must be integers from 0 to 5"),
@@ -155,6 +163,9 @@ BAD = [
     (lambda m, f, y, w: m.merge(Monitor(K, D + 1)), "other must have been made with the same shapes"),
     (lambda m, f, y, w: Monitor(K, D, every=0), "every must be"),
     (lambda m, f, y, w: Monitor(K, D, counts=[1, 2]), "counts must have one entry per class"),
+    (lambda m, f, y, w: Monitor(2, D, counts=[1, np.nan]), r"counts must be finite .* counts\[1\] = nan"),
+    (lambda m, f, y, w: Monitor(2, D, counts=[1, -3]), r"counts must be non-negative, got counts\[1\] = -3"),
+    (lambda m, f, y, w: Monitor(2, D, counts=["a", "b"]), "counts must hold real numbers"),
     (
         lambda m, f, y, w: Monitor(K, D, prediction=ufm.predict(ufm.Problem([3, 4], 2, 1e-3, 1e-3))),
         "prediction must be for 6 classes",

@@ -71,9 +71,9 @@ def float_array(
         )
     if nonnegative and low < 0:
         where = np.unravel_index(int(np.argmin(array)), array.shape)
+        after = " (features after a ReLU)" if name == "features" else ""
         raise InputError(
-            f"{name} must be non-negative (features after a ReLU), "
-            f"got {_entry(name, where, offset)} = {array[where]}"
+            f"{name} must be non-negative{after}, got {_entry(name, where, offset)} = {array[where]}"
         )
     return array
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ufm.inputs.arrays import classifier
+from ufm.inputs.arrays import classifier, float_array
 from ufm.inputs.checks import InputError, instance_of, positive_integer, to_numpy
 from ufm.metrics.batches import checked_batch, logits_of
 from ufm.theory.prediction import Prediction
@@ -65,11 +65,10 @@ class Monitor:
                 )
         self._batches = 0
         self._means: np.ndarray | None = None  # last epoch's
-        self._classifier: tuple[np.ndarray, np.ndarray | None] | None = None
         self._record = self._empty()
 
     def _grouped(self, counts: Any) -> Groups:
-        sizes = to_numpy("counts", counts).astype(np.float64)
+        sizes = float_array("counts", counts, 1, nonnegative=True)
         if sizes.shape != (self.num_classes,):
             raise InputError(
                 f"counts must have one entry per class, {self.num_classes}, got shape {sizes.shape}"
@@ -94,11 +93,10 @@ class Monitor:
         """
         if not self.due():
             return
-        self._classifier = classifier(weight, bias)
-        if self._classifier[0].shape != (self.num_classes, self.dim):
-            raise InputError(
-                f"weight must have shape {(self.num_classes, self.dim)}, got {self._classifier[0].shape}"
-            )
+        met = classifier(weight, bias)
+        if met[0].shape != (self.num_classes, self.dim):
+            raise InputError(f"weight must have shape {(self.num_classes, self.dim)}, got {met[0].shape}")
+        self._record = self._record._replace(classifier=met)
         rows, kept = to_numpy("features", features), to_numpy("labels", labels)
         if rows.ndim == 2 and kept.shape == rows.shape[:1] and kept.dtype.kind in "iu":
             good = (kept >= 0) & np.isfinite(rows).all(axis=1)
@@ -106,14 +104,14 @@ class Monitor:
             rows, kept = rows[good], kept[good]
         batch = checked_batch(rows, kept, None, self.num_classes, self.dim)
         for block in batch.blocks(self.num_classes, check=False):
-            self._record.sums.add(block, self._classifier)
+            self._record.sums.add(block, met)
             self._look(block.features)
 
     def _look(self, rows: np.ndarray) -> None:
         record = self._record
         record = record._replace(smallest=min(record.smallest, float(rows.min(initial=0.0))))
-        if self._means is not None and self._classifier is not None:
-            chosen = logits_of(rows, *self._classifier).argmax(axis=1)
+        if self._means is not None and record.classifier is not None:
+            chosen = logits_of(rows, *record.classifier).argmax(axis=1)
             nearness = rows @ self._means.T - np.sum(self._means**2, axis=1) / 2
             agreeing = float(np.sum(chosen == nearness.argmax(axis=1)))
             record = record._replace(
@@ -144,11 +142,11 @@ class Monitor:
             InputError: if no batch was seen.
         """
         record, moments = self._record, self._record.sums.moments
-        if self._classifier is None or not moments.counts.sum() > 0:
+        if record.classifier is None or not moments.counts.sum() > 0:
             raise InputError("epoch needs at least one batch that was watched, got none")
         if self._groups is None:
             self._groups = thirds(moments.counts)
-        values = summary(record, *self._classifier, self._groups, self.prediction)
+        values = summary(record, *record.classifier, self._groups, self.prediction)
         self._begin(moments.means)
         return values
 

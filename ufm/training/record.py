@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ufm.metrics.batches import Sums
+from ufm.metrics.batches import Classifier, Sums
 
 
 class Record(NamedTuple):
@@ -16,6 +16,7 @@ class Record(NamedTuple):
         agreeing: samples on which the classifier and the nearest of last epoch's class means agree.
         compared: samples for which that was asked.
         dropped: rows left out, because their label is negative or something in them is not finite.
+        classifier: weight and bias of the latest batch; None before the first, and where a layer is asked instead.
     """
 
     sums: Sums
@@ -23,6 +24,7 @@ class Record(NamedTuple):
     agreeing: float = 0.0
     compared: float = 0.0
     dropped: float = 0.0
+    classifier: Classifier = None
 
     @staticmethod
     def empty(num_classes: int, dim: int, scatter: bool) -> "Record":
@@ -42,4 +44,5 @@ class Record(NamedTuple):
             self.agreeing + other.agreeing,
             self.compared + other.compared,
             self.dropped + other.dropped,
+            self.classifier or other.classifier,
         )

@@ -141,7 +141,8 @@ class Watch(Monitor):
         """
         self._fetch()
         bias = getattr(self.layer, "bias", None)
-        self._classifier = (_host(self.layer.weight), None if bias is None else _host(bias))
+        met = (_host(self.layer.weight), None if bias is None else _host(bias))
+        self._record = self._record._replace(classifier=met)
         return super().epoch()
 
     def _fetch(self) -> None:
