@@ -138,3 +138,14 @@ def test_solved_optima_are_recognised(changes, exponent):
     assert report["NC2_H"].verdict == report["alignment"].verdict == "pass"
     told = ufm.verify(**arrays, labels=labels, loss=problem.loss, charge=exponent + 1.0)
     assert told.estimate["spread"] > 1.05
+
+
+def test_a_fit_says_what_it_is_made_of():
+    """Free features with uneven counts: stationarity, which looks at neither margins nor the ratio of norms."""
+    for features, words in (("nonnegative", "from the ratio of norms"), ("free", "stationarity")):
+        problem = ufm.Problem([30, 20, 10], 3, weight_decay=1e-2, feature_decay=1e-3, features=features)
+        s = ufm.solve(problem, level="sample")
+        report = ufm.verify(features=s.features, labels=s.labels, weight=s.weight)
+        (said,) = (note for note in report.notes if note.startswith("Effective"))
+        assert words in said
+        assert ("margin" in said) == (features == "nonnegative")

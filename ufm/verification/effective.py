@@ -66,6 +66,7 @@ class EffectiveDecays:
         charge_from_norms: g from the norms; likewise.
         constancy: factor by which ``-phi_k'(M_k) n_k |h_k|^2/M_k``, which should not depend on the class, typically
             deviates from its mean; None without norms.
+        stationary: whether stationarity gave it, which looks at neither margins nor the ratio of norms.
     """
 
     nuclear_weight: float
@@ -77,6 +78,7 @@ class EffectiveDecays:
     charge_from_margins: float | None = None
     charge_from_norms: float | None = None
     constancy: float | None = None
+    stationary: bool = False
 
     @property
     def deviating(self) -> np.ndarray:
@@ -93,11 +95,14 @@ class EffectiveDecays:
         agreement = "all the same" if factor == "1" else f"which typically deviates by a factor {factor}"
         odd = self.deviating
         more = f"; more than a factor {DEVIATING:g} off: {listed(odd)}" if len(odd) else ""
+        each, pair = (
+            ("margin", " from the ratio of norms") if not self.stationary else ("one's stationarity", "")
+        )
         return (
             f"Effective lambda_W lambda_H = {self.nuclear_weight**2:.4g} "
-            f"(square root {self.nuclear_weight:.4g}): median over {used} classes of what each margin says, "
+            f"(square root {self.nuclear_weight:.4g}): median over {used} classes of what each {each} says, "
             f"{agreement}{more}; lambda_W = {self.weight_decay:.4g} and "
-            f"lambda_H = {self.feature_decay:.4g} from the ratio of norms."
+            f"lambda_H = {self.feature_decay:.4g}{pair}."
         )
 
     @property
@@ -236,7 +241,7 @@ def stationary_decays(
     per_class[living] = np.sqrt(weight_decay * each)
     off = math.exp(1.4826 * float(np.median(np.abs(np.log(each / middle)))) / 2)
     found = EffectiveDecays(
-        math.sqrt(weight_decay * middle), off, per_class, weight_decay, middle, charge=charge
+        math.sqrt(weight_decay * middle), off, per_class, weight_decay, middle, charge, stationary=True
     )
     if bias is None:
         return found, None
