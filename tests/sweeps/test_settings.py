@@ -191,5 +191,9 @@ def test_how_to_run_a_member_alone_says_every_setting(capsys):
         name: chosen[name] for name in ("escapes", "residual_tol", "max_steps")
     })  # fmt: skip
     assert f'"steps": {alone.steps}' in text
+    for uneven in ({"feature_decay": [1e-3, 2e-3, 3e-3, 4e-3]}, {"counts": [6.5, 6.5, 2.5, 2.5]}):
+        fixed = {"counts": "40x2,10x2", "dim": 6, "weight_decay": 1e-3, "feature_decay": 1e-3}
+        member = build_member(fixed | uneven)  # what the command line cannot read
+        assert eval(member.command(), {"ufm": ufm}).problem == member.problem
     object_made = build_member(FIXED | {"solver": ufm.Accelerated(4), "loss": ufm.LabelSmoothing(0.1)})
     assert eval(object_made.command(), {"ufm": ufm}).certified

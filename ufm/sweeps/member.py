@@ -114,7 +114,7 @@ class Member:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def command(self) -> str:
-        """Return the command that solves this member alone, in Python where it is made of objects."""
+        """Return the command that solves this member alone, in Python where no flag can say what it is made of."""
         problem = self.problem
         names = ("counts", "dim", "weight_decay", "feature_decay", "features", "bias")
         about = {name: getattr(problem, name) for name in names} | {
@@ -122,7 +122,8 @@ class Member:
         }
         given = {name: value for name, value in about.items() if plain(value) != PROBLEM_FIELDS[name]}
         settings = {name: self.fields[name] for name in SETTINGS if self._differs(name)}
-        if isinstance(about["loss"], str) and isinstance(self.fields["solver"], str):
+        texts = isinstance(about["loss"], str) and isinstance(self.fields["solver"], str)
+        if texts and np.ndim(problem.feature_decay) == 0 and problem.counts.dtype.kind == "i":
             return "ufm solve " + " ".join(_flag(name, value) for name, value in (given | settings).items())
         given |= {"loss": problem.loss} | ({} if problem.targets is None else {"targets": problem.targets})
         arguments = ", ".join(f"{name}={_python(value)}" for name, value in given.items())
@@ -247,7 +248,10 @@ def _python(value: Any) -> str:
         return repr(value.tolist())
     if isinstance(value, str):
         return repr(value)
-    return f"ufm.{label(value)}" if type(value).__module__.startswith("ufm.") else label(value)
+    # a label has digits where there are no parameters, which is no Python
+    bare = dataclasses.is_dataclass(value) and not dataclasses.fields(value)
+    text = f"{type(value).__name__}()" if bare else label(value)
+    return f"ufm.{text}" if type(value).__module__.startswith("ufm.") else text
 
 
 def _counts_text(counts: np.ndarray) -> str:
