@@ -37,6 +37,14 @@ class Reader(html.parser.HTMLParser):
         self.texts.append(data)
 
 
+def test_the_picture_is_described_as_what_it_shows():
+    labelled = verify(solution([90, 60, 40])).to_html()
+    assert 'alt="Gram matrices, norms and margins of the classes' in labelled
+    targets = np.array([[0.7, 0.2, 0.1], [0.1, 0.6, 0.3], [0.2, 0.2, 0.6], [0.3, 0.3, 0.4]])
+    contexts = ufm.Problem([40, 30, 20, 10], 4, 1e-2, 1e-3, features="free", targets=targets)
+    assert 'alt="Spectra, norms and divergences of the contexts' in verify(ufm.solve(contexts)).to_html()
+
+
 LONG = parse_counts("pareto:K=1000,N=20000,n_max=900,n_min=2")
 
 

@@ -142,7 +142,11 @@ def _assumptions(report: Report) -> Iterable[str]:
 
 def _picture(report: Report) -> str:
     data = base64.b64encode(picture(report.plot(), colours=256)).decode()
-    words = "Gram matrices, norms and margins of the classes, measured beside predicted"
+    words = "Gram matrices, norms and margins of the classes"
+    if report.problem is not None and not report.problem.loss.labelled:
+        words = "Spectra, norms and divergences of the contexts"
+    if report.prediction is not None:
+        words += ", measured beside predicted"
     return f'<img alt="{words}" src="data:image/png;base64,{data}">'
 
 
