@@ -156,7 +156,7 @@ def compare(model: Model, decay: float, accuracy: float) -> dict[str, Any]:
     """Return prediction, solution and threshold of one model; sound if all of a convex loss was certified."""
     decay = model.decay or decay
     problem = model.problem(decay)
-    solution = ufm.solve(problem, seed=1)  # predictions that are solved have seed 0
+    solution = ufm.solve(problem, seed=1)  # a prediction that is solved starts elsewhere
     sound = solution.certified or not problem.loss.convex
     record = _record(model.name, predicted(model, decay), solution, solution.certificate.relative_gap, sound)
     if model.decay is None and not model.fixed:

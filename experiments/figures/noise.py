@@ -83,7 +83,7 @@ def main(outputs: OmitArgPrefixes[Outputs] = Outputs(), resume: bool = False, qu
     Args:
         outputs: where results and the picture go.
         resume: go on with the data set of an earlier run.
-        quick: 5 x 5 cells instead of 19 x 25.
+        quick: 5 x 8 cells instead of 18 x 28.
     """
     results = outputs.of("noise", quick)
     ratios = np.unique(np.r_[RATIOS, np.geomspace(1, 60, 5 if quick else 25).round(2)])

@@ -60,7 +60,7 @@ class SquaredNorms:
 
 @dataclasses.dataclass(frozen=True)
 class Separability:
-    """What `separability` returns, in the terms of the theorem in `ufm.separability`.
+    """What `separability` returns, in the terms of the theorem in `ufm.metrics.separability`.
 
     Attributes:
         probability: ``P(inter > intra)``, strictly.
