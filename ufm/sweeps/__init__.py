@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import xarray as xr
 
-    from ufm.plots.style import Style
-
-__all__ = ["draw_figures", "open_dataset", "run_config", "summary", "sweep"]
+__all__ = ["open_dataset", "run_config", "summary", "sweep"]
 
 
 def sweep(
@@ -81,26 +79,13 @@ def sweep(
     )
 
 
-def run_config(
-    config: str | Path,
-    out: str | Path,
-    *,
-    resume: bool = False,
-    process_index: int = 0,
-    process_count: int = 1,
-    progress: bool = False,
-    client: Any = None,
-) -> xr.Dataset:
+def run_config(config: str | Path, out: str | Path, **options: Any) -> xr.Dataset:
     """Run the sweep that a TOML file describes (see `ufm.sweeps.config.load_config`) and return its data set.
 
     Args:
         config: the file.
         out: folder for the results.
-        resume: go on with the sweep in ``out``.
-        process_index: which of ``process_count`` processes this is.
-        process_count: number of processes that share the sweep.
-        progress: show a progress bar, and a line for every member that is not certified.
-        client: of `dask.distributed`, whose workers are to solve the batches; they must see ``out`` at the same path.
+        options: ``resume``, ``process_index``, ``process_count``, ``progress`` and ``client`` of `sweep`.
 
     Raises:
         InputError: naming the key, its value and what is required.
@@ -109,16 +94,7 @@ def run_config(
     from ufm.sweeps.run import run_grid
 
     grid, settings = load_config(config)
-    return run_grid(
-        grid,
-        out,
-        resume=resume,
-        process_index=process_index,
-        process_count=process_count,
-        progress=progress,
-        client=client,
-        **settings,
-    )
+    return run_grid(grid, out, **settings, **options)
 
 
 def open_dataset(folder: str | Path) -> xr.Dataset:
@@ -130,27 +106,6 @@ def open_dataset(folder: str | Path) -> xr.Dataset:
     from ufm.sweeps import store
 
     return store.open_dataset(folder)
-
-
-def draw_figures(
-    folder: str | Path, suffix: str = ".png", style: Style = "paper", panel: str | None = None
-) -> list[Path]:
-    """Draw the figures of a stored sweep into its folder and return their paths: curves, or maps over two axes.
-
-    Args:
-        folder: what `sweep` wrote to.
-        suffix: ``.png``, or ``.pdf`` or ``.svg`` for vector graphics.
-        style: ``"paper"``, or ``"screen"``: half as large again.
-        panel: letter of the one panel to draw, from the left, at the width of a column; None for all.
-
-    Raises:
-        InputError: if there is no sweep, nothing to draw along, nothing computed yet, or no such panel.
-    """
-    from ufm.inputs.checks import one_of
-    from ufm.plots import sweep as plots
-
-    one_of("suffix", suffix, plots.SUFFIXES)  # before anything is read
-    return plots.draw_figures(open_dataset(folder), Path(folder), suffix, style, panel)
 
 
 def summary(dataset: xr.Dataset) -> str:
