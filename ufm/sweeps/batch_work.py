@@ -14,28 +14,23 @@ from ufm.solvers.task import Outcome, Setup, Task
 from ufm.sweeps.grid import Grid, Places
 from ufm.sweeps.measure import measure_members
 from ufm.sweeps.member import Member
+from ufm.sweeps.plan import Batch
 
 
 def solve_batch(
-    grid: Grid,
-    indices: Places,
-    members: Sequence[Member],
-    width: int,
-    matrices: bool,
-    report: Callable[[int], None] = lambda members: None,
+    grid: Grid, batch: Batch, matrices: bool, report: Callable[[int], None] = lambda members: None
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Solve members of equal shape; return what is kept of them, and a line for each that is not certified.
 
     Args:
         grid: the grid that they are of.
-        indices: their places in it.
-        members: the members.
-        width: how many are on the device at a time.
+        batch: their places in it, and how many are on the device at a time.
         matrices: whether to keep K x K matrices.
         report: called with the number of members solved, now and then.
     """
-    solved = solve_together(members, width, _sharding(), report)
-    return measure_members(members, solved, matrices), list(_failures(grid, indices, members, solved))
+    members = [grid.member(int(index)) for index in batch.members]
+    solved = solve_together(members, batch.width, _sharding(), report)
+    return measure_members(members, solved, matrices), list(_failures(grid, batch.members, members, solved))
 
 
 def solve_together(

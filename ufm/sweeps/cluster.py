@@ -63,8 +63,7 @@ class Work:
                 f"worker on {socket.gethostname()} has ufm {here} and the client {self.version}; install the same"
             )
         batch = self.batch
-        members = [grid.member(int(index)) for index in batch.members]
-        rows, failures = solve_batch(grid, batch.members, members, batch.width, self.matrices)
+        rows, failures = solve_batch(grid, batch, self.matrices)
         if self.place is None:
             return self.number, rows, failures
         write_batch(self.place, self.number, batch.members, rows)

@@ -65,8 +65,7 @@ def _run_here(
 ) -> None:
     """Solve batches one after the other in this process."""
     for number, batch in batches.items():
-        members = [grid.member(int(i)) for i in batch.members]
-        rows, failures = solve_batch(grid, batch.members, members, batch.width, matrices, bar.advance)
+        rows, failures = solve_batch(grid, batch, matrices, bar.advance)
         store.write(number, rows)
         for line in failures:
             bar.line(line)
