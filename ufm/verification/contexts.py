@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from ufm.duality.certificate import Certificate
+from ufm.duality.certificate import Certificate, class_means
 from ufm.model.problem import Problem
 from ufm.solvers.solve import solve
 from ufm.targets import equal_rows
@@ -48,7 +48,6 @@ class MeasuredContexts:
         entropies: (C,), of the targets.
         spectra: singular values of the logits weighted by ``sqrt(n_c/N)``, of ``sqrt(lambda_H n_c) h_c`` and of
             ``sqrt(lambda_W) W``, by name; free features share the last two.
-        gram_features: (C, C), ``<h_c, h_d>``, of the first few hundred contexts.
         frames: ``|G G' - U S U'| / |G G'|`` of the features, the same of the classifier, and what bounds them.
     """
 
@@ -58,7 +57,6 @@ class MeasuredContexts:
     divergences: Float[np.ndarray, " C"]
     entropies: Float[np.ndarray, " C"]
     spectra: dict[str, Float[np.ndarray, " values"]]
-    gram_features: Float[np.ndarray, "some some"]
     frames: dict[str, tuple[float, float]]
 
     @property
@@ -70,14 +68,6 @@ class MeasuredContexts:
         """Return what fits into JSON."""
         named = {**self.columns, "count": self.counts, "|w|": self.weight_norms}
         return {name: values.tolist() for name, values in named.items()}
-
-
-def context_means(problem: Problem, features: Any, labels: Int[np.ndarray, " rows"]) -> np.ndarray:
-    """Return the mean feature of every context."""
-    rows = np.bincount(labels, minlength=problem.num_classes)
-    sums = np.zeros((problem.num_classes, np.shape(features)[1]))
-    np.add.at(sums, labels, np.asarray(features, np.float64))
-    return sums / rows[:, None]
 
 
 def measured_contexts(
@@ -94,7 +84,6 @@ def measured_contexts(
         "classifier": weight * math.sqrt(problem.weight_decay),
         "logits": left @ right.T,
     }
-    few = means[:200]
     return MeasuredContexts(
         problem.counts,
         np.linalg.norm(means, axis=1),
@@ -102,7 +91,6 @@ def measured_contexts(
         problem.loss.value(logits, contexts) - nats,
         nats,
         {name: np.linalg.svd(part, compute_uv=False) for name, part in parts.items()},
-        few @ few.T,
         _frames(parts["features"], parts["classifier"]),
     )
 
@@ -136,7 +124,7 @@ def context_rows(
         eps: absolute gap that tolerances follow from; None: nothing is judged.
     """
     weight, features, labels, bias = point
-    means = context_means(problem, features, labels)
+    means = class_means(np.asarray(features, np.float64), labels, problem.num_classes)
     measured = measured_contexts(problem, weight, means, bias)
     root, scale = None if eps is None else math.sqrt(2 * eps), math.sqrt(2 * certificate.objective)
     rows = [
