@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ufm.plots.report import convergence_panel, judged_rows, tolerance_panel
+from ufm.plots.report import last_panel
 from ufm.plots.style import BLACK, BLUE, GREEN, PAGE, VERMILLION, canvas
 from ufm.verification.report import Report
 
@@ -48,10 +48,10 @@ def context_figure(report: Report) -> Figure:
         for axes in (spectra, norms, left):
             axes.set_ylim(bottom=0)
         spectra.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-        _last_panel(last, report)
+        last_panel(last, report)
         last.set_title(f"(d) {last.get_title(loc='left')}", loc="left")
         figure.legend(*spectra.get_legend_handles_labels(), loc="outside lower left", ncols=3)
-        if len(report.history) > 1:
+        if last.get_legend_handles_labels()[0]:
             figure.legend(*last.get_legend_handles_labels(), loc="outside lower right", ncols=3)
     return figure
 
@@ -64,10 +64,3 @@ def _count_axis(axes: Axes, counts: np.ndarray) -> None:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(numticks=4))
         axes.xaxis.set_minor_locator(NullLocator())
-
-
-def _last_panel(axes: Axes, report: Report) -> None:
-    if len(report.history) > 1:
-        convergence_panel(axes, report.history)
-    else:
-        tolerance_panel(axes, judged_rows(report))

@@ -44,7 +44,7 @@ LABELLED_CLASSES = 12
 ABOVE, BELOW, ROW = 1.9, 2.3, 0.115
 
 
-def report_figure(report: Report, prediction: Prediction | None = None) -> Figure:
+def report_figure(report: Report) -> Figure:
     """Return the figure of a verification: learned beside predicted, class by class, and how it was reached.
 
     Above, Gram matrices of class means and of classifier rows; below, norms, margins with collapsed classes
@@ -53,13 +53,11 @@ def report_figure(report: Report, prediction: Prediction | None = None) -> Figur
 
     Args:
         report: what `ufm.verify` returned.
-        prediction: what to compare with; by default the report's own.
 
     Returns:
         A matplotlib figure; write it with `ufm.plots.style.save_figure`.
     """
-    prediction = report.prediction if prediction is None else prediction
-    judged = [] if len(report.history) > 1 else judged_rows(report)
+    prediction, judged = report.prediction, [] if len(report.history) > 1 else judged_rows(report)
     below = max(BELOW, 1.3 + ROW * len(judged))
     with canvas(PAGE, ABOVE + below) as figure:
         halves: Any = figure.subfigures(2, 1, height_ratios=(ABOVE, below))
@@ -68,12 +66,9 @@ def report_figure(report: Report, prediction: Prediction | None = None) -> Figur
         *panels, last = halves[1].subplots(1, 4)
         _class_panels(panels, report, prediction, order)
         halves[1].legend(*panels[0].get_legend_handles_labels(), loc="outside lower left")
-        if len(report.history) > 1:
-            convergence_panel(last, report.history)
-            if last.get_legend_handles_labels()[0]:
-                halves[1].legend(*last.get_legend_handles_labels(), loc="outside lower right", ncols=4)
-        else:
-            tolerance_panel(last, judged)
+        last_panel(last, report)
+        if last.get_legend_handles_labels()[0]:
+            halves[1].legend(*last.get_legend_handles_labels(), loc="outside lower right", ncols=4)
         titled = [axes for axes in figure.axes if axes.get_title(loc="left")]
         for letter, axes in zip("abcdefgh", titled, strict=False):
             axes.set_title(f"({letter}) {axes.get_title(loc='left')}", loc="left")
@@ -269,6 +264,14 @@ def convergence_panel(axes: Axes, history: tuple[dict[str, Any], ...]) -> None:
     axes.set_title("convergence", loc="left")
     axes.set_xlabel("step")
     axes.set_ylabel("relative size")
+
+
+def last_panel(axes: Axes, report: Report) -> None:
+    """How the solver got there, or without a history every error over its tolerance."""
+    if len(report.history) > 1:
+        convergence_panel(axes, report.history)
+    else:
+        tolerance_panel(axes, judged_rows(report))
 
 
 def judged_rows(report: Report) -> list[tuple[Row, float]]:
