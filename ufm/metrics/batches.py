@@ -96,6 +96,13 @@ class Sums(NamedTuple):
         """Return the same sums in arrays of their own, to add to."""
         return Sums(self.moments.copy(), None if self.logits is None else self.logits.copy())
 
+    def merge(self, other: Sums) -> None:
+        """Add the sums over other samples, in place."""
+        classes = np.arange(len(self.moments.counts))
+        self.moments.add(classes, other.moments)
+        if self.logits is not None and other.logits is not None:
+            self.logits.add(classes, other.logits)
+
     def add(self, block: Block, classifier: Classifier) -> None:
         """Add a block, in place."""
         features, labels, weights = block

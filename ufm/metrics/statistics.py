@@ -144,10 +144,7 @@ class FeatureStatistics:
             raise InputError(
                 "other must have been made with the same shapes, options and classifier to be merged"
             )
-        mine, theirs, classes = self._settle(), other._settle(), np.arange(self.num_classes)
-        mine.moments.add(classes, theirs.moments)
-        if mine.logits is not None and theirs.logits is not None:
-            mine.logits.add(classes, theirs.logits)
+        self._settle().merge(other._settle())
         self.rows, self.smallest = self.rows + other.rows, min(self.smallest, other.smallest)
 
     @property

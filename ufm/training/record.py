@@ -2,8 +2,6 @@
 
 from typing import NamedTuple
 
-import numpy as np
-
 from ufm.metrics.batches import Classifier, Sums
 
 
@@ -33,11 +31,8 @@ class Record(NamedTuple):
 
     def merged(self, other: "Record") -> "Record":
         """Return the record of the samples of both; neither is changed."""
-        sums, theirs = self.sums.copy(), other.sums
-        classes = np.arange(len(sums.moments.counts))
-        sums.moments.add(classes, theirs.moments)
-        if sums.logits is not None and theirs.logits is not None:
-            sums.logits.add(classes, theirs.logits)
+        sums = self.sums.copy()
+        sums.merge(other.sums)
         return Record(
             sums,
             min(self.smallest, other.smallest),
