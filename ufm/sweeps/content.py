@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,13 +17,7 @@ PLAIN = (str, bool, int, float, type(None))
 
 def plain(value: Any) -> Any:
     """Return ``value`` as something that JSON writes in one way only; objects by all that they are made of."""
-    if isinstance(value, np.ndarray | np.generic):
-        value = value.tolist()
-    if isinstance(value, list | tuple):
-        return [plain(entry) for entry in value]
-    if isinstance(value, float):
-        return value.hex()
-    return value if isinstance(value, PLAIN) else object_content(value)
+    return described(value, float.hex)
 
 
 def object_content(value: Any) -> list[Any]:
@@ -62,10 +57,12 @@ def label(value: Any) -> str:
     return f"{type(value).__name__}({', '.join(written)})"
 
 
-def described(value: Any) -> Any:
-    """Return a value as JSON writes it: exactly as it was given where it can."""
+def described(value: Any, number: Callable[[float], Any] = lambda number: number) -> Any:
+    """Return a value as JSON writes it: exactly as it was given where it can, floats as ``number`` of them."""
     if isinstance(value, np.ndarray | np.generic):
-        return value.tolist()
+        value = value.tolist()
     if isinstance(value, list | tuple):
-        return [described(entry) for entry in value]
+        return [described(entry, number) for entry in value]
+    if isinstance(value, float):
+        return number(value)
     return value if isinstance(value, PLAIN) else object_content(value)
