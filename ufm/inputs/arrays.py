@@ -289,11 +289,7 @@ def point_of(problem: Any, weight: Any, features: Any, labels: Any, bias: Any = 
             f"got shape {matrix.shape}"
         )
     kept = feature_table(table, matrix.shape[1], problem.num_classes)
-    if (bias is None) != (problem.bias is None):
-        has, needs = ("none", "needs one") if bias is None else ("one", "has none")
-        raise InputError(
-            f"bias must be given if and only if the problem has a bias, got {has} and the problem {needs}"
-        )
+    check_bias(problem, bias)
     if bias is not None:
         bias = real_array("bias", bias, 1).astype(np.float64, copy=False)
         if len(bias) != num_logits:
@@ -306,6 +302,15 @@ def point_of(problem: Any, weight: Any, features: Any, labels: Any, bias: Any = 
         label_array(labels, problem.num_classes, kept.shape[0]),
         bias,
     )
+
+
+def check_bias(problem: Any, bias: Any) -> None:
+    """Raise `InputError` unless a bias is given if and only if the problem has one."""
+    if (bias is None) != (problem.bias is None):
+        has, needs = ("none", "needs one") if bias is None else ("one", "has none")
+        raise InputError(
+            f"bias must be given if and only if the problem has a bias, got {has} and the problem {needs}"
+        )
 
 
 def multiplicity_array(multiplicities: Any, rows: int) -> Float[np.ndarray, " rows"]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ufm.inputs.arrays import classifier, feature_table, label_array, numbered
+from ufm.inputs.arrays import check_bias, classifier, feature_table, label_array, numbered
 from ufm.inputs.checks import InputError
 from ufm.metrics.batches import Batch
 from ufm.metrics.nearest_mean import NearestMeanAgreement
@@ -145,11 +145,7 @@ def _check_problem(problem: Problem, shape: tuple[int, ...], bias: np.ndarray | 
         raise InputError(
             f"weight must have the problem's shape {(problem.num_logits, problem.dim)}, got {shape}"
         )
-    if (bias is None) != (problem.bias is None):
-        has, needs = ("none", "needs one") if bias is None else ("one", "has none")
-        raise InputError(
-            f"bias must be given if and only if the problem has a bias, got {has} and the problem {needs}"
-        )
+    check_bias(problem, bias)
 
 
 def _multiplicities(problem: Problem, labels: np.ndarray) -> np.ndarray:
