@@ -112,7 +112,6 @@ CALLS = {
             "nc1",
             "nc1_sum",
             "nc1_unweighted",
-            "squared_distances",
             "variance_ratio",
         )
     },

@@ -26,7 +26,6 @@ from ufm.metrics.collapse import (
     norm_ratios,
     norms,
     paired_cosines,
-    squared_distances,
     still,
     variance_ratio,
 )
@@ -54,7 +53,6 @@ __all__ = [
     "norm_ratios",
     "norms",
     "paired_cosines",
-    "squared_distances",
     "still",
     "variance_ratio",
 ]
