@@ -202,6 +202,15 @@ def cosines(rows: Float[np.ndarray, "K d"] | Any) -> Float[np.ndarray, "K K"]:
     return np.clip(unit @ unit.T, -1.0, 1.0)
 
 
+def gram_cosines(
+    rows: Float[np.ndarray, "rows K"], own: Float[np.ndarray, " rows"], norms: Float[np.ndarray, " K"]
+) -> Float[np.ndarray, "rows K"]:
+    """Return cosines from rows of a Gram matrix, the norms of these rows, and all norms; 0 where one is zero."""
+    products = np.outer(own, norms)
+    cosines = np.divide(rows, products, out=np.zeros_like(rows), where=products > 0)
+    return np.clip(cosines, -1.0, 1.0, out=cosines)
+
+
 def paired_cosines(
     rows: Float[np.ndarray, "K d"] | Any, others: Float[np.ndarray, "K d"] | Any
 ) -> Float[np.ndarray, " K"]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from ufm.metrics.collapse import gram_cosines
 from ufm.plots.style import (
     BLACK,
     BLUE,
@@ -156,9 +157,8 @@ def _blocks(rows: _Rows, order: Int[np.ndarray, " K"]) -> Float[np.ndarray, "m m
 
 
 def _cosines(rows: _Rows, norms: Float[np.ndarray, " K"], classes: Int[np.ndarray, " rows"]) -> np.ndarray:
-    """Return rows of cosines from rows of a Gram matrix; 0 where a norm is."""
-    gram, products = rows(classes), np.outer(norms[classes], norms)
-    return np.divide(gram, products, out=np.zeros_like(gram), where=products > 0)
+    """Return the cosines of some classes with all."""
+    return gram_cosines(rows(classes), norms[classes], norms)
 
 
 def _colours(blocks: list[np.ndarray]) -> dict[str, Any]:

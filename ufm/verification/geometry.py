@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from ufm import metrics
-from ufm.metrics.collapse import row_margins, tiles
+from ufm.metrics.collapse import gram_cosines, row_margins, tiles
 from ufm.theory.prediction import Prediction
 from ufm.verification.checks import WIDEST, info_row, listed, scalar_row, worst_row
 from ufm.verification.measured import MatrixName, Measured
@@ -185,8 +185,7 @@ def angle_rows(prediction: Prediction, measured: Measured, tolerances: Tolerance
 
 def _cosines(gram: Float[np.ndarray, "G K"], classes: Representatives) -> Float[np.ndarray, "G K"]:
     lengths = np.sqrt(np.maximum(classes.own(gram), 0.0))
-    products = np.outer(lengths, classes.of_classes(lengths))
-    return np.divide(gram, products, out=np.zeros_like(gram), where=products > 0)
+    return gram_cosines(gram, lengths, classes.of_classes(lengths))
 
 
 def open_rows(measured: Measured, zero_margins: Any) -> list[Row]:
@@ -228,12 +227,10 @@ def open_rows(measured: Measured, zero_margins: Any) -> list[Row]:
 def _largest_cosine(measured: Measured) -> float:
     present, norms, largest = measured.present, measured.norms, 0.0
     for part in tiles(measured.classes.first):
-        products = np.outer(norms[part], norms)
-        gram = np.abs(measured.rows("gram_features", part))
-        cosines = np.divide(gram, products, out=np.zeros_like(gram), where=products > 0)
+        cosines = np.abs(gram_cosines(measured.rows("gram_features", part), norms[part], norms))
         apart = np.outer(present[part], present) & (np.arange(len(present)) != part[:, None])
         largest = max(largest, float(cosines.max(initial=0.0, where=apart)))
-    return min(largest, 1.0)
+    return largest
 
 
 def _collapse_info(measured: Measured, present: Bool[np.ndarray, " K"], zero_margins: Any) -> Row:

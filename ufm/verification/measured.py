@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 
 from ufm import metrics
 from ufm.losses import Loss
-from ufm.metrics.collapse import row_margins
+from ufm.metrics.collapse import gram_cosines, row_margins
 from ufm.metrics.statistics import FeatureStatistics
 from ufm.model.groups import GroupPoint
 from ufm.verification.representatives import Representatives
@@ -131,8 +131,7 @@ class MeasuredGroups(Measured):
         first = self.classes.first
         gram = self.rows("gram_features" if of == "features" else "gram_weights", first)
         norms = self.norms if of == "features" else self.weight_norms
-        products = np.outer(norms[first], norms)
-        return np.clip(np.divide(gram, products, out=np.zeros_like(gram), where=products > 0), -1.0, 1.0)
+        return gram_cosines(gram, norms[first], norms)
 
     def classifier_residual(
         self, costs: Float[np.ndarray, " K"], directions: Float[np.ndarray, "G K"]
