@@ -13,8 +13,9 @@ from ufm.metrics.collapse import upper_tiles
 from ufm.metrics.statistics import FeatureStatistics
 from ufm.theory.prediction import Prediction
 from ufm.training.record import Record
-from ufm.verification.geometry import RESIDUALS, direction_residuals
+from ufm.verification.geometry import direction_residuals
 from ufm.verification.measured import MeasuredLayer, measured_geometry
+from ufm.verification.tolerances import RESIDUALS
 
 #: What every key of an epoch means. Keys with ``/group`` are the same for one group of classes.
 METRICS = {

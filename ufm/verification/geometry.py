@@ -16,7 +16,7 @@ from ufm.verification.measured import MatrixName, Measured
 from ufm.verification.propagation import FLOOR
 from ufm.verification.report import Row, Verdict
 from ufm.verification.representatives import Representatives
-from ufm.verification.tolerances import Tolerances, dual_directions
+from ufm.verification.tolerances import RESIDUALS, Tolerances, dual_directions
 
 
 def seen_collapsed(measured: Measured, zero_margins: Any) -> Bool[np.ndarray, " K"]:
@@ -42,15 +42,6 @@ def collapse_row(prediction: Prediction, measured: Measured, tolerances: Toleran
     return Row("collapsed classes", meaning, *counts, 0, verdict, place, note)
 
 
-#: What each residual of directions compares; predicted 0, insensitive to scale.
-RESIDUALS = {
-    "NC2_H": "Gram matrix of class means against the predicted one, both of norm 1",
-    "NC2_W": "classifier against the combination of class means that stationarity calls for, both of norm 1",
-    "NC2_WWT": "Gram matrix of classifier rows against the predicted one, both of norm 1",
-    "NC3_WH": "logits of class means against the predicted ones, both of norm 1",
-}
-
-
 def direction_residuals(prediction: Prediction, measured: Measured) -> dict[str, float]:
     """Return the residuals of directions of the ICML 2024 paper, by their names in `RESIDUALS`."""
     problem = prediction.problem
@@ -71,11 +62,10 @@ def residual_rows(prediction: Prediction, measured: Measured, tolerances: Tolera
     A fixed classifier does not follow from the means, so NC2_W says nothing there.
     """
     residuals = direction_residuals(prediction, measured)
-    allowed = (tolerances.nc2_h, tolerances.nc2_w, tolerances.nc2_wwt, tolerances.nc3_wh)
     fixed = prediction.problem.classifier is not None
     return [
-        scalar_row(name, RESIDUALS[name], 0.0, residuals[name], tolerance)
-        for name, tolerance in zip(residuals, allowed, strict=True)
+        scalar_row(name, RESIDUALS[name], 0.0, residual, tolerances.residuals[name])
+        for name, residual in residuals.items()
         if not (fixed and name == "NC2_W")
     ]
 

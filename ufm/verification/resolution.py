@@ -49,7 +49,13 @@ from ufm.losses.pinned import Pinned
 from ufm.model.problem import Problem
 from ufm.theory.prediction import Prediction
 from ufm.verification.bias_bound import OPEN, free_mean_bound, unshared_bound
-from ufm.verification.propagation import bound_of_cosine, bound_of_direction, bound_of_root, largest_root
+from ufm.verification.propagation import (
+    FLOOR,
+    bound_of_cosine,
+    bound_of_direction,
+    bound_of_root,
+    largest_root,
+)
 from ufm.verification.representatives import Representatives
 from ufm.verification.tolerances import Tolerances, dual_matrix
 
@@ -286,13 +292,6 @@ class _Resolution:
         free = np.ptp(self.free) * self.shift
         return margins - each(self.pinned.margin_fall) - free, margins + each(self.pinned.margin_rise) + free
 
-    def _disagreement(self, resolved: np.ndarray) -> float:
-        """Largest fraction of samples that may be put into another class, undecided classes included."""
-        confusion = self.classes.of_classes(self.pinned.confusion)
-        clear = resolved & ~self.prediction.collapsed & (confusion > 0)
-        undecided = float(self.problem.priors[~clear].sum())
-        return undecided + self.eps / float(np.min(confusion[clear], initial=math.inf))
-
     def tolerances(self) -> Tolerances:
         """Translate the bounds into the units of the metrics."""
         problem, prediction, classes = self.problem, self.prediction, self.classes
@@ -326,14 +325,26 @@ class _Resolution:
                 (prediction.norms**2, h_squares),
                 (prediction.weight_norms**2, w_squares),
             ),
-            nc2_h=bound_of_direction(classes.norm(h_dots), classes.norm(gram_features)),
-            nc2_w=bound_of_direction(self.root * (1 + math.sqrt(2)), v_norm),
-            nc2_wwt=bound_of_direction(self.v_frobenius / w_units, classes.norm(gram_weights)),
-            nc3_wh=bound_of_direction(logit_error, classes.norm(logits)),
+            residuals={
+                "NC2_H": bound_of_direction(classes.norm(h_dots), classes.norm(gram_features)),
+                "NC2_W": bound_of_direction(self.root * (1 + math.sqrt(2)), v_norm),
+                "NC2_WWT": bound_of_direction(self.v_frobenius / w_units, classes.norm(gram_weights)),
+                "NC3_WH": bound_of_direction(logit_error, classes.norm(logits)),
+            },
             within=2 * self.eps / (problem.num_samples * float(problem.feature_decays.min())),
             logits=2 * float(self.entries.max()),
-            nc4=self._disagreement(resolved),
+            nc4=_disagreement(prediction, classes, self.pinned, resolved, self.eps),
         )
+
+
+def _disagreement(
+    prediction: Prediction, classes: Representatives, pinned: Pinned, resolved: np.ndarray, eps: float
+) -> float:
+    """Return the largest fraction of samples that may be put into another class, undecided classes included."""
+    confusion = classes.of_classes(pinned.confusion)
+    clear = resolved & ~prediction.collapsed & (confusion > 0)
+    undecided = float(prediction.problem.priors[~clear].sum())
+    return undecided + eps / float(np.min(confusion[clear], initial=math.inf))
 
 
 def _open(bounds: np.ndarray) -> np.ndarray:
@@ -363,15 +374,13 @@ def fixed_tolerances(
     dots = dots + moved[classes.first, None] * (prediction.norms + moved)
     lengths, first = prediction.norms**2, classes.first
     zero = high * 0 if zero_margins is None else zero_margins
-    confusion = classes.of_classes(pinned.confusion)
-    clear = (low > zero) & (confusion > 0)
-    undecided = float(problem.priors[~clear].sum())
+    resolved = np.where(prediction.collapsed, high <= zero, low > zero)
     return Tolerances(
         margins_low=low,
         margins_high=high,
         zero_margins=zero,
-        resolved=np.where(prediction.collapsed, high <= zero, low > zero),
-        norms=moved + 1e-11 * prediction.norms,
+        resolved=resolved,
+        norms=moved + FLOOR * prediction.norms,
         weight_norms=1e-9 * weights,
         feature_cosines=bound_of_cosine(
             gram, dots, (lengths[first, None], squares[first, None]), (lengths, squares)
@@ -383,11 +392,13 @@ def fixed_tolerances(
             (lengths, squares),
             (weights**2, 0 * weights),
         ),
-        nc2_h=bound_of_direction(classes.norm(dots), classes.norm(gram)),
-        nc2_w=math.inf,
-        nc2_wwt=1e-9,
-        nc3_wh=bound_of_direction(float(np.linalg.norm(logits)), classes.norm(frame)),
+        residuals={
+            "NC2_H": bound_of_direction(classes.norm(dots), classes.norm(gram)),
+            "NC2_W": math.inf,
+            "NC2_WWT": 1e-9,
+            "NC3_WH": bound_of_direction(float(np.linalg.norm(logits)), classes.norm(frame)),
+        },
         within=2 * gap / (problem.num_samples * float(problem.feature_decays.min())),
         logits=2 * float(logits.max()),
-        nc4=undecided + gap / float(np.min(confusion[clear], initial=math.inf)),
+        nc4=_disagreement(prediction, classes, pinned, resolved, gap),
     )

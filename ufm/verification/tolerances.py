@@ -16,6 +16,15 @@ from ufm.verification.representatives import Representatives
 UNIT = 1e-6
 
 
+#: What each residual of directions compares; predicted 0, insensitive to scale.
+RESIDUALS = {
+    "NC2_H": "Gram matrix of class means against the predicted one, both of norm 1",
+    "NC2_W": "classifier against the combination of class means that stationarity calls for, both of norm 1",
+    "NC2_WWT": "Gram matrix of classifier rows against the predicted one, both of norm 1",
+    "NC3_WH": "logits of class means against the predicted ones, both of norm 1",
+}
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Tolerances:
     """How far measured quantities may be from the predicted ones. Absolute, in the units of the quantity.
@@ -32,10 +41,7 @@ class Tolerances:
             infinite where it is undetermined.
         weight_cosines: for ``cos(w_k, w_l)``.
         alignment: for ``cos(w_k, h_k)``.
-        nc2_h: for the residual of the Gram matrix of class means.
-        nc2_w: for the residual of the classifier against the class means.
-        nc2_wwt: for the residual of the classifier's Gram matrix.
-        nc3_wh: for the residual of the logits.
+        residuals: for the residuals of directions, by their names in `RESIDUALS`.
         within: for ``tr Sigma_W``; None if ratios are judged by ``flat`` instead.
         logits: for single logits.
         nc4: for the fraction of disagreeing samples, outliers of the within-class scatter not counted.
@@ -51,10 +57,7 @@ class Tolerances:
     feature_cosines: Float[np.ndarray, "G K"]
     weight_cosines: Float[np.ndarray, "G K"]
     alignment: Float[np.ndarray, " K"]
-    nc2_h: float
-    nc2_w: float
-    nc2_wwt: float
-    nc3_wh: float
+    residuals: dict[str, float]
     within: float | None
     logits: float
     nc4: float
@@ -111,10 +114,7 @@ def flat_tolerances(
             (len(classes.first), K), tolerance if prediction.weight_norms.max() > 0 else np.inf
         ),
         alignment=np.where(clear, tolerance, np.inf),
-        nc2_h=tolerance,
-        nc2_w=tolerance,
-        nc2_wwt=tolerance,
-        nc3_wh=tolerance,
+        residuals=dict.fromkeys(RESIDUALS, tolerance),
         within=None,
         logits=float(margin.max()),
         nc4=tolerance,
