@@ -77,22 +77,11 @@ def solve_command(
 
 
 def _solution_text(solution: Any, report: Any) -> str:
-    measured, prediction = report.measured, report.prediction
-    if solution.problem.loss.labelled:
-        columns = {"|h|": measured.norms, "|w|": measured.weight_norms, "margin": measured.margins}
-    else:
-        columns = measured.columns
-    if prediction is not None:
-        expected = (prediction.norms, prediction.weight_norms, prediction.margins)
-        pairs = zip(columns.items(), expected, strict=True)
-        columns = {
-            key: value for (name, seen), due in pairs for key, value in ((name, seen), (f"{name}*", due))
-        }
     lines = [
         str(solution),
         "",
-        class_table(solution.problem.counts, columns),
-        *(["Columns with * are predicted."] if prediction is not None else []),
+        class_table(solution.problem.counts, report.columns),
+        *(["Columns with * are predicted."] if report.prediction is not None else []),
         "",
         report.table(),
     ]

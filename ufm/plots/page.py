@@ -6,21 +6,20 @@ import base64
 import itertools
 from collections.abc import Iterable, Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Bool, Num
+from jaxtyping import Bool
 
 from ufm.plots.style import picture
 from ufm.text import class_table
+from ufm.verification.measured import VECTORS
 
 if TYPE_CHECKING:
     from ufm.verification.report import Report
 
 #: Classes listed as those furthest from their prediction.
 LISTED = 12
-VECTORS = {"|h|": "norms", "|w|": "weight_norms", "margin": "margins"}
-Vectors = dict[str, np.ndarray]
 PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -81,36 +80,23 @@ def report_fragment(report: Report) -> str:
 
 def _classes(report: Report) -> Iterable[str]:
     """Yield the classes furthest from their predictions, and all classes by their count."""
-    measured: Any = report.measured
-    labelled = report.problem is None or report.problem.loss.labelled
-    prediction = report.prediction if labelled else None
-    seen = (
-        {name: getattr(measured, vector) for name, vector in VECTORS.items()}
-        if labelled
-        else measured.columns
-    )
-    columns = dict(seen)
-    if prediction is not None:
-        due = {name: getattr(prediction, vector) for name, vector in VECTORS.items()}
-        yield from _furthest(measured.counts, seen, due, prediction.collapsed)
-        columns = {
-            key: value for name in VECTORS for key, value in ((name, seen[name]), (f"{name}*", due[name]))
-        }
+    if report.prediction is not None:
+        yield from _furthest(report, report.prediction.collapsed)
     if report.unresolved_classes:
         yield _paragraph(f"Collapse cannot be decided for: {', '.join(map(str, report.unresolved_classes))}.")
     yield "<h3>All, by count</h3>"
-    yield f"<pre>{escape(class_table(measured.counts, columns))}</pre>"
-    if labelled:
+    yield f"<pre>{escape(class_table(report.measured.counts, report.columns))}</pre>"
+    if report.problem is None or report.problem.loss.labelled:
         yield _paragraph(
             "|h| is the norm of the class mean, |w| that of the classifier row, both without unit; margins are in "
             "nats. Columns with * are predicted."
         )
 
 
-def _furthest(
-    counts: Num[np.ndarray, " K"], seen: Vectors, due: Vectors, collapsed: Bool[np.ndarray, " K"]
-) -> Iterable[str]:
+def _furthest(report: Report, collapsed: Bool[np.ndarray, " K"]) -> Iterable[str]:
     """Yield a table of the classes furthest from what is due to them."""
+    counts, seen = report.measured.counts, report.columns
+    due = {name: seen[f"{name}*"] for name in VECTORS}
     scales = {name: float(np.max(values)) or 1.0 for name, values in due.items()}
     distances = np.max([np.abs(seen[name] - due[name]) / scales[name] for name in due], axis=0)
     yield "<h3>Furthest from their prediction</h3>"

@@ -15,6 +15,8 @@ from ufm.metrics.statistics import FeatureStatistics
 from ufm.model.groups import GroupPoint
 from ufm.verification.representatives import Representatives
 
+#: What is shown of every class, and the vectors that hold it, here and in a prediction.
+VECTORS = {"|h|": "norms", "|w|": "weight_norms", "margin": "margins"}
 MatrixName = Literal["gram_features", "gram_weights", "logits"]
 
 
@@ -54,6 +56,11 @@ class Measured(abc.ABC):
         self, costs: Float[np.ndarray, " K"], directions: Float[np.ndarray, "G K"]
     ) -> float:
         """Return the distance of the classifier from `ufm.metrics.classifier_from_means`, both of norm 1."""
+
+    @property
+    def columns(self) -> dict[str, np.ndarray]:
+        """What a table by count shows."""
+        return {name: getattr(self, vector) for name, vector in VECTORS.items()}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the per-class vectors as plain lists."""

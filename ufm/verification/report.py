@@ -13,7 +13,7 @@ from ufm.inputs.files import replacing
 from ufm.model.problem import Problem
 from ufm.text import Readable, finite, plain_table, wrapped
 from ufm.theory.prediction import Prediction
-from ufm.verification.measured import Measured
+from ufm.verification.measured import VECTORS, Measured
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -173,6 +173,16 @@ class Report(Readable):
         from ufm.plots.page import report_fragment
 
         return report_fragment(self)
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """What a table by count shows: what is measured, and beside it with a star what is predicted."""
+        shown = {}
+        for name, seen in self.measured.columns.items():
+            shown[name] = seen
+            if self.prediction is not None:
+                shown[f"{name}*"] = getattr(self.prediction, VECTORS[name])
+        return shown
 
     def to_html(self, path: str | os.PathLike[str] | None = None) -> str:
         """Return table, picture, classes and assumptions as one self-contained page of HTML.
