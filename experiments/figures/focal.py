@@ -22,6 +22,7 @@ from tyro.conf import OmitArgPrefixes
 
 import ufm
 from experiments.common import Outputs
+from ufm.metrics import logit_margins
 from ufm.plots.style import BLUE, GREEN, PAGE, VERMILLION, canvas
 from ufm.text import track
 
@@ -68,9 +69,7 @@ def solved(gamma: float, K: int, x: float, starts: int) -> dict[str, Any]:
     problem = ufm.Problem([SAMPLES] * K, K, decay, decay, loss=ufm.Focal(gamma))
     ends = [ufm.solve(problem, level="class", seed=seed, max_steps=3000) for seed in range(starts)]
     best = min(ends, key=lambda end: end.objective)
-    logits = best.features @ best.weight.T
-    others = np.where(np.eye(K, dtype=bool), -np.inf, logits).max(axis=1)
-    margin = float(np.mean(np.diagonal(logits) - others))
+    margin = float(logit_margins(best.features @ best.weight.T).mean())
     gap, low = best.certificate.relative_gap, max(end.objective for end in ends) / best.objective - 1
     return {"K": K, "x": x, "margin": margin, "gap": gap, "certified": best.certified, "spread": low}
 

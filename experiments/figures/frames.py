@@ -20,6 +20,7 @@ from tyro.conf import OmitArgPrefixes
 
 import ufm
 from experiments.common import Outputs
+from ufm.metrics import logit_margins
 from ufm.plots.style import BLACK, BLUE, GREEN, PAGE, VERMILLION, canvas
 from ufm.text import track
 
@@ -40,7 +41,7 @@ def classifiers(ratio: float) -> dict[str, Any]:
     fixed = learned.replace(classifier=ufm.orthogonal_frame(10, 10, np.sqrt(energy / 10)))
     frame, charge = ufm.predict(fixed), DECAYS[0] * energy / 2
     ends = [ufm.solve(problem, seed=1) for problem in (learned, fixed)]
-    margins = [float(np.min(_margins(end))) for end in ends]
+    margins = [float(logit_margins(end.features @ end.weight.T).min()) for end in ends]
     return {
         "R": ratio,
         "predicted": [float(free.margins.min()), float(frame.margins.min())],
@@ -50,11 +51,6 @@ def classifiers(ratio: float) -> dict[str, Any]:
         "gaps": [end.certificate.relative_gap for end in ends],
         "certified": all(end.certified for end in ends),
     }
-
-
-def _margins(end: ufm.Solution) -> np.ndarray:
-    logits = end.features @ end.weight.T
-    return np.diagonal(logits) - np.where(np.eye(10, dtype=bool), -np.inf, logits).max(axis=1)
 
 
 def contrastive(ratio: float, batched: bool) -> dict[str, Any]:

@@ -39,7 +39,7 @@ import ufm
 from experiments.common import Outputs
 from ufm.conventions import from_nuclear
 from ufm.losses.by_name import parse_loss
-from ufm.metrics import gram
+from ufm.metrics import gram, logit_margins
 from ufm.models.layer_peeled import LayerPeeled, collapse_ratio
 from ufm.plots.style import BLACK, BLUE, GREEN, PAGE, VERMILLION, canvas
 from ufm.prediction.solved import best_known
@@ -122,8 +122,7 @@ TYPESET = {"n^-1/2": "$n^{-1/2}$", "E_H": "$E_H$", "E_W": "$E_W$"}
 def geometry(features: np.ndarray, weights: np.ndarray, logits: np.ndarray) -> dict[str, float]:
     """Return the quantities from the Gram matrices of class means and classifier rows and from the logits."""
     a, b, other = 0, K - 1, K - 2
-    off_target = np.max(np.where(np.eye(K, dtype=bool), -np.inf, logits), axis=1)
-    margins = np.diagonal(logits) - off_target
+    margins = logit_margins(logits)
 
     def angle(matrix: np.ndarray, k: int, j: int) -> float:
         size = np.sqrt(matrix[k, k] * matrix[j, j])

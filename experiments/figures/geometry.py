@@ -21,6 +21,7 @@ from tyro.conf import OmitArgPrefixes
 
 import ufm
 from experiments.common import Outputs
+from ufm.conventions import from_icml2024_code
 from ufm.plots.style import PAGE, canvas, round_below
 from ufm.profiles import parse_counts
 
@@ -30,8 +31,9 @@ WEIGHT_PARAMETER, FEATURE_PARAMETER, BATCH = 1e-4, 1e-5, 256
 def problem_of(profile: str, dim: int) -> ufm.Problem:
     """Return the problem of the training code with these counts."""
     counts = parse_counts(profile)
-    feature_decay = 2 * FEATURE_PARAMETER * BATCH / counts.sum()
-    return ufm.Problem(counts, dim, 2 * WEIGHT_PARAMETER, float(feature_decay))
+    return ufm.Problem(
+        counts, dim, *from_icml2024_code(WEIGHT_PARAMETER, FEATURE_PARAMETER, counts.sum(), BATCH)
+    )
 
 
 def angles(gram: np.ndarray) -> np.ndarray:
