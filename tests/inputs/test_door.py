@@ -112,6 +112,7 @@ CALLS = {
             "nc1",
             "nc1_sum",
             "nc1_unweighted",
+            "squared_distances",
             "variance_ratio",
         )
     },

@@ -269,8 +269,7 @@ def test_pairs_of_means_at_every_distance_are_counted_as_by_the_definition():
     means += np.geomspace(1e-9, 1.0, 18)[:, None] * rng.standard_normal((18, 3))
     labels = np.repeat(np.arange(18), 4)
     statistics = metrics.measure(means[labels] + 1e-3 * rng.standard_normal((72, 3)), labels)
-    squares = np.sum((statistics.means[:, None] - statistics.means) ** 2, axis=2)
-    variances = statistics.variances
+    squares, variances = metrics.squared_distances(statistics), statistics.variances
     ratios = (variances[:, None] + variances) / 2 / np.where(squares > 0, squares, 1.0)
     for rtol in (0.0, 1e-8, 1e-6, 1e-3, 0.1, 0.3, 1.0):
         kept = squares > rtol * squares.max()

@@ -10,8 +10,8 @@ from helpers.figures import objections
 import ufm
 from ufm.inputs.checks import OutputError
 from ufm.plots.style import SUFFIXES
-from ufm.plots.sweep import _edges, draw_figures, drawn_axes, logarithmic, slices, sweep_figure
-from ufm.sweeps import open_dataset
+from ufm.plots.sweep import _edges, drawn_axes, logarithmic, slices, sweep_figure
+from ufm.sweeps import draw_figures
 
 FIXED = {"counts": "step:K=4,n_max=40", "dim": 6}
 RATIOS = {"counts.ratio": [1.0, 4.0, 10.0]}
@@ -29,7 +29,7 @@ def ink(path):
 def test_a_stored_sweep_is_drawn(tmp_path):
     ufm.sweep(FIXED, RATIOS | WEIGHTS, out=tmp_path / "out", **BATCHES)
     for suffix in SUFFIXES:
-        (path,) = draw_figures(open_dataset(tmp_path / "out"), tmp_path / "out", suffix)
+        (path,) = draw_figures(tmp_path / "out", suffix)
         assert path == tmp_path / "out" / f"sweep{suffix}"
         assert path.stat().st_size > 5000
         assert suffix != ".png" or ink(path) > 0.2
@@ -82,7 +82,7 @@ def test_other_axes_make_figures_of_their_own(tmp_path):
         out=out,
         **BATCHES,
     )
-    names = [path.name for path in draw_figures(open_dataset(out), out)]
+    names = [path.name for path in draw_figures(out)]
     assert names == [f"sweep-{number:02d}.png" for number in range(4)]
     dataset = ufm.sweep(
         FIXED | {"nuclear_weight": 1e-3, "max_steps": 1}, {"seed": list(range(25))} | RATIOS, **BATCHES
@@ -93,21 +93,22 @@ def test_other_axes_make_figures_of_their_own(tmp_path):
 
 
 def test_what_cannot_be_drawn_is_an_input_error(tmp_path):
+    with pytest.raises(ufm.InputError, match="holds no sweep"):
+        draw_figures(tmp_path)
+    with pytest.raises(ufm.InputError, match="suffix must be one of"):
+        draw_figures(tmp_path, ".jpg")
     ufm.sweep(
         FIXED | {"nuclear_weight": 1e-3, "counts.ratio": 4.0},
         {"seed": [0, 1]},
         out=tmp_path / "out",
         **BATCHES,
     )
-    one = open_dataset(tmp_path / "out")
-    with pytest.raises(ufm.InputError, match="suffix must be one of"):
-        draw_figures(one, tmp_path, ".jpg")
     with pytest.raises(ufm.InputError, match="needs an axis with at least two numbers"):
-        draw_figures(one, tmp_path)
+        draw_figures(tmp_path / "out")
     settings = BATCHES | {"process_count": 3, "process_index": 2}
     ufm.sweep(FIXED | {"counts.ratio": 4.0}, WEIGHTS, out=tmp_path / "empty", **settings)
     with pytest.raises(ufm.InputError, match="holds no results yet"):
-        draw_figures(open_dataset(tmp_path / "empty"), tmp_path)
+        draw_figures(tmp_path / "empty")
 
 
 def test_a_folder_that_cannot_be_written_to_is_an_input_error(tmp_path):
@@ -115,7 +116,7 @@ def test_a_folder_that_cannot_be_written_to_is_an_input_error(tmp_path):
     ufm.sweep(FIXED | {"counts.ratio": 4.0}, WEIGHTS, out=out, **BATCHES)
     (out / "sweep.png").mkdir()
     with pytest.raises(OutputError, match="choose another place"):
-        draw_figures(open_dataset(out), out)
+        draw_figures(out)
 
 
 def test_scales_follow_the_values():

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import ufm
 from ufm.inputs.checks import CheckpointError
-from ufm.sweeps import open_dataset
+from ufm.sweeps import draw_figures, open_dataset
 
 FIXED = {"counts": "step:K=4,n_max=40", "dim": 6}
 AXES = {"counts.ratio": [1.0, 4.0, 10.0], "nuclear_weight": list(np.geomspace(1e-3, 1e-1, 4))}
@@ -104,7 +104,7 @@ DESCRIPTIONS = {
 @pytest.mark.parametrize("name", DAMAGES)
 def test_a_damaged_batch_is_refused_by_every_reading(folder, name):
     DAMAGES[name](folder)
-    for read in (open_dataset, sweep):
+    for read in (open_dataset, sweep, draw_figures):
         with pytest.raises(ufm.InputError, match=r"is damaged: .*(delete|remove)"):
             read(folder)
 
@@ -112,7 +112,7 @@ def test_a_damaged_batch_is_refused_by_every_reading(folder, name):
 @pytest.mark.parametrize("name", DESCRIPTIONS)
 def test_a_damaged_description_is_refused_by_every_reading(folder, name):
     DESCRIPTIONS[name](folder / "sweep.json")
-    for read in (open_dataset, sweep):
+    for read in (open_dataset, sweep, draw_figures):
         with pytest.raises(ufm.InputError, match=r"sweep\.json is damaged"):
             read(folder)
 
@@ -225,7 +225,7 @@ def test_what_else_lies_about_is_harmless(folder, stored):
 def test_a_store_of_the_first_format_is_refused(folder):
     (folder / "sweep.json").write_text(json.dumps({"format": 1, "axes": ["ratio"], "sweep": {"dim": 6}}))
     (folder / "data.zarr").mkdir()
-    for read in (open_dataset, sweep):
+    for read in (open_dataset, sweep, draw_figures):
         with pytest.raises(ufm.InputError, match="format 1, this version of ufm reads format 2 only; choose"):
             read(folder)
 

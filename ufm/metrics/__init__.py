@@ -26,6 +26,7 @@ from ufm.metrics.collapse import (
     norm_ratios,
     norms,
     paired_cosines,
+    squared_distances,
     still,
     variance_ratio,
 )
@@ -53,6 +54,7 @@ __all__ = [
     "norm_ratios",
     "norms",
     "paired_cosines",
+    "squared_distances",
     "still",
     "variance_ratio",
 ]

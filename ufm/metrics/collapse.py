@@ -181,6 +181,15 @@ def distance_tiles(statistics: FeatureStatistics | Any) -> Iterator[tuple[slice,
         yield own, squares
 
 
+def squared_distances(statistics: FeatureStatistics | Any) -> Float[np.ndarray, "P P"]:
+    """Return ``|mu_k - mu_l|^2`` between the classes present."""
+    number = int(np.sum(_checked(statistics).present))
+    squares = np.zeros((number, number))
+    for own, upper in distance_tiles(statistics):
+        squares[own, own.start :] = upper
+    return squares + squares.T
+
+
 def gram(rows: Float[np.ndarray, "K d"] | Any) -> Float[np.ndarray, "K K"]:
     """Return the Gram matrix of rows."""
     rows = _numbers("rows", rows, 2)

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["open_dataset", "run_config", "summary", "sweep"]
+    from ufm.plots.style import Style
+
+__all__ = ["draw_figures", "open_dataset", "run_config", "summary", "sweep"]
 
 
 def sweep(
@@ -106,6 +108,27 @@ def open_dataset(folder: str | Path) -> xr.Dataset:
     from ufm.sweeps import store
 
     return store.open_dataset(folder)
+
+
+def draw_figures(
+    folder: str | Path, suffix: str = ".png", style: Style = "paper", panel: str | None = None
+) -> list[Path]:
+    """Draw the figures of a stored sweep into its folder and return their paths: curves, or maps over two axes.
+
+    Args:
+        folder: what `sweep` wrote to.
+        suffix: ``.png``, or ``.pdf`` or ``.svg`` for vector graphics.
+        style: ``"paper"``, or ``"screen"``: half as large again.
+        panel: letter of the one panel to draw, from the left, at the width of a column; None for all.
+
+    Raises:
+        InputError: if there is no sweep, nothing to draw along, nothing computed yet, or no such panel.
+    """
+    from ufm.inputs.checks import one_of
+    from ufm.plots import sweep as plots
+
+    one_of("suffix", suffix, plots.SUFFIXES)  # before anything is read
+    return plots.draw_figures(open_dataset(folder), Path(folder), suffix, style, panel)
 
 
 def summary(dataset: xr.Dataset) -> str:
