@@ -166,7 +166,8 @@ def class_counts(counts: Any) -> Int[np.ndarray, " K"] | Float[np.ndarray, " K"]
     good = (array > 0) & (array < np.inf)  # false for NaN
     if not np.all(good):
         where = int(np.argmin(good))
-        raise InputError(f"counts must be positive and finite, got counts[{where}] = {array[where]:g}")
+        kind = "positive and finite" if array.dtype.kind == "f" else "positive integers"
+        raise InputError(f"counts must be {kind}, got counts[{where}] = {array[where]:g}")
     if array.size < 2:
         raise InputError(f"counts must name at least two classes, got one class of {array[0]:.15g} samples")
     total = float(array.sum(dtype=np.float64))
