@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -56,6 +57,21 @@ class Measured(abc.ABC):
         self, costs: Float[np.ndarray, " K"], directions: Float[np.ndarray, "G K"]
     ) -> float:
         """Return the distance of the classifier from `ufm.metrics.classifier_from_means`, both of norm 1."""
+
+    @cached_property
+    def gram_features(self) -> Float[np.ndarray, "K K"]:
+        """``<mu_k, mu_l>``."""
+        return self.rows("gram_features", np.arange(len(self.norms)))
+
+    @cached_property
+    def gram_weights(self) -> Float[np.ndarray, "K K"]:
+        """``<w_k, w_l>``."""
+        return self.rows("gram_weights", np.arange(len(self.norms)))
+
+    @cached_property
+    def logits(self) -> Float[np.ndarray, "K K"]:
+        """Logits of the class means, class k in row k."""
+        return self.rows("logits", np.arange(len(self.norms)))
 
     @property
     def columns(self) -> dict[str, np.ndarray]:
