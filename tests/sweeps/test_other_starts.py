@@ -18,7 +18,7 @@ def test_starts_are_compared_with_each_other():
         assert np.nanmax(np.abs(found[name].values)) < 1e-5, name
     assert np.abs(found.margin_deviation.values).max() > 0  # of another start, not of itself
     assert "closed form known" not in summary(found)
-    assert "predictions (closed forms, else other starts) for 4" in summary(found)
+    assert "4 predicted, by closed form or other starts" in summary(found)
     alone = ufm.sweep(fixed, {"feature_decay": [1e-3, 2e-3]})
     assert np.isnan(alone.margin_deviation.values).all()
     assert np.all(alone.predicted_num_collapsed.values == -1)

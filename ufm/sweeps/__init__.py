@@ -143,7 +143,7 @@ def summary(dataset: xr.Dataset) -> str:
         worst = float(np.abs(dataset.objective_deviation.values[known]).max())
         mismatches = int(np.sum(dataset.collapse_mismatches.values[known] > 0))
         lines.append(
-            f"predictions (closed forms, else other starts) for {known.sum()}: objectives agree to {worst:.1e},"
+            f"{known.sum()} predicted, by closed form or other starts: objectives agree to {worst:.1e},"
         )
         lines.append(f"collapsed classes differ in {mismatches}")
     return "\n".join(lines)
