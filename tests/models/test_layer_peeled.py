@@ -259,3 +259,9 @@ def test_the_closed_form_meets_the_caps_and_the_certified_optimum(counts, featur
 def test_without_a_closed_form_the_prediction_says_why():
     with pytest.raises(ufm.ClosedFormError, match="equal"):
         step_model(5.0).predict()
+
+
+@pytest.mark.parametrize("act", ["predict", "solve"])
+def test_caps_too_large_for_floating_point_are_named(act):
+    with pytest.raises(InputError, match="weight_cap and feature_cap must leave margins"):
+        getattr(LayerPeeled([10, 1], 2, feature_cap=1e6, features="nonnegative"), act)()

@@ -23,7 +23,7 @@ from ufm.model.problem import FeatureSet
 ROUNDING = 8 * float(np.finfo(np.float64).eps)
 #: Up to this size the eigenvalue is computed directly; above it by power iteration.
 DENSE_LIMIT = 200
-#: Up to this size the bound is sharpened for classes that share directions, in about a second; and up to this where
+#: Up to this size the bound is sharpened for classes that share directions, in a few seconds; and up to this where
 #: it may be the last word, in 12 s for 1,000 classes, 50 s for 1,500.
 SHARING_LIMIT, LAST_LIMIT = 600, 1500
 #: Beyond, sums of squares of entries overflow.

@@ -108,6 +108,11 @@ class LayerPeeled:
 
     def penalised(self, nuclear_weight: float) -> Problem:
         """Return the penalised problem whose optimum is that of the model with a multiple of its caps."""
+        if nuclear_weight**2 < np.finfo(np.float64).tiny:  # which becomes a product of decays
+            raise InputError(
+                f"weight_cap and feature_cap must leave margins of a few hundred nats at most, got caps whose logits "
+                f"have nuclear norm {self.reach:g}"
+            )
         K, ratio = len(self.counts), math.sqrt(self.feature_cap / self.weight_cap)
         return Problem(
             np.ones(K, dtype=np.int64),
@@ -124,8 +129,8 @@ class LayerPeeled:
         Its objective is the penalised one; ``L`` is smaller by ``l K sqrt(E_W E_H)``.
 
         Raises:
-            ClosedFormError: naming the assumption that fails (free features need equal counts).
-            InputError: if the caps are too small or too large for floating-point arithmetic.
+            ClosedFormError: naming the assumption that fails (free features need equal counts); then `solve`.
+            InputError: if the caps are too large for floating-point arithmetic.
 
         Source: `ufm.theory.predict`, and the equivalence of the module's docstring.
         """
