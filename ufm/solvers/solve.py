@@ -58,7 +58,7 @@ def solve(
 
     The start is random and the method first-order, until it creeps; the closed forms of `ufm.theory` are never
     consulted. With ``dim >= K``, a convex loss and up to 16 classes all of 4,851 random problems over many decades
-    of counts and decays ended certified, from starts random, zero, tiny, huge or stuck; with more classes a few creep.
+    of counts and decays ended certified, from starts random, zero, tiny, huge or stuck; beyond, a few creep.
 
     Args:
         problem: the problem.
